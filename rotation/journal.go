@@ -1,0 +1,127 @@
+package rotation
+
+import (
+	"context"
+	"time"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/registry"
+)
+
+// Lookup says what Find shall look for besides the device.
+type Lookup struct {
+	Key   certificate.KeyID // for History.Keyed; empty: none
+	Since time.Time         // for History.NewKeys
+}
+
+// Change is what one Advance writes: all of it, or nothing.
+type Change struct {
+	Rotation    Rotation                 // as it shall be, with the Version it was read at
+	Certificate *certificate.Certificate // registered for the device by the same commit
+	Retirements []Retirement             // written with it; one that exists already is left alone
+}
+
+// Work is what a sweep has to look at.
+type Work struct {
+	Rotations   []Rotation   // see Horizon
+	Retirements []Retirement // due and not done, reverted ones too
+}
+
+// Horizon says what is due: rotations without a live lease that were vended
+// (or intended, or issued) before Vended; that are vended, acknowledged or
+// stale and whose certificate was seen since; that were proven before Proven;
+// or that have steps left behind them; and the retirements due at Now. A page
+// holds at most Limit of each, for devices after After.
+type Horizon struct {
+	Now    time.Time
+	Vended time.Time
+	Proven time.Time
+	After  registry.DeviceID
+	Limit  int
+}
+
+// Journal is the durable record of rotations. Every method is atomic and safe
+// for concurrent use, also by several instances.
+//
+// Open and the Advances up to Vended may be kept in memory, and written by the
+// Advance to Vended, where nothing outside the store happens in between: a
+// crash then leaves no trace of what nobody has seen. A world in which issuing
+// or registering has an effect outside makes each durable before it returns.
+type Journal interface {
+	// Find returns what is known of a device; nothing known is no error.
+	Find(context.Context, registry.DeviceID, Lookup) (History, error)
+	// Open enters a new rotation under its lease, and closes the one it
+	// supersedes in the same commit, if there is one. ErrChanged if its
+	// number is taken, another rotation of the device is open, or the
+	// superseded one is not as it was read.
+	Open(ctx context.Context, next Rotation, superseded *Rotation) (Rotation, error)
+	// Advance writes a change and returns the rotation with its new version.
+	// ErrChanged if the rotation is not as it was read.
+	Advance(context.Context, Change) (Rotation, error)
+	// Due returns a page of what a sweep has to look at, by device. The next
+	// page comes after the last device of this one; the last page is empty.
+	Due(context.Context, Horizon) (Work, error)
+	// Note writes what became of a retirement: put off, reverted, done.
+	Note(context.Context, Retirement) error
+}
+
+// Query selects rotations or retirements for a Catalogue.
+type Query struct {
+	Device registry.DeviceID
+	State  State // rotations only
+	Open   bool  // rotations: only open and stale ones; retirements: only those not done
+	After  registry.DeviceID
+	Limit  int // 0 is 1,000
+}
+
+// Catalogue lists the journal for operators, by device, newest rotation first.
+// Pages follow one another by After; a page ends with all rows of a device.
+type Catalogue interface {
+	Rotations(context.Context, Query) ([]Rotation, error)
+	Retirements(context.Context, Query) ([]Retirement, error)
+	// Counts returns how many rotations are in each state, and how many
+	// retirements are due and stuck.
+	Counts(context.Context) (Counts, error)
+}
+
+// Counts are the journal's totals.
+type Counts struct {
+	States      map[State]int
+	Retirements int // not done
+	Stuck       int // due and not done, or reverted
+	Orphans     int // ACTIVE certificates that nobody holds
+}
+
+// Freeze is what an operator, or the circuit breaker, has stopped.
+type Freeze struct {
+	Vending  bool
+	Retiring bool
+	Why      string
+	At       time.Time
+}
+
+// Brakes keep a Freeze durably. Methods are safe for concurrent use.
+type Brakes interface {
+	Frozen(context.Context) (Freeze, error)
+	SetFrozen(context.Context, Freeze) error
+}
+
+// Member is a device of the rotation group.
+type Member struct {
+	Device registry.DeviceID
+	Since  time.Time
+}
+
+// Group holds the devices that shall rotate. Membership gives a device its
+// job; the order and the pace are the world's.
+type Group interface {
+	// Add enters a device. Adding a member again changes nothing, except
+	// that a device whose job has ended without an ack gets it anew.
+	Add(context.Context, registry.DeviceID) error
+	// Remove takes a device out if it has been a member since before the
+	// time given; a zero time means whenever it came. Idempotent. A job that
+	// the device has begun is left to it.
+	Remove(ctx context.Context, id registry.DeviceID, since time.Time) error
+	// Members lists members by name, at most limit (0: 1,000), after a name.
+	Members(ctx context.Context, after registry.DeviceID, limit int) ([]Member, error)
+}

@@ -1,0 +1,146 @@
+package rotation
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/certvendor/certvendor/certificate"
+)
+
+// Kept is why a certificate may not be taken away now.
+type Kept struct {
+	Why      string
+	Reverted bool // the device has gone back to it
+}
+
+func (k Kept) Error() string { return k.Why }
+
+// MinProofGrace is how long what a mere proof replaces is kept at least: a
+// proof shows that a device has a key, not that its certificate works.
+const MinProofGrace = 24 * time.Hour
+
+// Facts are all that the one rule looks at.
+type Facts struct {
+	Retirement Retirement
+	Held       []certificate.Holding // all the device holds, at this moment
+	History    History
+	Now        time.Time
+	Recent     time.Duration // how fresh the sighting on the successor must be
+	Grace      time.Duration
+	Window     time.Duration // how long after its expiry the broker still takes a certificate
+}
+
+// Allowed is the one rule: a certificate is taken away only when a successor
+// of it is proven and the device's latest sighting is on that successor or a
+// later one, ACTIVE, unexpired and recent; or when it has expired for good. It
+// returns nil if the retirement may be carried out now, and a Kept otherwise.
+//
+// Neither time nor a request removes anything by itself: that no ack came does
+// not mean that a certificate is not in use.
+func (f Facts) Allowed() error {
+	target, held := certificate.Find(f.Held, f.Retirement.Certificate)
+	switch {
+	case !held:
+		return nil // taken from the device already
+	case target.Kind == certificate.Birth:
+		return Kept{Why: "birth certificates are never retired"}
+	case target.Kind == certificate.Packaged && target.Standing == certificate.Inactive && f.Retirement.Deactivated.IsZero():
+		return Kept{Why: "belongs to a package that waits for its device"}
+	case !f.Now.Before(target.NotAfter.Add(f.Window)):
+		return nil // expired: nobody can connect with it
+	}
+	latest, seen := certificate.Latest(f.Held)
+	switch {
+	case seen && latest.ID == target.ID:
+		return Kept{Why: "the device was last seen on this certificate", Reverted: true}
+	case seen && f.proves(latest, target):
+		return nil
+	case f.Retirement.Evidence == certificate.Proof:
+		return f.allowedByProof(target)
+	case !seen:
+		return Kept{Why: "the device was never seen on a successor"}
+	}
+	return f.whyNot(latest)
+}
+
+// proves reports whether the holding a device was last seen on justifies to
+// take target away.
+func (f Facts) proves(latest, target certificate.Holding) bool {
+	return f.proven(latest.ID, target.ID) && f.usable(latest) && f.fresh(latest)
+}
+
+// proven reports whether a rotation after target's, and not after latest's,
+// is proven.
+func (f Facts) proven(latest, target certificate.ID) bool {
+	last, first := f.number(latest), f.number(target)
+	for _, r := range f.History.Rotations {
+		if r.IsProven() && r.Number > first && r.Number <= last {
+			return true
+		}
+	}
+	return false
+}
+
+// number returns which rotation vended a certificate; what came some other
+// way is older than every rotation.
+func (f Facts) number(id certificate.ID) int64 {
+	if r := f.History.Of(id); r != nil {
+		return r.Number
+	}
+	return 0
+}
+
+func (f Facts) usable(h certificate.Holding) bool {
+	return h.Standing == certificate.Active && f.Now.Before(h.NotAfter)
+}
+
+// fresh says that an open connection keeps its sighting from growing old.
+func (f Facts) fresh(h certificate.Holding) bool {
+	return h.Connected || f.Now.Sub(h.LastSeen) <= f.Recent
+}
+
+// allowedByProof is the one exception, for worlds that cannot see which
+// certificate speaks: the proof may deactivate what it replaces, never delete
+// it, when a day has gone by and nothing was seen on it since.
+func (f Facts) allowedByProof(target certificate.Holding) error {
+	grace := max(f.Grace, MinProofGrace)
+	successor := f.successor()
+	switch {
+	case f.Retirement.Mode != certificate.Deactivate:
+		return Kept{Why: "a proof never deletes what it replaces"}
+	case successor == nil:
+		return Kept{Why: "the certificate that was proven is not usable any more"}
+	case f.Now.Sub(f.Retirement.ProvenAt) < grace:
+		return Kept{Why: fmt.Sprintf("proven by signature only: kept for %s", grace)}
+	case target.LastSeen.After(f.Retirement.ProvenAt):
+		return Kept{Why: "the device was seen on it after the proof", Reverted: true}
+	}
+	return nil
+}
+
+func (f Facts) successor() *certificate.Holding {
+	for _, r := range f.History.Rotations {
+		if r.Number != f.Retirement.Rotation {
+			continue
+		}
+		if h, ok := certificate.Find(f.Held, r.Certificate); ok && f.usable(h) {
+			return &h
+		}
+	}
+	return nil
+}
+
+// whyNot says which part of the rule the latest sighting does not fulfil.
+func (f Facts) whyNot(latest certificate.Holding) error {
+	short := latest.ID[:12]
+	switch {
+	case !f.proven(latest.ID, f.Retirement.Certificate):
+		return Kept{Why: fmt.Sprintf("the device was last seen on %s, which is not a proven successor", short)}
+	case latest.Standing != certificate.Active:
+		return Kept{Why: fmt.Sprintf("its successor %s is %s", short, latest.Standing)}
+	case !f.usable(latest):
+		return Kept{Why: fmt.Sprintf("its successor %s has expired", short)}
+	}
+	return Kept{Why: fmt.Sprintf("its successor %s was last seen %s ago, more than rotation.recent",
+		short, f.Now.Sub(latest.LastSeen).Round(time.Minute))}
+}

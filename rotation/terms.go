@@ -1,0 +1,128 @@
+package rotation
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/certvendor/certvendor/certificate"
+)
+
+// Scope says which certificates a proven rotation replaces.
+type Scope string
+
+// The scopes of a retirement.
+const (
+	Replaced Scope = "replaced" // the one the get came over, or the one the device named
+	All      Scope = "all"      // all that was ACTIVE on the device when the rotation opened
+)
+
+// Terms are the part of a profile that says what becomes of rotations.
+type Terms struct {
+	Previous certificate.Mode
+	Retire   Scope
+	Grace    time.Duration // between the proof and the removal
+	TTL      time.Duration // after which a vended rotation is called stale
+	Settle   time.Duration // between a proof without an ack, or a start, and removals
+	Recent   time.Duration // how fresh the sighting on the successor must be
+	Window   time.Duration // how long after its expiry the broker takes a certificate
+	// MaxRetirePerHour is the circuit breaker: more removals within an hour
+	// freeze retiring until an operator thaws it.
+	MaxRetirePerHour int
+}
+
+// Validate reports the first term that makes no sense.
+func (t Terms) Validate() error {
+	switch {
+	case !slices.Contains([]certificate.Mode{certificate.Keep, certificate.Deactivate, certificate.Delete}, t.Previous):
+		return fmt.Errorf("rotation.previous: %q is none of keep, deactivate, delete", t.Previous)
+	case t.Retire != Replaced && t.Retire != All:
+		return fmt.Errorf("rotation.retire: %q is neither replaced nor all", t.Retire)
+	case t.Grace < 0 || t.Settle < 0 || t.Window < 0:
+		return fmt.Errorf("rotation: grace, settle and broker.expired are not negative")
+	case t.TTL <= 0 || t.Recent <= 0:
+		return fmt.Errorf("rotation: ttl and recent are more than zero")
+	case t.MaxRetirePerHour <= 0:
+		return fmt.Errorf("rotation.max_retire_per_hour: must be at least 1")
+	}
+	return nil
+}
+
+// owed returns the retirements that finishing r brings: what it replaces, and
+// everything unproven that it leaves behind, with what those had replaced in
+// their turn. They are written once, in the commit that finishes r.
+func (t Terms) owed(r Rotation, h History, held []certificate.Holding, now time.Time) []Retirement {
+	var owed []Retirement
+	add := func(id certificate.ID, mode certificate.Mode) {
+		holding, ok := certificate.Find(held, id)
+		known := slices.ContainsFunc(owed, func(o Retirement) bool { return o.Certificate == id })
+		if !ok || known || id == r.Certificate || mode == certificate.Keep || !retirable(holding) {
+			return
+		}
+		owed = append(owed, t.retirement(r, id, mode, now))
+	}
+	replaced := t.replaced(r)
+	for _, left := range leftBehind(r, h) {
+		// Nobody was ever seen on it: with keep, too, it does not stay open.
+		mode := t.Previous
+		if mode == certificate.Keep {
+			mode = certificate.Deactivate
+		}
+		if !slices.Contains(replaced, left.Certificate) {
+			add(left.Certificate, mode)
+		}
+		replaced = append(replaced, t.replaced(left)...)
+	}
+	for _, id := range replaced {
+		add(id, t.Previous)
+	}
+	return owed
+}
+
+func (t Terms) retirement(r Rotation, id certificate.ID, mode certificate.Mode, now time.Time) Retirement {
+	grace := t.Grace
+	if r.Evidence == certificate.Proof {
+		mode, grace = certificate.Deactivate, max(grace, MinProofGrace)
+	}
+	return Retirement{
+		Device: r.Device, Certificate: id, Rotation: r.Number, Mode: mode,
+		Evidence: r.Evidence, ProvenAt: r.ProvenAt, Due: now.Add(grace),
+	}
+}
+
+// replaced returns what one rotation replaces, by scope.
+func (t Terms) replaced(r Rotation) []certificate.ID {
+	switch {
+	case t.Retire == All:
+		return slices.Clone(r.Held)
+	case r.Named != "":
+		return []certificate.ID{r.Named}
+	case r.Over != "":
+		return []certificate.ID{r.Over}
+	}
+	return nil
+}
+
+// leftBehind returns the device's rotations before r, down to the last
+// finished one, that ended without a proof.
+func leftBehind(r Rotation, h History) []Rotation {
+	var left []Rotation
+	for _, older := range h.Rotations {
+		if older.Number >= r.Number {
+			continue
+		}
+		if older.State == Finished {
+			break
+		}
+		if older.State == Superseded || older.State == Stale {
+			left = append(left, older)
+		}
+	}
+	return left
+}
+
+// retirable keeps birth certificates and packages that wait for their device
+// out of the list.
+func retirable(h certificate.Holding) bool {
+	return h.Kind != certificate.Birth && h.Standing == certificate.Active
+}
