@@ -8,12 +8,6 @@ import (
 	"github.com/certvendor/certvendor/registry"
 )
 
-// Lookup says what Find shall look for besides the device.
-type Lookup struct {
-	Key   certificate.KeyID // for History.Keyed; empty: none
-	Since time.Time         // for History.NewKeys
-}
-
 // Change is what one Advance writes: all of it, or nothing.
 type Change struct {
 	Rotation    Rotation                 // as it shall be, with the Version it was read at
@@ -47,14 +41,17 @@ type Horizon struct {
 // Advance to Vended, where nothing outside the store happens in between: a
 // crash then leaves no trace of what nobody has seen. A world in which issuing
 // or registering has an effect outside makes each durable before it returns.
+// An Advance to Intended or Issued without a lease gives the work up for now:
+// what was only in memory is forgotten, as if it had never been opened.
 type Journal interface {
 	// Find returns what is known of a device; nothing known is no error.
-	Find(context.Context, registry.DeviceID, Lookup) (History, error)
-	// Open enters a new rotation under its lease, and closes the one it
-	// supersedes in the same commit, if there is one. ErrChanged if its
-	// number is taken, another rotation of the device is open, or the
-	// superseded one is not as it was read.
-	Open(ctx context.Context, next Rotation, superseded *Rotation) (Rotation, error)
+	Find(context.Context, registry.DeviceID) (History, error)
+	// Open enters a new rotation under its lease, and in the same commit
+	// writes the one that gives way to it, if there is one, as the caller has
+	// already changed it: superseded, or finished without proof. ErrChanged
+	// if the number is taken, yet another rotation of the device is open, or
+	// the one that gives way is not as it was read.
+	Open(ctx context.Context, next Rotation, givesWay *Rotation) (Rotation, error)
 	// Advance writes a change and returns the rotation with its new version.
 	// ErrChanged if the rotation is not as it was read.
 	Advance(context.Context, Change) (Rotation, error)

@@ -43,6 +43,10 @@ func (s State) Open() bool {
 	return false
 }
 
+// Ready reports whether the rotation has come as far as a certificate that its
+// device can use.
+func (s State) Ready() bool { return s != Intended && s != Issued }
+
 // Step is one of the things left to do behind the reply when a rotation is
 // finished or acknowledged. Each is idempotent and repeated until done.
 type Step string
@@ -133,8 +137,6 @@ var (
 // History is what the journal knows of a device, newest rotation first.
 type History struct {
 	Rotations []Rotation // at most HistoryLimit
-	Keyed     *Rotation  // the newest for the key that was looked up, however old
-	NewKeys   int        // how many certificates were issued since the time given
 }
 
 // HistoryLimit is how many rotations of one device the journal returns.
@@ -175,6 +177,29 @@ func (h History) Next() int64 {
 		return 1
 	}
 	return h.Rotations[0].Number + 1
+}
+
+// Keyed returns the newest rotation for a key that got a certificate or may
+// still get one, or nil.
+func (h History) Keyed(key certificate.KeyID) *Rotation {
+	for i, r := range h.Rotations {
+		if r.Key == key && !r.ByPackage && (r.Certificate != "" || r.State.Open()) {
+			return &h.Rotations[i]
+		}
+	}
+	return nil
+}
+
+// NewKeys counts the certificates that were signed for a key of the device's
+// own since a time.
+func (h History) NewKeys(since time.Time) int {
+	n := 0
+	for _, r := range h.Rotations {
+		if r.Certificate != "" && !r.ByPackage && r.Opened.After(since) {
+			n++
+		}
+	}
+	return n
 }
 
 // Of returns the rotation that vended a certificate, or nil if none did. A

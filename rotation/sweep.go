@@ -1,0 +1,186 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/registry"
+)
+
+const sweepPage = 500
+
+// Swept is what one sweep has done.
+type Swept struct {
+	Proven   int // rotations that a sighting had resolved
+	Finished int
+	Stale    int
+	Settled  int // rotations whose steps behind are done now
+	Retired  int // retirements looked at
+}
+
+// Sweep does what is due: it resolves what sightings have shown, finishes what
+// is proven, marks what is stale, goes on with unfinished steps, and carries
+// out the retirements that the one rule allows. It changes nothing when nothing is
+// due, may run at any time and on several instances at once, and goes on with
+// the next device when one fails; the error joins all failures.
+func (c *Closer) Sweep(ctx context.Context) (Swept, error) {
+	var swept Swept
+	var errs []error
+	terms := c.terms("")
+	now := c.clock.Now()
+	horizon := Horizon{Now: now, Vended: now.Add(-terms.TTL), Proven: now.Add(-terms.Settle), Limit: sweepPage}
+	for ctx.Err() == nil {
+		work, err := c.Journal.Due(ctx, horizon)
+		if err != nil {
+			return swept, errors.Join(append(errs, fmt.Errorf("what is due: %w", err))...)
+		}
+		if len(work.Rotations)+len(work.Retirements) == 0 {
+			return swept, errors.Join(errs...)
+		}
+		for _, r := range work.Rotations {
+			errs = append(errs, ignoreChanged(c.advance(ctx, r, horizon, &swept)))
+			horizon.After = max(horizon.After, r.Device)
+		}
+		for _, r := range work.Retirements {
+			errs = append(errs, c.retireDue(ctx, r, terms, &swept))
+			horizon.After = max(horizon.After, r.Device)
+		}
+	}
+	return swept, errors.Join(append(errs, ctx.Err())...)
+}
+
+// retireDue does a retirement once the devices have had time to be seen again
+// after a start.
+func (c *Closer) retireDue(ctx context.Context, r Retirement, terms Terms, swept *Swept) error {
+	if wait := c.started.Add(terms.Settle).Sub(c.clock.Now()); wait > 0 {
+		return c.putOff(ctx, r, Kept{
+			Why:      fmt.Sprintf("the daemon started less than %s ago", terms.Settle),
+			Reverted: r.Reverted,
+		})
+	}
+	swept.Retired++
+	return c.retire(ctx, r)
+}
+
+// advance takes one rotation as far as it can go now.
+func (c *Closer) advance(ctx context.Context, r Rotation, due Horizon, swept *Swept) error {
+	device, err := c.Registry.Device(ctx, r.Device)
+	if err == nil && device.Blocked {
+		return nil // a blocked device's rotation stands still
+	}
+	switch r.State {
+	case Vended, Acknowledged, Stale:
+		if r, err = c.resolve(ctx, r, due, swept); err != nil {
+			return err
+		}
+	case Intended, Issued:
+		return c.abandonUnissued(ctx, r, due, swept)
+	}
+	if r.State == Proven && !r.ProvenAt.After(due.Proven) {
+		h, err := c.Journal.Find(ctx, r.Device)
+		if err != nil {
+			return err
+		}
+		if r, _, err = c.Finish(ctx, r, h); err != nil {
+			return err
+		}
+		swept.Finished++
+	}
+	if len(r.Behind) == 0 {
+		return nil
+	}
+	swept.Settled++
+	return c.Settle(ctx, r)
+}
+
+// resolve proves a rotation whose certificate was seen, and calls one stale
+// that was vended too long ago.
+func (c *Closer) resolve(ctx context.Context, r Rotation, due Horizon, swept *Swept) (Rotation, error) {
+	held, err := c.Inventory.Held(ctx, r.Device)
+	if err != nil {
+		return r, fmt.Errorf("sweep %s: %w", r.Device, err)
+	}
+	own, _ := certificate.Find(held, r.Certificate)
+	switch {
+	case !own.LastSeen.IsZero() && !own.LastSeen.Before(r.VendedAt):
+		swept.Proven++
+		return c.Prove(ctx, r, own.Evidence, own.LastSeen)
+	case r.State == Vended && !r.VendedAt.After(due.Vended):
+		swept.Stale++
+		r.State = Stale
+		return c.Journal.Advance(ctx, Change{Rotation: r})
+	}
+	return r, nil
+}
+
+// abandonUnissued ends what was begun long ago, never reached a device and is
+// nobody's work any more. What was signed for it is kept, as everything stale.
+func (c *Closer) abandonUnissued(ctx context.Context, r Rotation, due Horizon, swept *Swept) error {
+	if r.Opened.After(due.Vended) || due.Now.Before(r.Lease.Until) {
+		return nil
+	}
+	swept.Stale++
+	r.State, r.Lease = Stale, Lease{}
+	if r.Certificate == "" {
+		r.State, r.ClosedAt = Abandoned, due.Now
+	}
+	_, err := c.Journal.Advance(ctx, Change{Rotation: r})
+	return err
+}
+
+// Settle does the steps that are left behind a rotation, in their order, and
+// writes which are done. A step that fails stays for the next sweep.
+func (c *Closer) Settle(ctx context.Context, r Rotation) error {
+	for _, step := range r.Behind {
+		if err := c.do(ctx, step, r); err != nil {
+			return fmt.Errorf("rotation %d of %s, step %s: %w", r.Number, r.Device, step, err)
+		}
+		r = r.Done(step)
+	}
+	_, err := c.Journal.Advance(ctx, Change{Rotation: r})
+	return ignoreChanged(err)
+}
+
+func (c *Closer) do(ctx context.Context, step Step, r Rotation) error {
+	switch step {
+	case Attributes:
+		return c.writeAttributes(ctx, r)
+	case Package:
+		return c.Packages.Spend(ctx, r.Device, r.Certificate)
+	case LeaveGroup:
+		return c.Group.Remove(ctx, r.Device, r.Opened)
+	}
+	return fmt.Errorf("no such step")
+}
+
+// writeAttributes leaves the outcome in the registry, unless a newer rotation
+// has.
+func (c *Closer) writeAttributes(ctx context.Context, r Rotation) error {
+	held, err := c.Inventory.Held(ctx, r.Device)
+	if err != nil {
+		return err
+	}
+	own, ok := certificate.Find(held, r.Certificate)
+	if !ok {
+		return nil
+	}
+	err = c.Registry.SetAttributes(ctx, r.Device, map[string]string{
+		"status":        "active",
+		"certificateId": string(r.Certificate),
+		"certNotAfter":  own.NotAfter.UTC().Format(time.RFC3339),
+	})
+	if errors.Is(err, registry.ErrUnknown) {
+		return nil // taken out of the registry meanwhile
+	}
+	return err
+}
+
+func ignoreChanged(err error) error {
+	if errors.Is(err, ErrChanged) {
+		return nil // somebody else is at work on it; the next sweep looks again
+	}
+	return err
+}

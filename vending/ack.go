@@ -1,0 +1,160 @@
+package vending
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/protocol"
+	"github.com/certvendor/certvendor/rotation"
+)
+
+// Ack answers an ack. Spoken over the open rotation's certificate, or with its
+// proof, it finishes the rotation: what that replaces is retired by the one
+// rule, at once where there is no grace. The second result is the rotation
+// that has steps left to be done behind the reply, or nil. Any refusal is an
+// *Error and changes nothing.
+func (v *Vendor) Ack(ctx context.Context, caller Caller, request protocol.AckRequest) (protocol.AckAccepted, *rotation.Rotation, error) {
+	ok := protocol.AckAccepted{DeviceID: string(caller.Device), Action: protocol.Ack, Message: "OK"}
+	a, err := v.admit(ctx, caller)
+	if err != nil {
+		return ok, nil, err
+	}
+	r := a.history.Current()
+	if r == nil {
+		return ok, nil, v.ackAgain(ctx, a, request)
+	}
+	if err := v.mayWorkOn(r); err != nil {
+		return ok, nil, err
+	}
+	if r.Named, err = namedAtAck(*r, request); err != nil {
+		return ok, nil, err
+	}
+	evidence, err := v.evidence(ctx, a, *r, request)
+	if err != nil {
+		return ok, nil, err
+	}
+	if evidence == certificate.Unknown && !r.IsProven() {
+		acknowledged, err := v.acknowledge(ctx, *r)
+		return ok, &acknowledged, err
+	}
+	r.AckedAt = v.Now()
+	if !r.IsProven() {
+		r.ProvenAt, r.Evidence = r.AckedAt, evidence
+	}
+	finished, owed, err := v.Closer.Finish(ctx, *r, a.history)
+	if err != nil {
+		return ok, nil, lost(err)
+	}
+	if err := v.Closer.RetireNow(ctx, owed); err != nil {
+		// The rotation is finished all the same; the sweep retires what is due.
+		return ok, &finished, &Unfinished{err}
+	}
+	return ok, &finished, nil
+}
+
+// evidence says what shows that the device works on r's certificate: the
+// connection where it is known, and only where it is not, a proof.
+func (v *Vendor) evidence(ctx context.Context, a admission, r rotation.Rotation, request protocol.AckRequest) (certificate.Evidence, error) {
+	switch {
+	case !r.State.Ready():
+		return "", explain(protocol.NotProven, "the rotation has no certificate yet")
+	case a.Certificate != "" && a.Certificate == r.Certificate:
+		return a.Evidence, nil
+	case a.Certificate != "":
+		return "", explain(protocol.NotProven, "connect with the new certificate, then ack")
+	case request.Proof != "":
+		return certificate.Proof, v.verifyProof(ctx, a, r, request)
+	case v.config.RejectUnproven:
+		return "", explain(protocol.NotProven, "an ack needs a proof here")
+	}
+	return certificate.Unknown, nil
+}
+
+// verifyProof holds a signature against the rotation's certificate. It counts
+// as a sighting, because its key is in the device's hands.
+func (v *Vendor) verifyProof(ctx context.Context, a admission, r rotation.Rotation, request protocol.AckRequest) error {
+	c := a.holding(r.Certificate)
+	if c == nil || request.CertificateID != string(r.Certificate) {
+		return explain(protocol.NotProven, "the proof is not for the open rotation's certificate")
+	}
+	parsed, err := c.X509()
+	if err != nil {
+		return reject(protocol.Internal, err)
+	}
+	if err := protocol.VerifyProof(parsed.PublicKey, string(a.Device), request.CertificateID, r.Nonce, request.Proof); err != nil {
+		return explain(protocol.NotProven, err.Error())
+	}
+	err = v.Inventory.Seen(ctx, certificate.Sighting{
+		Device: a.Device, Certificate: r.Certificate, At: v.Now(), Evidence: certificate.Proof,
+	})
+	if errors.Is(err, certificate.ErrNotActive) {
+		return reject(protocol.NotProven, err)
+	}
+	if err != nil {
+		return later(0, err)
+	}
+	return nil
+}
+
+// acknowledge takes an ack of which nobody knows over which certificate it
+// came. It is repeated without effect.
+func (v *Vendor) acknowledge(ctx context.Context, r rotation.Rotation) (rotation.Rotation, error) {
+	if r.State == rotation.Acknowledged {
+		return r, nil
+	}
+	r, err := v.Closer.Acknowledge(ctx, r)
+	if err != nil {
+		return r, lost(err)
+	}
+	return r, nil
+}
+
+// ackAgain answers an ack when no rotation is open: OK again over the last
+// finished one's certificate, whose first OK may have been lost. The only
+// thing it can bring about is that a retirement goes on which had been put off
+// because the device had gone back.
+func (v *Vendor) ackAgain(ctx context.Context, a admission, request protocol.AckRequest) error {
+	last := a.history.LastFinished()
+	if last == nil {
+		return explain(protocol.NoOpenRotation, "nothing was vended to this device")
+	}
+	if _, err := namedAtAck(*last, request); err != nil {
+		return err
+	}
+	mine := a.Certificate != "" && a.Certificate == last.Certificate
+	if !mine && !v.provesAgain(a, *last, request) {
+		return explain(protocol.NoOpenRotation, "the last rotation is over")
+	}
+	return v.Closer.RetireReturned(ctx, a.Device)
+}
+
+// provesAgain reports whether a repeated ack carries the id that was proven:
+// the nonce is void by now, so this only repeats an answer, and does nothing.
+func (v *Vendor) provesAgain(a admission, last rotation.Rotation, request protocol.AckRequest) bool {
+	return a.Certificate == "" && last.Evidence == certificate.Proof &&
+		request.Proof != "" && request.CertificateID == string(last.Certificate)
+}
+
+// namedAtAck returns the previous certificate as the ack names it, or else as
+// the get did. It is looked up in the list made when the rotation opened, so
+// that an ack whose reply was lost may be repeated when that certificate is gone.
+func namedAtAck(r rotation.Rotation, request protocol.AckRequest) (certificate.ID, error) {
+	if request.PreviousCertificateID == "" {
+		return r.Named, nil
+	}
+	id, err := certificate.ParseID(request.PreviousCertificateID)
+	if err != nil || !slices.Contains(r.Held, id) {
+		return "", explain(protocol.PreviousNotHeld, "the device did not hold that certificate when the rotation opened")
+	}
+	return id, nil
+}
+
+// Unfinished wraps a failure of what an accepted request left to be done
+// behind it. The device's answer is not changed by it.
+type Unfinished struct{ Err error }
+
+func (u *Unfinished) Error() string { return "left to the sweep: " + u.Err.Error() }
+
+func (u *Unfinished) Unwrap() error { return u.Err }

@@ -1,0 +1,151 @@
+package vending
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/protocol"
+	"github.com/certvendor/certvendor/registry"
+	"github.com/certvendor/certvendor/rotation"
+)
+
+// admission is what both answers begin with: a device that may speak, and all
+// that is known of it.
+type admission struct {
+	Caller
+	device  registry.Device
+	profile Profile
+	held    []certificate.Holding
+	history rotation.History
+}
+
+// admit lets a request in: its device is known and not blocked, and its
+// caller is bound to the device. The request itself counts as a sighting.
+func (v *Vendor) admit(ctx context.Context, caller Caller) (admission, error) {
+	a := admission{Caller: caller, profile: v.config.Profiles[0]}
+	var err error
+	a.device, err = v.Registry.Device(ctx, caller.Device)
+	switch {
+	case errors.Is(err, registry.ErrUnknown):
+		return a, reject(protocol.NotAllowed, err)
+	case err != nil:
+		return a, reject(protocol.RegistryFailed, err)
+	case a.device.Blocked:
+		return a, explain(protocol.NotAllowed, "blocked")
+	}
+	if a.history, err = v.Journal.Find(ctx, caller.Device); err != nil {
+		return a, later(0, err)
+	}
+	if a.held, err = v.Inventory.Held(ctx, caller.Device); err != nil {
+		return a, later(0, err)
+	}
+	if err := v.bind(a); err != nil {
+		return a, err
+	}
+	return a, v.sight(ctx, caller)
+}
+
+// bind refuses a certificate that is not this device's. What the journal
+// vended to it is, and so is what the inventory says it holds. Expiry is not
+// asked again: a connection outlives its certificate and may still rotate.
+func (v *Vendor) bind(a admission) error {
+	if a.Certificate == "" {
+		return nil // unknown; nothing will be removed on its word
+	}
+	holding, held := certificate.Find(a.held, a.Certificate)
+	attached := held && holding.Standing == certificate.Active
+	byName := a.CommonName == string(a.Device)
+	switch {
+	case held && !attached:
+		return explain(protocol.NotBound, "the certificate is not active")
+	case attached && v.config.Binding != ByCommonName:
+		return nil
+	case v.vendedTo(a):
+		return nil
+	case byName && v.config.Binding != Attached:
+		return nil
+	}
+	return explain(protocol.NotBound, "the certificate is not one of this device's")
+}
+
+// vendedTo reports whether the caller's certificate is the open rotation's or
+// the last finished one's: a world may know that before its inventory shows it.
+func (v *Vendor) vendedTo(a admission) bool {
+	return slices.ContainsFunc([]*rotation.Rotation{a.history.Current(), a.history.LastFinished()},
+		func(r *rotation.Rotation) bool { return r != nil && r.Certificate == a.Certificate })
+}
+
+// sight records that the device speaks over a certificate now.
+func (v *Vendor) sight(ctx context.Context, caller Caller) error {
+	if caller.Certificate == "" {
+		return nil
+	}
+	err := v.Inventory.Seen(ctx, certificate.Sighting{
+		Device: caller.Device, Certificate: caller.Certificate, At: v.Now(), Evidence: caller.Evidence,
+	})
+	switch {
+	case errors.Is(err, certificate.ErrNotActive):
+		return reject(protocol.NotBound, err)
+	case errors.Is(err, certificate.ErrNotHeld):
+		return nil // admitted by its common name
+	case err != nil:
+		return later(0, err)
+	}
+	return nil
+}
+
+// named checks the previous certificate that a device names: it must be one
+// that it holds.
+func (a admission) named(id string) (certificate.ID, error) {
+	if id == "" {
+		return "", nil
+	}
+	parsed, err := certificate.ParseID(id)
+	if err != nil {
+		return "", explain(protocol.PreviousNotHeld, err.Error())
+	}
+	if _, ok := certificate.Find(a.held, parsed); !ok {
+		return "", explain(protocol.PreviousNotHeld, "the device does not hold the certificate it names")
+	}
+	return parsed, nil
+}
+
+// holding returns what the inventory says of one of the device's certificates,
+// or nil.
+func (a admission) holding(id certificate.ID) *certificate.Certificate {
+	if h, ok := certificate.Find(a.held, id); ok {
+		return &h.Certificate
+	}
+	return nil
+}
+
+// Present answers a connection: the certificate must be one that the device
+// holds and that is active, or the connection is refused. A rotation whose
+// certificate is seen this way is proven, and nothing else is done.
+func (v *Vendor) Present(ctx context.Context, caller Caller) error {
+	err := v.Inventory.Seen(ctx, certificate.Sighting{
+		Device: caller.Device, Certificate: caller.Certificate, At: v.Now(), Evidence: caller.Evidence,
+	})
+	if err != nil {
+		return err
+	}
+	history, err := v.Journal.Find(ctx, caller.Device)
+	if err != nil {
+		return nil // the sighting is durable: the sweep will prove it
+	}
+	v.proveIfSeen(ctx, caller, history.Current())
+	return nil
+}
+
+// proveIfSeen writes that the caller speaks over the rotation's certificate.
+// If that fails the sighting is still on record, and the sweep will write it.
+func (v *Vendor) proveIfSeen(ctx context.Context, caller Caller, r *rotation.Rotation) {
+	if r == nil || caller.Certificate == "" || r.Certificate != caller.Certificate {
+		return
+	}
+	if r.State == rotation.Vended || r.State == rotation.Acknowledged || r.State == rotation.Stale {
+		_, _ = v.Closer.Prove(ctx, *r, caller.Evidence, v.Now())
+	}
+}

@@ -1,0 +1,183 @@
+// Package vending is the conversation with devices: what is answered to a get
+// and to an ack. Each answer is one function read from top to bottom.
+//
+// Read get.go and ack.go; admit.go is what both begin with, handler.go how a
+// message becomes a call and an outcome a reply. The ports that the answers
+// stand on are here and with the nouns they are about.
+package vending
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/protocol"
+	"github.com/certvendor/certvendor/registry"
+	"github.com/certvendor/certvendor/rotation"
+)
+
+// The kinds of errors that Packages return.
+var (
+	ErrNoPackage       = errors.New("no package for the device")
+	ErrNoCertificateID = errors.New("the package names no certificate")
+)
+
+// Caller is who speaks, as far as the bus knows. A topic or a payload may
+// name a device, but only a connection or a signature proves one.
+type Caller struct {
+	Device      registry.DeviceID    // whose connection or topic it is
+	Certificate certificate.ID       // of the connection; empty where unknown
+	CommonName  string               // of that certificate's subject
+	Evidence    certificate.Evidence // Connection or Presence, with a certificate
+}
+
+// Issuer signs certificates. Safe for concurrent use.
+type Issuer interface {
+	// Issue signs what is ordered, for a shorter time where its CA ends
+	// earlier. Returns certificate.ErrNoCA or ErrNoCAKey where that is what
+	// is missing. Standing, Kind and Policies are left to the caller.
+	Issue(context.Context, certificate.Order) (certificate.Certificate, error)
+}
+
+// Package is a pre-created key and certificate that waits for its device.
+type Package struct {
+	Certificate certificate.ID
+	Spent       bool // a rotation was finished with it; its file is gone
+}
+
+// Packages keep pre-created packages and make links to them. Safe for
+// concurrent use.
+type Packages interface {
+	// Find returns the device's newest package, ErrNoPackage, or
+	// ErrNoCertificateID.
+	Find(context.Context, registry.DeviceID) (Package, error)
+	// Link returns an HTTPS URL from which the package can be fetched until
+	// its lifetime ends. It is a secret. ErrNoPackage if the file is gone.
+	Link(context.Context, registry.DeviceID, certificate.ID) (string, error)
+	// Put stores a package, in place of the device's former one.
+	Put(ctx context.Context, id registry.DeviceID, c certificate.ID, zip []byte) error
+	// Spend deletes the file and remembers that it was used. Idempotent,
+	// also for a package that is not there.
+	Spend(context.Context, registry.DeviceID, certificate.ID) error
+}
+
+// Limits bound how often a device may ask. Safe for concurrent use.
+type Limits interface {
+	// Allow counts a get, and returns how long to wait if it is one too many.
+	Allow(registry.DeviceID) (wait time.Duration, ok bool)
+}
+
+// Binding says how the certificate of a connection must belong to the device.
+type Binding string
+
+// The bindings.
+const (
+	Attached     Binding = "attached"       // the inventory says that the device holds it
+	ByCommonName Binding = "cn"             // its common name is the device's
+	AttachedOrCN Binding = "attached-or-cn" // either
+)
+
+// Profile is a named set of rules for a part of the fleet.
+type Profile struct {
+	Name     string
+	Validity time.Duration
+	Naming   certificate.Naming
+	ReuseKey bool
+	Policy   Policy
+	Terms    rotation.Terms
+}
+
+// Config is what the vendor needs besides its ports.
+type Config struct {
+	Instance        string // names this process in leases
+	Binding         Binding
+	Profiles        []Profile // the first that matches a device counts; one, "default", today
+	Backdate        time.Duration
+	NewKeys         int // how many new keys a device may bring within NewKeysPer
+	NewKeysPer      time.Duration
+	RejectUnproven  bool // an ack without evidence is refused instead of acknowledged
+	OutcomeDeadline time.Duration
+}
+
+// Ports are what a world supplies.
+type Ports struct {
+	Registry     registry.Store
+	Inventory    certificate.Inventory
+	Certificates certificate.Catalogue
+	Journal      rotation.Journal
+	Brakes       rotation.Brakes
+	Issuer       Issuer
+	Packages     Packages
+	Limits       Limits
+	Closer       *rotation.Closer
+	Now          func() time.Time
+}
+
+// Vendor answers requests. It is safe for concurrent use; the requests of one
+// device must come one after the other, which is the queue's business.
+type Vendor struct {
+	Ports
+	config Config
+}
+
+// New returns a vendor, or says which part of the configuration cannot work.
+func New(config Config, ports Ports) (*Vendor, error) {
+	if len(config.Profiles) == 0 {
+		return nil, errors.New("vending: no profile")
+	}
+	for _, p := range config.Profiles {
+		if p.Validity <= 0 {
+			return nil, fmt.Errorf("profile %s: vending.validity must be more than zero", p.Name)
+		}
+		if err := errors.Join(p.Naming.Validate(), p.Policy.Validate(), p.Terms.Validate()); err != nil {
+			return nil, fmt.Errorf("profile %s: %w", p.Name, err)
+		}
+	}
+	switch config.Binding {
+	case Attached, ByCommonName, AttachedOrCN:
+	default:
+		return nil, fmt.Errorf("admit.binding: %q is none of attached, cn, attached-or-cn", config.Binding)
+	}
+	if config.NewKeys <= 0 || config.NewKeysPer <= 0 {
+		return nil, errors.New("vending.new_keys: must allow at least one key")
+	}
+	return &Vendor{Ports: ports, config: config}, nil
+}
+
+// Error is a refusal: the reason goes to the device, with the detail and the
+// time to wait; the cause goes to the operator and never to the device.
+type Error struct {
+	Reason protocol.Reason
+	Detail string
+	Wait   time.Duration
+	Err    error
+}
+
+func (e *Error) Error() string {
+	switch {
+	case e.Err != nil:
+		return fmt.Sprintf("%s: %v", e.Reason, e.Err)
+	case e.Detail != "":
+		return fmt.Sprintf("%s: %s", e.Reason, e.Detail)
+	}
+	return string(e.Reason)
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// reject makes the one kind of error that leaves this package.
+func reject(reason protocol.Reason, err error) *Error {
+	return &Error{Reason: reason, Err: err}
+}
+
+// explain rejects with a sentence that the device's people may read.
+func explain(reason protocol.Reason, detail string) *Error {
+	return &Error{Reason: reason, Detail: detail}
+}
+
+// later rejects for now: the same request may succeed after a while.
+func later(wait time.Duration, err error) *Error {
+	return &Error{Reason: protocol.TryAgainLater, Wait: wait, Err: err}
+}
