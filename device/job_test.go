@@ -1,0 +1,92 @@
+package device
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/certvendor/certvendor/protocol"
+)
+
+func TestTopicsOfAJob(t *testing.T) {
+	own := protocol.Topics{
+		Get: "acme/{thingName}/get", GetAccepted: "acme/{thingName}/get/accepted", GetRejected: "acme/{thingName}/get/rejected",
+		Ack: "acme/{thingName}/ack", AckAccepted: "acme/{thingName}/ack/accepted", AckRejected: "acme/{thingName}/ack/rejected",
+	}
+	var document jobDocument
+	if err := protocol.Decode(protocol.Encode(protocol.NewJobDocument(own)), &document); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(own, document.topics(protocol.DefaultTopics())); diff != "" {
+		t.Error("usable topics:", diff)
+	}
+	// What an original deployment hands out with its defaults.
+	document.Get.Publish = "cdf/certificates/+/get//+///{thingName}/"
+	document.Get.Subscribe = "cdf/certificates/+/get//+///{thingName}//+"
+	if diff := cmp.Diff(protocol.DefaultTopics(), document.topics(protocol.DefaultTopics())); diff != "" {
+		t.Error("unusable topics:", diff)
+	}
+	if !(jobDocument{Name: protocol.RotateCertificates}).rotates() || (jobDocument{Operation: "reboot"}).rotates() {
+		t.Error("the operation is not recognised")
+	}
+}
+
+func TestTopicsOfTheJobAreUsed(t *testing.T) {
+	w := newWorld(t)
+	cfg := w.provision()
+	document := jobDocument{
+		Operation: protocol.RotateCertificates,
+		Get:       protocol.JobTopics{Subscribe: "acme/{thingName}/get/+", Publish: "acme/{thingName}/get"},
+		Ack:       protocol.JobTopics{Subscribe: "acme/{thingName}/ack/+", Publish: "acme/{thingName}/ack"},
+	}
+	w.queueJob("rotate-1", document)
+	w.script(func() { w.denySub = "cdf/certificates/" + deviceUnderTest + "/get/+" })
+	if err := open(t, cfg).RunOnce(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	checkRotated(t, w, cfg, 1)
+}
+
+func TestOtherJobsAreLeftAloneAndLostStartsRepeated(t *testing.T) {
+	w := newWorld(t)
+	var seen diary
+	cfg := w.provision()
+	cfg.Event = seen.note
+	w.script(func() { w.dropStart = 1 })
+	w.queueJob("reboot-1", map[string]string{"operation": "reboot"})
+	done := make(chan error)
+	a := open(t, cfg)
+	go func() { done <- a.RunOnce(deadline(t)) }()
+	eventually(t, func() bool { return len(seen.of(JobIgnored)) == 1 })
+	if len(w.updates) != 0 {
+		t.Errorf("a foreign job was updated: %+v", w.updates)
+	}
+	w.queueJob("rotate-1", protocol.NewJobDocument(protocol.DefaultTopics()))
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	checkRotated(t, w, cfg, 1)
+}
+
+func TestFinishedJobIsReportedAgainNotCarriedOutAgain(t *testing.T) {
+	w := newWorld(t)
+	cfg := w.provision()
+	w.queueJob("rotate-1", protocol.NewJobDocument(protocol.DefaultTopics()))
+	a := open(t, cfg)
+	if err := a.RunOnce(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	w.queueJob("rotate-1", protocol.NewJobDocument(protocol.DefaultTopics())) // the report was lost
+	w.script(func() { w.updates = nil })
+	done := make(chan error)
+	go func() { done <- a.RunOnce(deadline(t)) }()
+	eventually(t, func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.updates) == 1 })
+	if len(w.issued) != 1 || w.updates[0].Status != protocol.JobSucceeded {
+		t.Errorf("%d certificates, updates %+v", len(w.issued), w.updates)
+	}
+	w.queueJob("rotate-2", protocol.NewJobDocument(protocol.DefaultTopics()))
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	checkRotated(t, w, cfg, 2)
+}

@@ -1,0 +1,147 @@
+package device
+
+import (
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+)
+
+// pair is a key with its certificate; chain is empty for a candidate that
+// waits for its certificate.
+type pair struct {
+	key   crypto.Signer
+	chain []*x509.Certificate
+}
+
+func (p pair) tls() tls.Certificate {
+	certificate := tls.Certificate{PrivateKey: p.key}
+	for _, c := range p.chain {
+		certificate.Certificate = append(certificate.Certificate, c.Raw)
+	}
+	if len(p.chain) > 0 {
+		certificate.Leaf = p.chain[0]
+	}
+	return certificate
+}
+
+func (s *store) pairPath(n int) string {
+	return filepath.Join(s.directory, pairsDirectory, strconv.Itoa(n))
+}
+
+// freePair returns a number that no pair has, nor a leftover.
+func (s *store) freePair() int {
+	n := s.state.Current + 1
+	for {
+		if _, err := os.Stat(s.pairPath(n)); errors.Is(err, fs.ErrNotExist) {
+			return n
+		}
+		n++
+	}
+}
+
+func (s *store) makeKey(n int) (crypto.Signer, error) {
+	if s.keys != nil {
+		if err := makeDirectory(s.pairPath(n)); err != nil {
+			return nil, err
+		}
+		key, err := s.keys.Create(keyName(n))
+		if err != nil {
+			return nil, fmt.Errorf("create a key: %w", err)
+		}
+		return key, s.cut("key elsewhere")
+	}
+	key, err := s.newKey()
+	if err != nil {
+		return nil, fmt.Errorf("make a key: %w", err)
+	}
+	return key, s.writePair(n, pair{key: key})
+}
+
+func keyName(n int) string { return "pair-" + strconv.Itoa(n) }
+
+func (s *store) writePair(n int, p pair) error {
+	directory := s.pairPath(n)
+	if err := makeDirectory(directory); err != nil {
+		return err
+	}
+	text, err := encodeKey(p.key)
+	if err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(directory, keyFile), text, s.cut); err != nil {
+		return err
+	}
+	if len(p.chain) == 0 {
+		return nil
+	}
+	return writeFile(filepath.Join(directory, certificateFile), encodeChain(p.chain), s.cut)
+}
+
+func (s *store) readPair(n int, issued bool) (pair, error) {
+	var p pair
+	var err error
+	if p.key, err = s.readKey(n); err != nil {
+		return p, fmt.Errorf("read the key of pair %d: %w", n, err)
+	}
+	if !issued {
+		return p, nil
+	}
+	text, err := os.ReadFile(filepath.Join(s.pairPath(n), certificateFile))
+	if err != nil {
+		return p, err
+	}
+	if p.chain, err = decodeChain(text); err != nil {
+		return p, fmt.Errorf("read the certificate of pair %d: %w", n, err)
+	}
+	if !isFor(p.chain[0], p.key) {
+		return p, fmt.Errorf("pair %d: the certificate is not for the key", n)
+	}
+	return p, nil
+}
+
+func (s *store) readKey(n int) (crypto.Signer, error) {
+	text, err := os.ReadFile(filepath.Join(s.pairPath(n), keyFile))
+	if errors.Is(err, fs.ErrNotExist) && s.keys != nil {
+		return s.keys.Open(keyName(n))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return decodeKey(text)
+}
+
+// removeLeftovers removes every pair that the state does not name.
+func (s *store) removeLeftovers() error {
+	entries, err := os.ReadDir(filepath.Join(s.directory, pairsDirectory))
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		n, err := strconv.Atoi(entry.Name())
+		if err != nil || n == s.state.Current || (s.state.Candidate != nil && n == s.state.Candidate.Pair) {
+			continue
+		}
+		if err := s.removePair(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *store) removePair(n int) error {
+	if s.keys != nil {
+		if err := s.keys.Remove(keyName(n)); err != nil {
+			return fmt.Errorf("remove the key of pair %d: %w", n, err)
+		}
+	}
+	if err := os.RemoveAll(s.pairPath(n)); err != nil {
+		return err
+	}
+	return s.cut("pair removed")
+}
