@@ -1,0 +1,351 @@
+// Package config is everything that can be configured: one struct whose
+// comments are the manual, read from one YAML file and overridden from the
+// environment.
+//
+// Read Config, then load.go for where values come from, decode.go for what is
+// an error, and validate.go for what cannot work.
+package config
+
+import (
+	"time"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/protocol"
+	"github.com/certvendor/certvendor/rotation"
+	"github.com/certvendor/certvendor/vending"
+)
+
+// Config is the whole configuration. Every field has a default, which Default
+// returns and config.yaml shows, so that a file names only what differs.
+//
+// Durations are written as Go does: "5m", "168h", "0s". Relative paths are
+// relative to the file. Every key can be overridden by an environment
+// variable: rotation.grace by CERTVENDOR_ROTATION_GRACE.
+type Config struct {
+	// Backend is the world certvendor works in. Default standalone: a broker,
+	// a store, a CA and package files of its own. It is the only one this
+	// version knows.
+	Backend Backend `yaml:"backend"`
+	// Control is the operator's socket.
+	Control Control `yaml:"control"`
+	// Metrics is the listener for /metrics, /healthz and /readyz.
+	Metrics Metrics `yaml:"metrics"`
+	// MQTT is what devices and certvendor speak over.
+	MQTT MQTT `yaml:"mqtt"`
+	// Vending says what devices get.
+	Vending Vending `yaml:"vending"`
+	// Limits bound what one device may ask.
+	Limits Limits `yaml:"limits"`
+	// CSR says which certificate requests are signed.
+	CSR CSR `yaml:"csr"`
+	// Policy says which policies a new certificate carries.
+	Policy Policy `yaml:"policy"`
+	// Admit says who may speak for a device.
+	Admit Admit `yaml:"admit"`
+	// Rotation says how a fleet changes its certificates.
+	Rotation Rotation `yaml:"rotation"`
+	// Job is the job that tells devices to rotate.
+	Job Job `yaml:"job"`
+	// CA is the certificate authority's key.
+	CA CA `yaml:"ca"`
+	// Standalone is the world on one's own machines.
+	Standalone Standalone `yaml:"standalone"`
+	// Log is what the daemon writes to its standard error.
+	Log Log `yaml:"log"`
+}
+
+// Backend names a world.
+type Backend string
+
+// StandaloneBackend is the world that runs on machines of one's own.
+const StandaloneBackend Backend = "standalone"
+
+// Control is the operator's socket.
+type Control struct {
+	// Socket is the path of the Unix socket that the CLI talks to; at most
+	// 107 characters, once it is absolute. Default data/control.sock.
+	Socket string `yaml:"socket"`
+	// Group is the system group whose members may use the socket, which then
+	// has mode 0660. Optional: without it, only the daemon's own user and
+	// root may (0600).
+	Group string `yaml:"group"`
+}
+
+// Metrics is the listener for monitoring.
+type Metrics struct {
+	// Listen is host:port for plain HTTP, without authentication. Default
+	// 127.0.0.1:9464. Empty: no listener.
+	Listen string `yaml:"listen"`
+}
+
+// MQTT is what devices and certvendor speak over.
+type MQTT struct {
+	// Topics are the templates of the protocol's topics.
+	Topics Topics `yaml:"topics"`
+}
+
+// Topics are the templates of the protocol's topics. Each holds {thingName}
+// once, as a level of its own. Both replies of an action stand directly below
+// one level, so that one subscription hears them.
+type Topics struct {
+	// Get is where a device asks. Default cdf/certificates/{thingName}/get.
+	Get string `yaml:"get"`
+	// GetAccepted is where a get is granted. Default .../get/accepted.
+	GetAccepted string `yaml:"get_accepted"`
+	// GetRejected is where a get is refused. Default .../get/rejected.
+	GetRejected string `yaml:"get_rejected"`
+	// Ack is where a device reports success. Default
+	// cdf/certificates/{thingName}/ack.
+	Ack string `yaml:"ack"`
+	// AckAccepted is where an ack is granted. Default .../ack/accepted.
+	AckAccepted string `yaml:"ack_accepted"`
+	// AckRejected is where an ack is refused. Default .../ack/rejected.
+	AckRejected string `yaml:"ack_rejected"`
+}
+
+// Vending says what devices get.
+type Vending struct {
+	// Validity is how long a new certificate is valid, within its CA's own
+	// validity. Default 26280h, three years.
+	Validity time.Duration `yaml:"validity"`
+	// Backdate is how far before now a new certificate's validity begins, for
+	// devices whose clock is slow. Default 5m.
+	Backdate time.Duration `yaml:"backdate"`
+	// LinkTTL is how long a link to a package works. Default 300s.
+	LinkTTL time.Duration `yaml:"link_ttl"`
+	// NewKeys is how many new keys a device may bring in which time; the same
+	// key again is free. Default 6/24h.
+	NewKeys Rate `yaml:"new_keys"`
+	// UnprovenAck says what an ack gets of which nobody knows over which
+	// certificate it came: accept (default; the device leaves the group and
+	// nothing is removed) or reject.
+	UnprovenAck UnprovenAck `yaml:"unproven_ack"`
+	// ReplyDeadline is how long a request may take before the device is told
+	// to try again later; the work goes on behind. Default 5s.
+	ReplyDeadline time.Duration `yaml:"reply_deadline"`
+}
+
+// UnprovenAck says what an ack without evidence gets.
+type UnprovenAck string
+
+// The answers to an ack without evidence.
+const (
+	AcceptUnproven UnprovenAck = "accept"
+	RejectUnproven UnprovenAck = "reject"
+)
+
+// Limits bound what one device may ask.
+type Limits struct {
+	// PerDevice is how many gets a device may send in which time. Acks are
+	// never limited by gets. Default 10/s.
+	PerDevice Rate `yaml:"per_device"`
+	// Burst is how many gets may come at once before PerDevice counts.
+	// Default 20.
+	Burst int `yaml:"burst"`
+}
+
+// CSR says which certificate requests are signed.
+type CSR struct {
+	// Subject says where the subject of a new certificate comes from: verify
+	// (default: the request's common name, which must be the device's),
+	// force (the device id, whatever the request says), previous (the subject
+	// of the certificate being replaced) or accept (the request's subject).
+	Subject certificate.NameMode `yaml:"subject"`
+	// CN lists patterns of further common names by which a device may call
+	// itself: "{thing}", "lower({thing})" or "base64({thing})" once, with any
+	// text around. Optional.
+	CN []string `yaml:"cn"`
+	// ReuseKey says whether a key that was in use already may get another
+	// certificate: refuse (default) or allow.
+	ReuseKey ReuseKey `yaml:"reuse_key"`
+}
+
+// ReuseKey says whether a used key may get another certificate.
+type ReuseKey string
+
+// The answers to a used key.
+const (
+	RefuseReuse ReuseKey = "refuse"
+	AllowReuse  ReuseKey = "allow"
+)
+
+// Policy says which policies a new certificate carries. The standalone world
+// records their names and shows them; its broker's rules do not depend on
+// them.
+type Policy struct {
+	// Mode is default (the policy named by Default), inherit (those of the
+	// certificate that is replaced) or none. Default: default.
+	Mode vending.PolicyMode `yaml:"mode"`
+	// Default is the name of the policy for mode default, and for mode
+	// inherit where nothing can be inherited. Default certvendor-device.
+	Default string `yaml:"default"`
+	// InheritAllow names the only policies that may be inherited. Optional:
+	// empty allows all.
+	InheritAllow []string `yaml:"inherit_allow"`
+}
+
+// Admit says who may speak for a device.
+type Admit struct {
+	// Binding is how the certificate of a connection must belong to the
+	// device: attached (default: the inventory says that the device holds
+	// it), cn (its common name is the device's) or attached-or-cn.
+	Binding vending.Binding `yaml:"binding"`
+}
+
+// Rotation says how a fleet changes its certificates.
+type Rotation struct {
+	// Group is the name of the rotation group. Default cdfRotateCertificates.
+	Group string `yaml:"group"`
+	// Previous is what becomes of a replaced certificate: keep, deactivate
+	// (default) or delete.
+	Previous certificate.Mode `yaml:"previous"`
+	// Retire says which certificates a rotation replaces: replaced (default:
+	// the one the device asked over, or named) or all (every certificate that
+	// was active on the device when the rotation began).
+	Retire rotation.Scope `yaml:"retire"`
+	// Grace is how long a replaced certificate is kept after the new one is
+	// proven. Default 168h; 0s removes it at the ack.
+	Grace time.Duration `yaml:"grace"`
+	// TTL is how long a vended certificate may show no sign of life before
+	// its rotation is listed as stale. Nothing is removed then. Default 720h.
+	TTL time.Duration `yaml:"ttl"`
+	// Settle is how long devices are watched after a start, and after a
+	// device was seen on a new certificate without an ack, before anything is
+	// removed. Default 15m.
+	Settle time.Duration `yaml:"settle"`
+	// Recent is how fresh the latest sighting of the device on its new
+	// certificate must be to justify a removal. Default 24h.
+	Recent time.Duration `yaml:"recent"`
+	// MaxRetirePerHour is the circuit breaker: more removals within an hour
+	// freeze retiring until an operator thaws it. Default 0: twice what
+	// PerMinute allows.
+	MaxRetirePerHour int `yaml:"max_retire_per_hour"`
+	// PerMinute is how many members of the group get their job per minute, 1
+	// to 1,000,000. Default 120.
+	PerMinute int `yaml:"per_minute"`
+	// MaxInFlight is how many members may be at work on their job at a time.
+	// Default 500.
+	MaxInFlight int `yaml:"max_in_flight"`
+	// SweepEvery is the pause between two looks at what is due. Default 1m.
+	SweepEvery time.Duration `yaml:"sweep_every"`
+}
+
+// Job is the job that tells devices to rotate.
+type Job struct {
+	// InProgressTimeout is how long a device may be at work on its job before
+	// it counts as TIMED_OUT. Default 24h.
+	InProgressTimeout time.Duration `yaml:"in_progress_timeout"`
+}
+
+// CA is the certificate authority's key.
+type CA struct {
+	// Passphrase encrypts the CA keys on disk. Optional: without it they are
+	// stored unencrypted, and every start says so. A reference, as Secret
+	// describes.
+	Passphrase Secret `yaml:"passphrase"`
+}
+
+// Standalone is the world on one's own machines.
+type Standalone struct {
+	// Data is the directory of everything durable. It is made with mode 0700.
+	// Default data.
+	Data string `yaml:"data"`
+	// Names are the host names and addresses that the server certificate is
+	// for; the host's own name is always added. Default localhost, 127.0.0.1
+	// and ::1.
+	Names []string `yaml:"names"`
+	// ClientCA lists PEM files of foreign CAs whose certificates may connect,
+	// so that a fleet made elsewhere can be adopted. They are trusted for
+	// connecting only. Optional.
+	ClientCA []string `yaml:"client_ca"`
+	// ServerCertificate is a PEM file with the server's certificate and
+	// chain, in place of one that certvendor makes. Optional; with ServerKey.
+	ServerCertificate string `yaml:"server_certificate"`
+	// ServerKey is the PEM file with the key of ServerCertificate.
+	ServerKey string `yaml:"server_key"`
+	// Broker is the MQTT broker.
+	Broker Broker `yaml:"broker"`
+	// Packages are key and certificate in one file, for download.
+	Packages Packages `yaml:"packages"`
+}
+
+// Broker is the MQTT broker of the standalone world.
+type Broker struct {
+	// Listen is host:port for MQTT over TLS. Default 127.0.0.1:8883.
+	Listen string `yaml:"listen"`
+	// Expired is how long after its expiry a certificate may still connect,
+	// for get, ack and jobs only. Default 0s.
+	Expired time.Duration `yaml:"expired"`
+	// MaxConnections is how many connections there may be at a time. Default
+	// 4096.
+	MaxConnections int `yaml:"max_connections"`
+	// MaxConnectionsPerDevice is how many connections one device may have;
+	// one more takes the place of the one that was silent longest. Default 8.
+	MaxConnectionsPerDevice int `yaml:"max_connections_per_device"`
+	// Topics are further topics that devices may use among themselves, so
+	// that the broker can carry a fleet's own traffic.
+	Topics BrokerTopics `yaml:"topics"`
+}
+
+// BrokerTopics are topic filters beyond the protocol's. {thingName} stands for
+// the connection's device.
+type BrokerTopics struct {
+	// Publish lists what devices may publish to. Optional.
+	Publish []string `yaml:"publish"`
+	// Subscribe lists what devices may subscribe to. Optional.
+	Subscribe []string `yaml:"subscribe"`
+}
+
+// Packages are the packages of the standalone world.
+type Packages struct {
+	// Listen is host:port for HTTPS downloads. Default 127.0.0.1:8443.
+	Listen string `yaml:"listen"`
+	// URL is the beginning of every link, where devices reach the listener by
+	// another name. Optional: https:// and Listen, with the first of
+	// standalone.names where Listen names no host.
+	URL string `yaml:"url"`
+	// Keep says that a package's file outlives its use. Default false: it is
+	// deleted when a rotation was finished with it.
+	Keep bool `yaml:"keep"`
+}
+
+// Log is what the daemon writes to its standard error, as JSON lines.
+type Log struct {
+	// Level is the least severe level written: debug, info, warn or error.
+	// Default info.
+	Level string `yaml:"level"`
+}
+
+// Default returns the configuration of an empty file, with its paths as they
+// would stand in it.
+func Default() Config {
+	return Config{
+		Backend: StandaloneBackend,
+		Control: Control{Socket: "data/control.sock"},
+		Metrics: Metrics{Listen: "127.0.0.1:9464"},
+		MQTT:    MQTT{Topics: Topics(protocol.DefaultTopics())},
+		Vending: Vending{
+			Validity: 26280 * time.Hour, Backdate: 5 * time.Minute, LinkTTL: 300 * time.Second,
+			NewKeys: Rate{6, 24 * time.Hour}, UnprovenAck: AcceptUnproven, ReplyDeadline: 5 * time.Second,
+		},
+		Limits: Limits{PerDevice: Rate{10, time.Second}, Burst: 20},
+		CSR:    CSR{Subject: certificate.VerifyName, CN: []string{}, ReuseKey: RefuseReuse},
+		Policy: Policy{Mode: vending.PolicyDefault, Default: "certvendor-device", InheritAllow: []string{}},
+		Admit:  Admit{Binding: vending.Attached},
+		Rotation: Rotation{
+			Group: "cdfRotateCertificates", Previous: certificate.Deactivate, Retire: rotation.Replaced,
+			Grace: 168 * time.Hour, TTL: 720 * time.Hour, Settle: 15 * time.Minute, Recent: 24 * time.Hour,
+			PerMinute: 120, MaxInFlight: 500, SweepEvery: time.Minute,
+		},
+		Job: Job{InProgressTimeout: 24 * time.Hour},
+		Standalone: Standalone{
+			Data: "data", Names: []string{"localhost", "127.0.0.1", "::1"}, ClientCA: []string{},
+			Broker: Broker{
+				Listen: "127.0.0.1:8883", MaxConnections: 4096, MaxConnectionsPerDevice: 8,
+				Topics: BrokerTopics{Publish: []string{}, Subscribe: []string{}},
+			},
+			Packages: Packages{Listen: "127.0.0.1:8443"},
+		},
+		Log: Log{Level: "info"},
+	}
+}
