@@ -263,6 +263,9 @@ type Standalone struct {
 	ServerCertificate string `yaml:"server_certificate"`
 	// ServerKey is the PEM file with the key of ServerCertificate.
 	ServerKey string `yaml:"server_key"`
+	// ServerCA is a PEM file with what devices verify ServerCertificate by.
+	// Optional: what follows the leaf in ServerCertificate, or the leaf.
+	ServerCA string `yaml:"server_ca"`
 	// Broker is the MQTT broker.
 	Broker Broker `yaml:"broker"`
 	// Packages are key and certificate in one file, for download.
@@ -276,9 +279,10 @@ type Broker struct {
 	// Expired is how long after its expiry a certificate may still connect,
 	// for get, ack and jobs only. Default 0s.
 	Expired time.Duration `yaml:"expired"`
-	// MaxConnections is how many connections there may be at a time. Default
-	// 4096.
-	MaxConnections int `yaml:"max_connections"`
+	// MaxUnfinished is how many connections may be waiting for, or be in, their
+	// TLS handshake and CONNECT at a time; beyond it new ones are closed.
+	// Default 4096.
+	MaxUnfinished int `yaml:"max_unfinished"`
 	// MaxConnectionsPerDevice is how many connections one device may have;
 	// one more takes the place of the one that was silent longest. Default 8.
 	MaxConnectionsPerDevice int `yaml:"max_connections_per_device"`
@@ -341,7 +345,7 @@ func Default() Config {
 		Standalone: Standalone{
 			Data: "data", Names: []string{"localhost", "127.0.0.1", "::1"}, ClientCA: []string{},
 			Broker: Broker{
-				Listen: "127.0.0.1:8883", MaxConnections: 4096, MaxConnectionsPerDevice: 8,
+				Listen: "127.0.0.1:8883", MaxUnfinished: 4096, MaxConnectionsPerDevice: 8,
 				Topics: BrokerTopics{Publish: []string{}, Subscribe: []string{}},
 			},
 			Packages: Packages{Listen: "127.0.0.1:8443"},

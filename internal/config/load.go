@@ -99,6 +99,7 @@ func environment(environ []string) map[string]string {
 func (c *Config) bind(base string, env map[string]string) {
 	for _, path := range []*string{
 		&c.Control.Socket, &c.Standalone.Data, &c.Standalone.ServerCertificate, &c.Standalone.ServerKey,
+		&c.Standalone.ServerCA,
 	} {
 		*path = absolute(base, *path)
 	}

@@ -81,10 +81,12 @@ func (c Config) validateStandalone(p *problems) {
 	p.check("standalone.names", len(s.Names) > 0 || s.ServerCertificate != "", "must hold at least one name")
 	p.check("standalone.server_key", (s.ServerCertificate == "") == (s.ServerKey == ""),
 		"must be set together with standalone.server_certificate")
+	p.check("standalone.server_ca", s.ServerCA == "" || s.ServerCertificate != "",
+		"has a meaning only with standalone.server_certificate")
 	p.address("standalone.broker.listen", s.Broker.Listen)
 	p.address("standalone.packages.listen", s.Packages.Listen)
 	p.notNegative("standalone.broker.expired", s.Broker.Expired)
-	p.check("standalone.broker.max_connections", s.Broker.MaxConnections >= 1, "must be at least 1")
+	p.check("standalone.broker.max_unfinished", s.Broker.MaxUnfinished >= 1, "must be at least 1")
 	p.check("standalone.broker.max_connections_per_device", s.Broker.MaxConnectionsPerDevice >= 2,
 		"must be at least 2: a device that rotates has two")
 	if s.Packages.URL != "" {
