@@ -1,0 +1,59 @@
+package standalone
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Why a client certificate is refused.
+var (
+	errCertificateExpired   = errors.New("the client certificate has expired")
+	errCertificateUntrusted = errors.New("no trusted CA signed the client certificate")
+)
+
+// alpn are the protocol names that a device may offer, of which AWS IoT's SDKs
+// send the first (docs.aws.amazon.com/iot/latest/developerguide/protocols.html).
+// A device that offers none is as welcome.
+func alpn() []string { return []string{"x-amzn-mqtt-ca", "mqtt"} }
+
+// tlsConfig asks for a client certificate and checks it itself: a standard
+// check refuses the expired ones that broker.expired still lets in. The names
+// of the CAs are not sent, since devices with small memories choke on them.
+func (b *Broker) tlsConfig() *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS12,
+		ClientAuth:             tls.RequireAnyClientCert,
+		SessionTicketsDisabled: true, // a resumed session would skip the check of its certificate's CA
+		NextProtos:             alpn(),
+		GetCertificate:         b.config.Certificate,
+		VerifyConnection:       b.verify,
+	}
+}
+
+// verify accepts a certificate for client authentication that leads to an
+// anchor and has not expired longer ago than the window.
+func (b *Broker) verify(state tls.ConnectionState) error {
+	leaf, now := state.PeerCertificates[0], b.config.Now()
+	at := now
+	if now.After(leaf.NotAfter) {
+		if now.After(leaf.NotAfter.Add(b.config.Expired)) {
+			return fmt.Errorf("%w: %s ago", errCertificateExpired, now.Sub(leaf.NotAfter).Round(time.Second))
+		}
+		at = leaf.NotAfter
+	}
+	intermediates := x509.NewCertPool()
+	for _, c := range state.PeerCertificates[1:] {
+		intermediates.AddCert(c)
+	}
+	_, err := leaf.Verify(x509.VerifyOptions{
+		Roots: b.config.ClientCAs(), Intermediates: intermediates, CurrentTime: at,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %w", errCertificateUntrusted, err)
+	}
+	return nil
+}
