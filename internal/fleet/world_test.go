@@ -1,0 +1,222 @@
+package fleet
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/listeners"
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/protocol"
+)
+
+// world is a CA, a broker with topic rules, a vendor without grace and a job
+// for every device: what a fleet needs to be seen at work.
+type world struct {
+	mqtt.HookBase
+	t      *testing.T
+	key    *ecdsa.PrivateKey
+	ca     *x509.Certificate
+	roots  *x509.CertPool
+	addr   string
+	broker *mqtt.Server
+
+	mu        sync.Mutex
+	accepted  map[certificate.ID]bool
+	open      map[string]certificate.ID
+	held      map[string][]certificate.ID
+	succeeded map[string]int
+	issued    map[string]int
+	acks      map[string]int
+	// What is other than usual.
+	lax        bool // no topic rules, any client id
+	trusting   bool // takes any ack
+	keepOld    bool // retires nothing
+	refuseGets int  // so many gets of each device are refused first
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{
+		t: t, accepted: map[certificate.ID]bool{}, open: map[string]certificate.ID{},
+		held: map[string][]certificate.ID{}, succeeded: map[string]int{}, issued: map[string]int{}, acks: map[string]int{},
+	}
+	w.key = w.newKey()
+	w.ca = &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
+	}
+	w.ca = w.sign(w.ca, &w.key.PublicKey)
+	w.roots = x509.NewCertPool()
+	w.roots.AddCert(w.ca)
+	serverKey := w.newKey()
+	listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
+		Certificates: []tls.Certificate{{Certificate: [][]byte{w.leaf("server", &serverKey.PublicKey).Raw}, PrivateKey: serverKey}},
+		ClientAuth:   tls.RequireAndVerifyClientCert, ClientCAs: w.roots,
+	})
+	w.must(err)
+	w.addr = listener.Addr().String()
+	w.broker = mqtt.New(&mqtt.Options{InlineClient: true, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	w.must(w.broker.AddHook(w, nil))
+	w.must(w.broker.AddListener(listeners.NewNet("tls", listener)))
+	w.must(w.broker.Serve())
+	t.Cleanup(func() { _ = w.broker.Close() })
+	return w
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) newKey() *ecdsa.PrivateKey {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	w.must(err)
+	return key
+}
+
+func (w *world) sign(template *x509.Certificate, public any) *x509.Certificate {
+	der, err := x509.CreateCertificate(rand.Reader, template, w.ca, public, w.key)
+	w.must(err)
+	c, err := x509.ParseCertificate(der)
+	w.must(err)
+	return c
+}
+
+func (w *world) leaf(name string, public any) *x509.Certificate {
+	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
+	w.must(err)
+	return w.sign(&x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}, public)
+}
+
+// device provisions a device with this firmware.
+func (w *world) device(name string, firmware Firmware) Device {
+	key := w.newKey()
+	c := w.leaf(name, &key.PublicKey)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	w.must(err)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hold(name, c)
+	return Device{
+		Name: name, Firmware: firmware,
+		Certificate: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}),
+		Key:         pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
+	}
+}
+
+func (w *world) hold(name string, c *x509.Certificate) certificate.ID {
+	id := certificate.IDOf(c.Raw)
+	w.held[name], w.accepted[id] = append(w.held[name], id), true
+	return id
+}
+
+func (w *world) ID() string { return "world" }
+
+func (w *world) Provides(b byte) bool {
+	return bytes.Contains([]byte{mqtt.OnConnectAuthenticate, mqtt.OnACLCheck, mqtt.OnPublish}, []byte{b})
+}
+
+func peer(cl *mqtt.Client) *x509.Certificate {
+	return cl.Net.Conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
+}
+
+func (w *world) OnConnectAuthenticate(cl *mqtt.Client, _ packets.Packet) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	name, _, _ := strings.Cut(cl.ID, "/")
+	return w.accepted[certificate.IDOf(peer(cl).Raw)] && (w.lax || name == peer(cl).Subject.CommonName)
+}
+
+func (w *world) OnACLCheck(cl *mqtt.Client, topic string, _ bool) bool {
+	if cl.Net.Inline || w.lax {
+		return true
+	}
+	name := peer(cl).Subject.CommonName
+	return strings.HasPrefix(topic, "cdf/certificates/"+name+"/") || strings.HasPrefix(topic, "$aws/things/"+name+"/jobs/")
+}
+
+func (w *world) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
+	if cl.Net.Inline {
+		return pk, nil
+	}
+	w.mu.Lock()
+	suffix, reply := w.answer(peer(cl), pk)
+	w.mu.Unlock()
+	if err := w.broker.Publish(pk.TopicName+suffix, protocol.Encode(reply), false, 1); err != nil {
+		w.t.Error(err)
+	}
+	return pk, packets.CodeSuccessIgnore
+}
+
+func (w *world) answer(c *x509.Certificate, pk packets.Packet) (suffix string, reply any) {
+	name, id := c.Subject.CommonName, certificate.IDOf(c.Raw)
+	switch last := pk.TopicName[strings.LastIndex(pk.TopicName, "/")+1:]; last {
+	case "start-next":
+		if w.succeeded[name] > 0 {
+			return "/accepted", protocol.JobExecutionReply{}
+		}
+		return "/accepted", protocol.JobExecutionReply{Execution: &protocol.JobExecution{
+			JobID: "rotate", ExecutionNumber: 1, Status: protocol.JobInProgress,
+			JobDocument: protocol.Encode(protocol.NewJobDocument(protocol.DefaultTopics())),
+		}}
+	case "update":
+		w.succeeded[name]++
+		return "/accepted", protocol.JobUpdateAccepted{}
+	case "get":
+		return w.get(name, pk.Payload)
+	default:
+		return w.ack(name, id)
+	}
+}
+
+func (w *world) get(name string, payload []byte) (string, any) {
+	w.issued[name]++
+	if w.issued[name] <= w.refuseGets {
+		return "/rejected", protocol.Rejected{Message: protocol.TooManyRequests, RetryAfter: 1}
+	}
+	r, err := protocol.DecodeGet(payload, protocol.Address{})
+	if err != nil || r.CSR == nil {
+		return "/rejected", protocol.Rejected{Message: protocol.Malformed}
+	}
+	block, _ := pem.Decode([]byte(*r.CSR))
+	csr, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return "/rejected", protocol.Rejected{Message: protocol.CSRRejected}
+	}
+	c := w.leaf(name, csr.PublicKey)
+	w.open[name] = w.hold(name, c)
+	return "/accepted", protocol.GetAccepted{Certificate: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))}
+}
+
+func (w *world) ack(name string, over certificate.ID) (string, any) {
+	w.acks[name]++
+	if over != w.open[name] && !w.trusting {
+		return "/rejected", protocol.Rejected{Message: protocol.NotProven}
+	}
+	for _, id := range w.held[name] {
+		w.accepted[id] = w.keepOld || id == w.open[name]
+	}
+	return "/accepted", protocol.AckAccepted{Message: "OK"}
+}
