@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -116,10 +115,6 @@ func (a *Authority) template(order certificate.Order) (*x509.Certificate, error)
 	if err != nil {
 		return nil, err
 	}
-	usage := x509.KeyUsageDigitalSignature
-	if _, ok := order.Key.(*rsa.PublicKey); ok {
-		usage |= x509.KeyUsageKeyEncipherment // TLS 1.2 with RSA key exchange
-	}
 	subject := order.RawSubject
 	if len(subject) == 0 {
 		subject = []byte{0x30, 0x00} // the empty name; the SAN is critical then
@@ -129,7 +124,7 @@ func (a *Authority) template(order certificate.Order) (*x509.Certificate, error)
 		RawSubject:            subject,
 		NotBefore:             notBefore.UTC(),
 		NotAfter:              notAfter.UTC(),
-		KeyUsage:              usage,
+		KeyUsage:              x509.KeyUsageDigitalSignature, // all that clientAuth allows with any key (4.2.1.12)
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true, // written, critical, and with CA:FALSE
 		SubjectKeyId:          keyID,
