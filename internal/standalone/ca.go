@@ -1,0 +1,247 @@
+package standalone
+
+import (
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/certificate/issuing"
+)
+
+// CAConfig says how the CA's files are kept and whom else the broker trusts.
+type CAConfig struct {
+	Passphrase []byte // of the key files; empty: they are not encrypted
+	Now        func() time.Time
+	// Names are the DNS names and addresses that devices reach the listeners
+	// by. They go into the server certificate.
+	Names []string
+	// ServerCertificate and ServerKey are files used instead of a server
+	// certificate of our own; both or neither. The first holds the chain,
+	// leaf first. ServerCA is a file with what devices verify it by; empty:
+	// what follows the leaf in ServerCertificate, or the leaf itself.
+	ServerCertificate, ServerKey, ServerCA string
+	// ClientCA are files with CAs whose certificates may connect besides our
+	// own. Nothing is signed by them.
+	ClientCA []string
+}
+
+// Names of the files of the CA, below caDir in the data directory.
+const (
+	caDir         = "ca"
+	rootFile      = "root.crt"
+	rootKeyFile   = "root.key"
+	issuingFile   = "issuing.crt"
+	issuingKey    = "issuing.key"
+	serverCAFile  = "server-ca.crt"
+	serverKeyFile = "server-ca.key"
+)
+
+// CA is the trust of a standalone world: a root whose key may be kept
+// elsewhere, the issuing CA below it that signs for devices, and a hierarchy
+// of its own for the servers. Methods are safe for concurrent use.
+type CA struct {
+	root      *x509.Certificate
+	issuer    *x509.Certificate
+	foreign   []*x509.Certificate
+	authority *issuing.Authority
+	server    server
+	roots     []byte
+	entries   []CAEntry
+	warnings  []string
+	now       func() time.Time
+}
+
+// CAEntry describes a CA certificate, or the server certificate, for people.
+type CAEntry struct {
+	Role      string         `json:"role"` // root, issuing, server-ca, server, client-ca
+	Subject   string         `json:"subject"`
+	ID        certificate.ID `json:"id"`
+	NotAfter  time.Time      `json:"notAfter"`
+	Key       string         `json:"key"` // the file; "offline" where it is not here, "memory" where it never was one, empty where it is not ours
+	Encrypted bool           `json:"encrypted"`
+}
+
+// soon is how long before the end of a CA certificate warnings begin.
+const soon = 180 * 24 * time.Hour
+
+// LoadCA reads the CA from a data directory. It refuses a key that is not its
+// certificate's, a wrong passphrase, and a hierarchy that does not hold
+// together; the root's key is not needed. What should worry an operator
+// without stopping anything is in Warnings.
+func LoadCA(data string, config CAConfig) (*CA, error) {
+	dir := filepath.Join(data, caDir)
+	ca := &CA{now: config.Now}
+	var err error
+	if ca.root, err = readCertificate(filepath.Join(dir, rootFile)); err != nil {
+		return nil, fmt.Errorf("root CA: %w", err)
+	}
+	if ca.issuer, err = readCertificate(filepath.Join(dir, issuingFile)); err != nil {
+		return nil, fmt.Errorf("issuing CA: %w", err)
+	}
+	signer, err := ca.readKey(filepath.Join(dir, issuingKey), config.Passphrase)
+	if err != nil {
+		return nil, fmt.Errorf("issuing CA: %w", err)
+	}
+	ca.authority, err = issuing.New(issuing.Config{
+		Chain: []*x509.Certificate{ca.issuer, ca.root}, Signer: signer.key, Now: config.Now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := ca.addRoot(filepath.Join(dir, rootKeyFile)); err != nil {
+		return nil, err
+	}
+	ca.add("issuing", ca.issuer, signer.path, signer.encrypted)
+	if err := ca.loadServer(dir, config); err != nil {
+		return nil, err
+	}
+	return ca, ca.loadForeign(config.ClientCA)
+}
+
+// Authority is the issuing CA.
+func (ca *CA) Authority() *issuing.Authority { return ca.authority }
+
+// Issuer is the issuing CA's certificate.
+func (ca *CA) Issuer() *x509.Certificate { return ca.issuer }
+
+// ClientPool returns a new pool of those whose certificates may connect. The
+// issuing CA is in it as if it were a root, so that a device that sends
+// nothing but its leaf is let in.
+func (ca *CA) ClientPool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(ca.issuer)
+	for _, c := range ca.foreign {
+		pool.AddCert(c)
+	}
+	return pool
+}
+
+// ServerRoots returns what devices verify the listeners by, as PEM: the
+// content of ca.crt and of a package's ca.pem.
+func (ca *CA) ServerRoots() []byte { return ca.roots }
+
+// GetCertificate returns the server certificate, for a tls.Config. One of our
+// own lives in memory and is replaced by itself at two thirds of its time; one
+// from files is read again when the file has changed.
+func (ca *CA) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return ca.server.current()
+}
+
+// DaysLeft returns how many days the issuing CA, or one above it, and the
+// server certificate are still valid; less than zero when they are not.
+func (ca *CA) DaysLeft() (issuingCA, serverCertificate float64) {
+	end := ca.issuer.NotAfter
+	if ca.root.NotAfter.Before(end) {
+		end = ca.root.NotAfter
+	}
+	issuingCA = end.Sub(ca.now()).Hours() / 24
+	if c, err := ca.server.current(); err == nil {
+		serverCertificate = c.Leaf.NotAfter.Sub(ca.now()).Hours() / 24
+	}
+	return issuingCA, serverCertificate
+}
+
+// Entries lists the certificates of the CA, for `ca show`.
+func (ca *CA) Entries() []CAEntry {
+	entries := append([]CAEntry(nil), ca.entries...)
+	if c, err := ca.server.current(); err == nil {
+		entries = append(entries, entry("server", c.Leaf, ca.server.where(), false))
+	}
+	return entries
+}
+
+// Warnings says what an operator should look at, one sentence each.
+func (ca *CA) Warnings() []string { return ca.warnings }
+
+func (ca *CA) add(role string, c *x509.Certificate, key string, encrypted bool) {
+	ca.entries = append(ca.entries, entry(role, c, key, encrypted))
+	switch left := c.NotAfter.Sub(ca.now()); {
+	case left < 0:
+		ca.warn("%s certificate %q has expired on %s", role, c.Subject, c.NotAfter.UTC().Format(time.DateOnly))
+	case left < soon:
+		ca.warn("%s certificate %q expires on %s", role, c.Subject, c.NotAfter.UTC().Format(time.DateOnly))
+	}
+}
+
+func (ca *CA) warn(format string, args ...any) {
+	ca.warnings = append(ca.warnings, fmt.Sprintf(format, args...))
+}
+
+func entry(role string, c *x509.Certificate, key string, encrypted bool) CAEntry {
+	return CAEntry{
+		Role: role, Subject: c.Subject.String(), ID: certificate.IDOf(c.Raw),
+		NotAfter: c.NotAfter.UTC(), Key: key, Encrypted: encrypted,
+	}
+}
+
+// addRoot lists the root. Its key is not read: nothing here needs it.
+func (ca *CA) addRoot(path string) error {
+	where, encrypted := "offline", false
+	text, err := os.ReadFile(path)
+	switch {
+	case err == nil:
+		where = path
+		if encrypted, err = ca.inspectKey(path, text); err != nil {
+			return fmt.Errorf("root CA: %w", err)
+		}
+	case !os.IsNotExist(err):
+		return fmt.Errorf("root CA: %w", err)
+	}
+	ca.add("root", ca.root, where, encrypted)
+	return nil
+}
+
+func (ca *CA) loadForeign(files []string) error {
+	for _, file := range files {
+		found, err := readCertificates(file)
+		if err != nil {
+			return fmt.Errorf("standalone.client_ca: %w", err)
+		}
+		for _, c := range found {
+			if !c.IsCA {
+				return fmt.Errorf("standalone.client_ca: %s: %q is not a CA certificate", file, c.Subject)
+			}
+			ca.foreign = append(ca.foreign, c)
+			ca.add("client-ca", c, "", false)
+		}
+	}
+	return nil
+}
+
+// loadServer reads, or makes, what the listeners show.
+func (ca *CA) loadServer(dir string, config CAConfig) error {
+	if config.ServerCertificate != "" || config.ServerKey != "" {
+		return ca.loadServerFiles(config)
+	}
+	parent, err := readCertificate(filepath.Join(dir, serverCAFile))
+	if err != nil {
+		return fmt.Errorf("server CA: %w", err)
+	}
+	key, err := ca.readKey(filepath.Join(dir, serverKeyFile), config.Passphrase)
+	if err != nil {
+		return fmt.Errorf("server CA: %w", err)
+	}
+	if !issuing.SameKey(key.key.Public(), parent.PublicKey) {
+		return fmt.Errorf("server CA: %s is not the key of %s", key.path, serverCAFile)
+	}
+	ca.add("server-ca", parent, key.path, key.encrypted)
+	ca.roots = encodeCertificates([]*x509.Certificate{parent})
+	made := &madeServer{parent: parent, key: key.key, names: config.Names, now: config.Now}
+	if _, err := made.current(); err != nil {
+		return err
+	}
+	ca.server = made
+	return nil
+}
+
+// keyFile is a CA key that was read.
+type keyFile struct {
+	path      string
+	key       crypto.Signer
+	encrypted bool
+}
