@@ -1,0 +1,69 @@
+// Package control is the operator's API: HTTP and JSON over a Unix socket,
+// with the server that the daemon runs and the client that the CLI uses. Who
+// may use it is a matter of the socket's permissions; who did is asked of the
+// kernel and goes into the audit.
+//
+// Read Ports for what the server stands on, views.go for what goes over the
+// socket, server.go for how a request becomes an answer, then one file for
+// each group of verbs.
+package control
+
+import (
+	"context"
+	"crypto"
+	"time"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/jobs"
+	"github.com/certvendor/certvendor/registry"
+	"github.com/certvendor/certvendor/rotation"
+	"github.com/certvendor/certvendor/vending"
+)
+
+// Ports are what the server stands on. All are required, and safe for
+// concurrent use.
+type Ports struct {
+	Registry     registry.Store
+	Registrar    registry.Registrar
+	Devices      registry.Catalogue
+	Inventory    certificate.Inventory
+	Certificates certificate.Catalogue
+	Journal      rotation.Journal
+	Rotations    rotation.Catalogue
+	Brakes       rotation.Brakes
+	Group        rotation.Group
+	Jobs         jobs.Continuous
+	Issuer       vending.Issuer
+	Packages     vending.Packages
+
+	Now       func() time.Time
+	Validity  time.Duration // of first certificates and of packages
+	Backdate  time.Duration
+	Policies  []string // of first certificates and of packages
+	PerMinute int      // how many members get their job a minute, for the forecast
+	Job       jobs.Job // as the configuration wants it
+
+	// BuildPackage makes the zip of a package.
+	BuildPackage func(key crypto.Signer, c certificate.Certificate, roots []byte) ([]byte, error)
+	// ListPackages returns every package there is, by device.
+	ListPackages func(context.Context) ([]Package, error)
+	// Roots returns, as PEM, what devices verify the broker and links by.
+	Roots func() []byte
+	// CAs lists the CA's certificates.
+	CAs func() []CA
+	// Sweep does what is due; with trustClock it first takes the clock for
+	// right as it is.
+	Sweep func(ctx context.Context, trustClock bool) (rotation.Swept, error)
+	// AddedMember is called when the group has grown, so that nobody waits
+	// for the next look at it.
+	AddedMember func()
+	// Note writes into the audit what an operator is about to do.
+	Note func(context.Context, Event) error
+	// Timeline returns what the audit knows of a device, oldest first.
+	Timeline func(context.Context, registry.DeviceID) ([]Event, error)
+	// VerifyAudit holds the audit's files against its store, and returns how
+	// many events hold together.
+	VerifyAudit func(context.Context) (int64, error)
+	// Ready says why requests of devices cannot be answered, or returns nil.
+	Ready func(context.Context) error
+}

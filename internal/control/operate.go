@@ -1,0 +1,83 @@
+package control
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/jobs"
+	"github.com/certvendor/certvendor/registry"
+)
+
+func (s *Server) ensureJob(r *http.Request) (any, error) {
+	if err := s.note(r.Context(), Event{Kind: "job_ensure"}); err != nil {
+		return nil, err
+	}
+	job, err := s.Jobs.Ensure(r.Context(), s.Job)
+	return jobView(jobs.Status{Job: job}), err
+}
+
+func (s *Server) showJob(r *http.Request) (any, error) {
+	status, err := s.Jobs.Status(r.Context())
+	return jobView(status), err
+}
+
+func jobView(s jobs.Status) Job {
+	return Job{
+		ID: s.Job.ID, Group: s.Job.Group, State: string(s.Job.State), Created: s.Job.Created,
+		Document: string(s.Job.Document), Executions: s.Executions, Waiting: s.Waiting,
+	}
+}
+
+// listing is what `ca show` prints.
+type listing struct {
+	CAs   []CA   `json:"certificates"`
+	Roots string `json:"roots"`
+}
+
+func (s *Server) listCAs(*http.Request) (any, error) {
+	return listing{append([]CA{}, s.CAs()...), string(s.Roots())}, nil
+}
+
+// verified is the answer of an audit that holds together.
+type verified struct {
+	Events int64 `json:"events"`
+}
+
+func (s *Server) verifyAudit(r *http.Request) (any, error) {
+	n, err := s.VerifyAudit(r.Context())
+	return verified{n}, err
+}
+
+// NewRequest returns a certificate request for a device, in PEM, signed with
+// its key.
+func NewRequest(key crypto.Signer, id registry.DeviceID) (string, error) {
+	template := &x509.CertificateRequest{Subject: pkix.Name{CommonName: commonName(id)}}
+	der, err := x509.CreateCertificateRequest(rand.Reader, template, key)
+	if err != nil {
+		return "", fmt.Errorf("device %s: make a certificate request: %w", id, err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})), nil
+}
+
+// commonName leaves the name out where it is longer than a common name may be
+// (RFC 5280, appendix A.1).
+func commonName(id registry.DeviceID) string {
+	if len(id) > 64 {
+		return ""
+	}
+	return string(id)
+}
+
+func ownRequest(key crypto.Signer, id registry.DeviceID) (*certificate.Request, error) {
+	text, err := NewRequest(key, id)
+	if err != nil {
+		return nil, err
+	}
+	return certificate.ParseRequest(text)
+}

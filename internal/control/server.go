@@ -1,0 +1,214 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/registry"
+)
+
+// Bounds of a request's body, in octets.
+const (
+	maxBody    = 512 << 10
+	maxPackage = 1 << 20
+)
+
+// batch is how many names one request may carry, and how many entries a page
+// of a list has.
+const batch = 1000
+
+// Server answers operators on a Unix socket.
+type Server struct {
+	Ports
+	listener net.Listener
+	http     *http.Server
+	// adding lets one device after another have its first certificate, so
+	// that two who add the same device do not both find it without one.
+	adding sync.Mutex
+}
+
+// Open makes the socket. Nobody is answered before Serve; Shutdown gives the
+// socket back, whether Serve was called or not.
+func Open(ctx context.Context, socket Socket, ports Ports) (*Server, error) {
+	listener, err := socket.listen(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{Ports: ports, listener: listener}
+	s.http = &http.Server{
+		Handler: s.routes(), ConnContext: withPeer,
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+	return s, nil
+}
+
+// Serve answers until Shutdown, and then returns nil.
+func (s *Server) Serve() error {
+	if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+		return fmt.Errorf("control: %w", err)
+	}
+	return nil
+}
+
+// Shutdown takes no more requests, waits for those at work until ctx ends, and
+// removes the socket. Repeatable.
+func (s *Server) Shutdown(ctx context.Context) error {
+	err := s.http.Shutdown(ctx)
+	if closed := s.listener.Close(); !errors.Is(closed, net.ErrClosed) {
+		err = errors.Join(err, closed)
+	}
+	if err != nil {
+		return fmt.Errorf("control: %w", err)
+	}
+	return nil
+}
+
+// answer handles one request: what it returns becomes the reply's JSON.
+type answer func(*http.Request) (any, error)
+
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	for pattern, a := range map[string]answer{
+		"GET /v1/ready":                   s.ready,
+		"POST /v1/devices":                s.addDevice,
+		"POST /v1/devices/adopt":          s.adoptDevice,
+		"GET /v1/devices":                 s.listDevices,
+		"GET /v1/devices/{name}":          s.showDevice,
+		"DELETE /v1/devices/{name}":       s.removeDevice,
+		"POST /v1/devices/{name}/block":   s.block(true),
+		"POST /v1/devices/{name}/unblock": s.block(false),
+		"POST /v1/members":                s.join,
+		"POST /v1/members/remove":         s.leave,
+		"GET /v1/members":                 s.listMembers,
+		"GET /v1/rotations":               s.listRotations,
+		"GET /v1/stuck":                   s.listStuck,
+		"GET /v1/status":                  s.status,
+		"POST /v1/sweep":                  s.sweep,
+		"POST /v1/packages/{name}":        s.createPackage,
+		"PUT /v1/packages/{name}":         s.putPackage,
+		"GET /v1/packages":                s.listPackages,
+		"POST /v1/job":                    s.ensureJob,
+		"GET /v1/job":                     s.showJob,
+		"GET /v1/ca":                      s.listCAs,
+		"GET /v1/frozen":                  s.showFrozen,
+		"POST /v1/freeze":                 s.freeze,
+		"POST /v1/thaw":                   s.thaw,
+		"POST /v1/audit/verify":           s.verifyAudit,
+	} {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			r.Body = http.MaxBytesReader(w, r.Body, maxBodyOf(r))
+			reply(w, r, a)
+		})
+	}
+	return mux
+}
+
+func maxBodyOf(r *http.Request) int64 {
+	if r.Method == http.MethodPut {
+		return maxPackage
+	}
+	return maxBody
+}
+
+// failure is the JSON of a refused request.
+type failure struct {
+	Error string `json:"error"`
+}
+
+func reply(w http.ResponseWriter, r *http.Request, a answer) {
+	body, err := a(r)
+	status := http.StatusOK
+	if err != nil {
+		status, body = statusOf(err), failure{err.Error()}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body) // whoever asked has gone
+}
+
+// refusal is an error that says what to do, with its HTTP status.
+type refusal struct {
+	status int
+	text   string
+}
+
+func (r *refusal) Error() string { return r.text }
+
+func refuse(status int, format string, args ...any) error {
+	return &refusal{status, fmt.Sprintf(format, args...)}
+}
+
+func statusOf(err error) int {
+	var r *refusal
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &r):
+		return r.status
+	case errors.As(err, &tooLarge):
+		return http.StatusRequestEntityTooLarge
+	case errors.Is(err, registry.ErrUnknown), errors.Is(err, certificate.ErrUnknown):
+		return http.StatusNotFound
+	case errors.Is(err, certificate.ErrRequest):
+		return http.StatusBadRequest
+	}
+	return http.StatusInternalServerError
+}
+
+// read decodes a request's body: one JSON value, no member that is not known.
+func read(r *http.Request, into any) error {
+	decoder := json.NewDecoder(r.Body)
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(into); err != nil {
+		return badBody(err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return refuse(http.StatusBadRequest, "something follows the request's JSON")
+	}
+	return nil
+}
+
+func badBody(err error) error {
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return err
+	}
+	return refuse(http.StatusBadRequest, "the request is not readable: %v", err)
+}
+
+// device reads a device's name from the path, and looks the device up.
+func (s *Server) device(ctx context.Context, name string) (registry.Device, error) {
+	id, err := registry.ParseDeviceID(name)
+	if err != nil {
+		return registry.Device{}, refuse(http.StatusBadRequest, "%v", err)
+	}
+	d, err := s.Registry.Device(ctx, id)
+	if errors.Is(err, registry.ErrUnknown) {
+		return d, refuse(http.StatusNotFound, "device %s is not known: `certvendor device add %s` enters it", id, id)
+	}
+	return d, err
+}
+
+// note writes into the audit who is about to do what.
+func (s *Server) note(ctx context.Context, e Event) error {
+	if e.Detail == nil {
+		e.Detail = map[string]string{}
+	}
+	e.Kind, e.Detail["who"] = "operator."+e.Kind, peer(ctx)
+	return s.Note(ctx, e)
+}
+
+func (s *Server) ready(r *http.Request) (any, error) {
+	if err := s.Ready(r.Context()); err != nil {
+		return nil, refuse(http.StatusServiceUnavailable, "not ready: %v", err)
+	}
+	return struct{}{}, nil
+}
