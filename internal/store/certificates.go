@@ -1,0 +1,181 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/registry"
+)
+
+// Certificates is the inventory.
+type Certificates struct{ s *Store }
+
+var (
+	_ certificate.Inventory = Certificates{}
+	_ certificate.Catalogue = Certificates{}
+)
+
+// Register implements certificate.Inventory. A certificate that the device
+// holds already stays exactly as it is: one that was deactivated is brought
+// back by Activate, not by being registered again. One that nobody holds any
+// more takes the standing it is registered with.
+func (h Certificates) Register(ctx context.Context, device registry.DeviceID, c certificate.Certificate) error {
+	if h.s.drafts.register(device, c) {
+		return nil
+	}
+	if err := h.s.commit(ctx, func(t *tx) error { return register(t, device, c) }); err != nil {
+		return fmt.Errorf("register certificate %s for device %s: %w", c.ID, device, err)
+	}
+	return nil
+}
+
+// place is where a certificate stands with a device.
+type place struct {
+	standing certificate.Standing
+	holders  int
+	row      bool // there is a row for this device
+	held     bool // and it was not detached
+	seen     time.Time
+	kind     certificate.Kind
+}
+
+const placeQuery = `SELECT c.standing, c.holders, c.kind, h.device IS NOT NULL, coalesce(h.detached = 0, 0), coalesce(h.seen, 0)
+	FROM certificates c LEFT JOIN holdings h ON h.certificate = c.id AND h.device = ? WHERE c.id = ?`
+
+// placeOf returns false for a certificate that the inventory does not know.
+func placeOf(q querier, device registry.DeviceID, id certificate.ID) (place, bool, error) {
+	return single(q, func(row scanner) (p place, err error) {
+		var seen int64
+		err = row.Scan(&p.standing, &p.holders, &p.kind, &p.row, &p.held, &seen)
+		p.seen = moment(seen)
+		return p, err
+	}, placeQuery, device, id)
+}
+
+// usable reports whether the device holds the certificate and it is not
+// deleted.
+func (p place) usable() bool { return p.held && p.standing != certificate.Deleted }
+
+func register(t *tx, device registry.DeviceID, c certificate.Certificate) error {
+	if c.Standing == "" {
+		c.Standing = certificate.Active
+	}
+	at, known, err := placeOf(t, device, c.ID)
+	switch {
+	case err != nil:
+		return err
+	case at.usable():
+		return nil
+	case !known:
+		err = insert(t, device, c)
+	default:
+		err = attach(t, device, c, at)
+	}
+	if err != nil {
+		return err
+	}
+	return t.change(`INSERT INTO holdings (device, certificate, attached) VALUES (?, ?, ?)
+		ON CONFLICT (device, certificate) DO UPDATE SET attached = excluded.attached, detached = 0`,
+		device, c.ID, nanos(t.now))
+}
+
+// attach audits that a known certificate goes to a device, and gives it the
+// standing it is registered with if nobody holds it.
+func attach(t *tx, device registry.DeviceID, c certificate.Certificate, at place) error {
+	standing := at.standing
+	if at.holders == 0 || at.standing == certificate.Deleted {
+		standing = c.Standing
+	}
+	if standing != at.standing {
+		if err := setStanding(t, c.ID, standing); err != nil {
+			return err
+		}
+	}
+	return t.audit(Event{Kind: CertificateAttached, Device: device, Certificate: c.ID, Detail: map[string]string{
+		"standing": string(standing),
+	}})
+}
+
+func setStanding(t *tx, id certificate.ID, standing certificate.Standing) error {
+	return t.change(`UPDATE certificates SET standing = ? WHERE id = ?`, standing, id)
+}
+
+func insert(t *tx, device registry.DeviceID, c certificate.Certificate) error {
+	if c.ID == "" || len(c.DER) == 0 {
+		return errors.New("a certificate needs its id and its DER")
+	}
+	created := c.Created
+	if created.IsZero() {
+		created = t.now
+	}
+	chain := joined(c.Chain)
+	if err := t.change(`INSERT INTO chains (ders) VALUES (?) ON CONFLICT (ders) DO NOTHING`, chain); err != nil {
+		return err
+	}
+	err := t.change(`INSERT INTO certificates (id, der, chain, key, key_type, serial, subject, issuer,
+		not_before, not_after, standing, kind, policies, created)
+		VALUES (?, ?, (SELECT id FROM chains WHERE ders = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		c.ID, c.DER, chain, c.Key, c.KeyType, c.Serial, c.Subject, c.Issuer,
+		c.NotBefore.Unix(), c.NotAfter.Unix(), c.Standing, c.Kind, array(c.Policies), nanos(created))
+	if err != nil {
+		return err
+	}
+	return t.audit(Event{Kind: CertificateRegistered, Device: device, Certificate: c.ID, Detail: map[string]string{
+		"serial": c.Serial, "key": string(c.Key), "standing": string(c.Standing), "kind": string(c.Kind),
+		"issuer": c.Issuer, "notAfter": c.NotAfter.UTC().Format(time.RFC3339),
+	}})
+}
+
+// Activate implements certificate.Inventory.
+func (h Certificates) Activate(ctx context.Context, device registry.DeviceID, id certificate.ID) error {
+	err := h.activate(ctx, device, id)
+	if err != nil {
+		return fmt.Errorf("activate certificate %s of device %s: %w", id, device, err)
+	}
+	return nil
+}
+
+func (h Certificates) activate(ctx context.Context, device registry.DeviceID, id certificate.ID) error {
+	if d := h.s.drafts.find(device); d != nil && d.carries(id) {
+		if err := h.activatable(ctx, device, id, d); err != nil {
+			return err
+		}
+		if h.s.drafts.activate(device, id) {
+			return nil
+		}
+	}
+	return h.s.commit(ctx, func(t *tx) error { return activate(t, device, id) })
+}
+
+// activatable checks what is checked again when the draft is written.
+func (h Certificates) activatable(ctx context.Context, device registry.DeviceID, id certificate.ID, d *draft) error {
+	if d.registers(id) {
+		return nil
+	}
+	return h.s.view(ctx, func(q querier) error {
+		at, _, err := placeOf(q, device, id)
+		if err == nil && !at.usable() {
+			err = certificate.ErrNotHeld
+		}
+		return err
+	})
+}
+
+func activate(t *tx, device registry.DeviceID, id certificate.ID) error {
+	at, _, err := placeOf(t, device, id)
+	switch {
+	case err != nil:
+		return err
+	case !at.usable():
+		return certificate.ErrNotHeld
+	case at.standing == certificate.Active:
+		return nil
+	}
+	if err := setStanding(t, id, certificate.Active); err != nil {
+		return err
+	}
+	return t.audit(Event{Kind: CertificateActivated, Device: device, Certificate: id})
+}

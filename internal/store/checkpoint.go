@@ -1,0 +1,42 @@
+package store
+
+import (
+	"os"
+	"time"
+)
+
+const (
+	checkpointEvery = 500 * time.Millisecond
+	// checkpointAfter is how many commits are let gather in the log.
+	checkpointAfter = 256
+)
+
+// checkpoints moves what was committed from the log into the file, on a
+// connection of its own, so that no commit waits for it. When a log that never
+// comes to rest has grown too long, writers are held off for the moment it
+// takes to start it anew.
+func (s *Store) checkpoints() {
+	db := connect(s.cfg.Path, 1)
+	defer db.Close() //nolint:errcheck // nothing is left in it
+	tick := time.NewTicker(checkpointEvery)
+	defer tick.Stop()
+	for done := int64(0); ; {
+		select {
+		case <-tick.C:
+		case <-s.life.Done():
+			return
+		}
+		commits := s.commits.Load()
+		if commits-done < checkpointAfter {
+			continue
+		}
+		mode := "PASSIVE"
+		if info, err := os.Stat(s.cfg.Path + "-wal"); err == nil && info.Size() > walLimit {
+			mode = "RESTART"
+		}
+		// One that fails (a reader holds the log) is made up for by the next.
+		if _, err := db.ExecContext(s.life, "PRAGMA wal_checkpoint("+mode+")"); err == nil {
+			done = commits
+		}
+	}
+}

@@ -1,0 +1,56 @@
+package store
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	_ "modernc.org/sqlite" // the driver
+)
+
+// walLimit is the size in bytes that the log is cut to when it starts anew.
+const walLimit = 64 << 20
+
+// create makes the file for its owner alone; SQLite gives the log beside it
+// the same mode. Its directory is synced, so that a new store does not vanish.
+func create(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), syncDir(filepath.Dir(path)))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// connect returns a pool of connections to the file. busy_timeout comes first:
+// every later pragma may find the file locked.
+func connect(path string, connections int, pragmas ...string) *sql.DB {
+	values := url.Values{}
+	for _, p := range append([]string{
+		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)",
+		"temp_store(MEMORY)", "cache_size(-16000)", fmt.Sprintf("journal_size_limit(%d)", walLimit),
+	}, pragmas...) {
+		values.Add("_pragma", p)
+	}
+	address := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: values.Encode()}
+	db, err := sql.Open("sqlite", address.String())
+	if err != nil {
+		panic("store: the driver is linked in: " + err.Error())
+	}
+	db.SetMaxOpenConns(connections)
+	db.SetMaxIdleConns(connections)
+	return db
+}

@@ -1,0 +1,203 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/certvendor/certvendor/registry"
+)
+
+// pageSize is what a Limit of 0 means in every catalogue.
+const pageSize = 1000
+
+// Devices is the registry.
+type Devices struct{ s *Store }
+
+var (
+	_ registry.Store     = Devices{}
+	_ registry.Catalogue = Devices{}
+	_ registry.Registrar = Devices{}
+)
+
+const deviceColumns = `d.id, d.blocked, d.added,
+	(SELECT json_group_object(a.name, a.value) FROM attributes a WHERE a.device = d.id)`
+
+func scanDevice(row scanner) (registry.Device, error) {
+	var (
+		d          registry.Device
+		added      int64
+		attributes string
+	)
+	if err := row.Scan(&d.ID, &d.Blocked, &added, &attributes); err != nil {
+		return d, err
+	}
+	d.Added = moment(added)
+	var err error
+	d.Attributes, err = fields(attributes)
+	return d, err
+}
+
+// Device implements registry.Store.
+func (h Devices) Device(ctx context.Context, id registry.DeviceID) (registry.Device, error) {
+	var (
+		d     registry.Device
+		known bool
+	)
+	err := h.s.view(ctx, func(q querier) (err error) {
+		d, known, err = single(q, scanDevice, `SELECT `+deviceColumns+` FROM devices d WHERE d.id = ?`, id)
+		return err
+	})
+	if err == nil && !known {
+		err = registry.ErrUnknown
+	}
+	if err != nil {
+		return registry.Device{}, fmt.Errorf("describe device %s: %w", id, err)
+	}
+	return d, nil
+}
+
+// SetAttributes implements registry.Store.
+func (h Devices) SetAttributes(ctx context.Context, id registry.DeviceID, attributes map[string]string) error {
+	err := h.s.commit(ctx, func(t *tx) error {
+		if err := known(t, id); err != nil {
+			return err
+		}
+		return setAttributes(t, id, attributes)
+	})
+	if err != nil {
+		return fmt.Errorf("set attributes of device %s: %w", id, err)
+	}
+	return nil
+}
+
+func setAttributes(t *tx, id registry.DeviceID, attributes map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(attributes)) {
+		text, args := `DELETE FROM attributes WHERE device = ? AND name = ?`, []any{id, name}
+		if attributes[name] != "" {
+			text = `INSERT INTO attributes VALUES (?, ?, ?)
+				ON CONFLICT (device, name) DO UPDATE SET value = excluded.value WHERE value <> excluded.value`
+			args = append(args, attributes[name])
+		}
+		if err := t.change(text, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// known returns registry.ErrUnknown for a device that is not in the registry.
+func known(q querier, id registry.DeviceID) error {
+	_, ok, err := single(q, value[int], `SELECT 1 FROM devices WHERE id = ?`, id)
+	if err == nil && !ok {
+		return registry.ErrUnknown
+	}
+	return err
+}
+
+// List implements registry.Catalogue.
+func (h Devices) List(ctx context.Context, query registry.Query) ([]registry.Device, error) {
+	from, where, args := `devices d`, []string{`d.id > ?`}, []any{query.After}
+	for i, name := range slices.Sorted(maps.Keys(query.Attributes)) {
+		if i == 0 {
+			// The first attribute leads, in its index, which is by name of device.
+			from = `attributes a CROSS JOIN devices d`
+			where = []string{`a.name = ? AND a.value = ? AND a.device > ? AND d.id = a.device`}
+			args = []any{name, query.Attributes[name], query.After}
+			continue
+		}
+		where = append(where, `EXISTS (SELECT 1 FROM attributes x WHERE x.device = d.id AND x.name = ? AND x.value = ?)`)
+		args = append(args, name, query.Attributes[name])
+	}
+	text := `SELECT ` + deviceColumns + ` FROM ` + from + ` WHERE ` + strings.Join(where, " AND ") + ` ORDER BY d.id LIMIT ?`
+	if len(query.Attributes) > 0 {
+		text = strings.Replace(text, `ORDER BY d.id`, `ORDER BY a.device`, 1)
+	}
+	var page []registry.Device
+	err := h.s.view(ctx, func(q querier) (err error) {
+		page, err = collect(q, scanDevice, text, append(args, limit(query.Limit))...)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	return page, nil
+}
+
+func limit(n int) int {
+	if n <= 0 {
+		return pageSize
+	}
+	return n
+}
+
+// Add implements registry.Registrar.
+func (h Devices) Add(ctx context.Context, id registry.DeviceID, attributes map[string]string) error {
+	err := h.s.commit(ctx, func(t *tx) error {
+		_, there, err := single(t, value[int], `SELECT 1 FROM devices WHERE id = ?`, id)
+		if err != nil || there {
+			return err
+		}
+		if err := t.change(`INSERT INTO devices VALUES (?, 0, ?)`, id, nanos(t.now)); err != nil {
+			return err
+		}
+		if err := setAttributes(t, id, attributes); err != nil {
+			return err
+		}
+		return t.audit(Event{Kind: DeviceAdded, Device: id})
+	})
+	if err != nil {
+		return fmt.Errorf("add device %s: %w", id, err)
+	}
+	return nil
+}
+
+// Remove implements registry.Registrar. Which certificates the device holds
+// stays as it was: they are its own again if it is added again.
+func (h Devices) Remove(ctx context.Context, id registry.DeviceID) error {
+	err := h.s.commit(ctx, func(t *tx) error {
+		if err := known(t, id); err != nil {
+			return err
+		}
+		if err := leave(t, id); err != nil {
+			return err
+		}
+		if err := t.change(`DELETE FROM devices WHERE id = ?`, id); err != nil {
+			return err
+		}
+		return t.audit(Event{Kind: DeviceRemoved, Device: id})
+	})
+	if err != nil {
+		return fmt.Errorf("remove device %s: %w", id, err)
+	}
+	return nil
+}
+
+// Block implements registry.Registrar.
+func (h Devices) Block(ctx context.Context, id registry.DeviceID, blocked bool) error {
+	err := h.s.commit(ctx, func(t *tx) error {
+		is, there, err := single(t, value[bool], `SELECT blocked FROM devices WHERE id = ?`, id)
+		switch {
+		case err != nil:
+			return err
+		case !there:
+			return registry.ErrUnknown
+		case is == blocked:
+			return nil
+		}
+		if err := t.change(`UPDATE devices SET blocked = ? WHERE id = ?`, blocked, id); err != nil {
+			return err
+		}
+		kind := DeviceUnblocked
+		if blocked {
+			kind = DeviceBlocked
+		}
+		return t.audit(Event{Kind: kind, Device: id})
+	})
+	if err != nil {
+		return fmt.Errorf("block device %s: %w", id, err)
+	}
+	return nil
+}

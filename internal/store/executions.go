@@ -1,0 +1,203 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/certvendor/certvendor/jobs"
+	"github.com/certvendor/certvendor/protocol"
+	"github.com/certvendor/certvendor/registry"
+)
+
+const executionColumns = `device, job, number, status, details, version, queued, started, updated`
+
+func scanExecution(row scanner) (jobs.Execution, error) {
+	var (
+		e                        jobs.Execution
+		details                  string
+		queued, started, updated int64
+	)
+	err := row.Scan(&e.Device, &e.JobID, &e.Number, &e.Status, &details, &e.Version, &queued, &started, &updated)
+	if err != nil {
+		return e, err
+	}
+	e.QueuedAt, e.StartedAt, e.UpdatedAt = moment(queued), moment(started), moment(updated)
+	e.Details, err = fields(details)
+	return e, err
+}
+
+func save(t *tx, e jobs.Execution) error {
+	return t.change(`INSERT INTO executions (`+executionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (device, job, number) DO UPDATE SET status = excluded.status, details = excluded.details,
+		version = excluded.version, started = excluded.started, updated = excluded.updated`,
+		e.Device, e.JobID, e.Number, e.Status, object(e.Details), e.Version,
+		nanos(e.QueuedAt), nanos(e.StartedAt), nanos(e.UpdatedAt))
+}
+
+// Pending returns a device's executions that have not ended: those in progress
+// first, then those queued, the oldest first in each.
+func (h Jobs) Pending(ctx context.Context, device registry.DeviceID) ([]jobs.Execution, error) {
+	var pending []jobs.Execution
+	err := h.s.view(ctx, func(q querier) (err error) {
+		pending, err = collect(q, scanExecution, `SELECT `+executionColumns+` FROM executions
+			WHERE device = ? AND status IN ('IN_PROGRESS', 'QUEUED')
+			ORDER BY status = 'QUEUED', queued, job, number`, device)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("pending jobs of device %s: %w", device, err)
+	}
+	return pending, nil
+}
+
+// Execution returns one execution; number 0 is the newest of that job on that
+// device. ErrNoExecution if there is none.
+func (h Jobs) Execution(ctx context.Context, device registry.DeviceID, jobID string, number int64) (jobs.Execution, error) {
+	var e jobs.Execution
+	err := h.s.view(ctx, func(q querier) (err error) {
+		e, err = execution(q, device, jobID, number)
+		return err
+	})
+	if err != nil {
+		return jobs.Execution{}, fmt.Errorf("job %.64q of device %s: %w", jobID, device, err)
+	}
+	return e, nil
+}
+
+func execution(q querier, device registry.DeviceID, jobID string, number int64) (jobs.Execution, error) {
+	e, there, err := single(q, scanExecution, `SELECT `+executionColumns+` FROM executions
+		WHERE device = ? AND job = ? AND (? = 0 OR number = ?) ORDER BY number DESC LIMIT 1`,
+		device, jobID, number, number)
+	if err == nil && !there {
+		err = ErrNoExecution
+	}
+	return e, err
+}
+
+// Document returns the document of a job. ErrNoJob if there is none of the id.
+func (h Jobs) Document(ctx context.Context, jobID string) ([]byte, error) {
+	var document []byte
+	err := h.s.view(ctx, func(q querier) error {
+		var known bool
+		var err error
+		document, known, err = single(q, value[[]byte], `SELECT document FROM jobs WHERE id = ?`, jobID)
+		if err == nil && !known {
+			err = ErrNoJob
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("document of job %.64q: %w", jobID, err)
+	}
+	return document, nil
+}
+
+// Update changes one execution (number 0: the newest) by change, with nothing
+// in between, and returns it as it is then. An error of change is returned
+// as it is, and nothing is written. change must depend on nothing but its
+// argument: it may be called again if the transaction is repeated.
+func (h Jobs) Update(
+	ctx context.Context, device registry.DeviceID, jobID string, number int64,
+	change func(jobs.Execution) (jobs.Execution, error),
+) (jobs.Execution, error) {
+	updated, err := commitFor(ctx, h.s, func(t *tx) (jobs.Execution, error) {
+		e, err := execution(t, device, jobID, number)
+		if err != nil {
+			return e, err
+		}
+		changed, err := change(e)
+		if err != nil {
+			return e, refusal{err}
+		}
+		// What names an execution does not change.
+		changed.Device, changed.JobID, changed.Number, changed.QueuedAt = e.Device, e.JobID, e.Number, e.QueuedAt
+		return changed, save(t, changed)
+	})
+	if refused := (refusal{}); errors.As(err, &refused) {
+		return jobs.Execution{}, refused.why
+	}
+	if err != nil {
+		return jobs.Execution{}, fmt.Errorf("update job %.64q of device %s: %w", jobID, device, err)
+	}
+	return updated, nil
+}
+
+// Release gives up to most waiting members, those that wait longest first,
+// their execution of the job, and returns them. Members that are blocked or not
+// in the registry go on waiting. Nobody gets one of a canceled job.
+func (h Jobs) Release(ctx context.Context, most int) ([]registry.DeviceID, error) {
+	released, err := commitFor(ctx, h.s, func(t *tx) ([]registry.DeviceID, error) {
+		job, some, err := newestJob(t)
+		if err != nil || !some || job.State != jobs.InProgress || most <= 0 {
+			return nil, err
+		}
+		waiting, err := collect(t, value[registry.DeviceID], `SELECT m.device
+			FROM members m INDEXED BY members_waiting CROSS JOIN devices d
+			WHERE m.waits <> 0 AND d.id = m.device AND d.blocked = 0 ORDER BY m.waits, m.device LIMIT ?`, most)
+		if err != nil {
+			return nil, err
+		}
+		for _, device := range waiting {
+			if err := release(t, job.ID, device); err != nil {
+				return nil, err
+			}
+		}
+		return waiting, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("release members: %w", err)
+	}
+	return released, nil
+}
+
+func release(t *tx, job string, device registry.DeviceID) error {
+	last, err := value[int64](t.row(`SELECT coalesce(max(number), 0) FROM executions WHERE device = ? AND job = ?`, device, job))
+	if err != nil {
+		return err
+	}
+	if err := t.change(`UPDATE members SET waits = 0 WHERE device = ?`, device); err != nil {
+		return err
+	}
+	return save(t, jobs.Execution{
+		JobID: job, Device: device, Number: last + 1, Status: protocol.JobQueued, Version: 1,
+		QueuedAt: t.now, UpdatedAt: t.now,
+	})
+}
+
+// InFlight returns how many executions have not ended, of whatever job.
+func (h Jobs) InFlight(ctx context.Context) (int, error) {
+	var n int
+	err := h.s.view(ctx, func(q querier) (err error) {
+		n, err = value[int](q.row(`SELECT coalesce(sum(n), 0) FROM tallies
+			WHERE what IN (SELECT id FROM jobs) AND state IN ('QUEUED', 'IN_PROGRESS')`))
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("count executions in flight: %w", err)
+	}
+	return n, nil
+}
+
+// timeOutMost bounds how many executions one commit times out.
+const timeOutMost = 1000
+
+// TimeOut ends executions that are in progress since before a time as
+// TIMED_OUT and returns their devices, at most 1,000: ask again until it
+// returns none.
+func (h Jobs) TimeOut(ctx context.Context, startedBefore time.Time) ([]registry.DeviceID, error) {
+	ended, err := commitFor(ctx, h.s, func(t *tx) ([]registry.DeviceID, error) {
+		late, err := collect(t, scanExecution, `SELECT `+executionColumns+` FROM executions INDEXED BY executions_started
+			WHERE status = 'IN_PROGRESS' AND started < ? ORDER BY started LIMIT ?`, nanos(startedBefore), timeOutMost)
+		if err != nil {
+			return nil, err
+		}
+		return devicesOf(late, func(e jobs.Execution) registry.DeviceID { return e.Device }),
+			endAll(t, late, protocol.JobTimedOut)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("time out executions: %w", err)
+	}
+	return ended, nil
+}

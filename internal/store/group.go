@@ -1,0 +1,115 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/certvendor/certvendor/jobs"
+	"github.com/certvendor/certvendor/protocol"
+	"github.com/certvendor/certvendor/registry"
+	"github.com/certvendor/certvendor/rotation"
+)
+
+// Group is the rotation group. A member waits from the moment it is added until
+// Jobs.Release gives it its execution of the job, once for its membership.
+type Group struct{ s *Store }
+
+var _ rotation.Group = Group{}
+
+// Add implements rotation.Group. A device that is not in the registry may be
+// added; it waits until it is.
+func (h Group) Add(ctx context.Context, id registry.DeviceID) error {
+	err := h.s.commit(ctx, func(t *tx) error {
+		waits, there, err := single(t, value[int64], `SELECT waits FROM members WHERE device = ?`, id)
+		switch {
+		case err != nil:
+			return err
+		case there && waits != 0:
+			return nil
+		case there:
+			return again(t, id)
+		}
+		if err := t.change(`INSERT INTO members VALUES (?, ?, ?)`, id, nanos(t.now), nanos(t.now)); err != nil {
+			return err
+		}
+		return t.audit(Event{Kind: GroupAdded, Device: id})
+	})
+	if err != nil {
+		return fmt.Errorf("add device %s to the rotation group: %w", id, err)
+	}
+	return nil
+}
+
+// again lets a member wait for a new execution if its newest one has ended: it
+// has not acked, or it would not be a member any more.
+func again(t *tx, id registry.DeviceID) error {
+	status, some, err := single(t, value[protocol.JobStatus], `SELECT status FROM executions
+		WHERE device = ? ORDER BY queued DESC, number DESC LIMIT 1`, id)
+	if err != nil || !some || !status.Terminal() {
+		return err
+	}
+	return t.change(`UPDATE members SET waits = ? WHERE device = ?`, nanos(t.now), id)
+}
+
+// Remove implements rotation.Group. Executions that are queued become REMOVED;
+// one that is in progress is left.
+func (h Group) Remove(ctx context.Context, id registry.DeviceID, since time.Time) error {
+	err := h.s.commit(ctx, func(t *tx) error {
+		from, there, err := single(t, value[int64], `SELECT since FROM members WHERE device = ?`, id)
+		if err != nil || !there || !since.IsZero() && from >= nanos(since) {
+			return err
+		}
+		return leave(t, id)
+	})
+	if err != nil {
+		return fmt.Errorf("remove device %s from the rotation group: %w", id, err)
+	}
+	return nil
+}
+
+func leave(t *tx, id registry.DeviceID) error {
+	_, there, err := single(t, value[int], `SELECT 1 FROM members WHERE device = ?`, id)
+	if err != nil || !there {
+		return err
+	}
+	if err := t.change(`DELETE FROM members WHERE device = ?`, id); err != nil {
+		return err
+	}
+	queued, err := collect(t, scanExecution, `SELECT `+executionColumns+` FROM executions
+		WHERE device = ? AND status = 'QUEUED'`, id)
+	if err != nil {
+		return err
+	}
+	if err := endAll(t, queued, protocol.JobRemoved); err != nil {
+		return err
+	}
+	return t.audit(Event{Kind: GroupRemoved, Device: id})
+}
+
+func endAll(t *tx, all []jobs.Execution, status protocol.JobStatus) error {
+	for _, e := range all {
+		if err := save(t, e.End(status, t.now)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Members implements rotation.Group.
+func (h Group) Members(ctx context.Context, after registry.DeviceID, most int) ([]rotation.Member, error) {
+	var page []rotation.Member
+	err := h.s.view(ctx, func(q querier) (err error) {
+		page, err = collect(q, func(row scanner) (m rotation.Member, err error) {
+			var since int64
+			err = row.Scan(&m.Device, &since)
+			m.Since = moment(since)
+			return m, err
+		}, `SELECT device, since FROM members WHERE device > ? ORDER BY device LIMIT ?`, after, limit(most))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("members of the rotation group: %w", err)
+	}
+	return page, nil
+}

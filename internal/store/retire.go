@@ -1,0 +1,97 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/certvendor/certvendor/certificate"
+)
+
+var errNoRule = errors.New("a removal needs to be asked for its leave")
+
+// Retire implements certificate.Inventory. Allowed is asked on the goroutine
+// that writes, within the transaction of the removal, with the sightings that
+// are not written yet; it must not ask the store to write, and may be asked
+// again if that transaction has to be repeated.
+func (h Certificates) Retire(ctx context.Context, r certificate.Removal) error {
+	if r.Allowed == nil {
+		return errNoRule
+	}
+	if r.Mode != certificate.Deactivate && r.Mode != certificate.Delete {
+		return fmt.Errorf("retire certificate %s: %q is not a way to do it", r.Certificate, r.Mode)
+	}
+	// A sighting that is reported from here on waits for what is decided.
+	h.s.sightings.hold(r.Device)
+	err := h.s.commitThen(ctx, func(t *tx) error { return h.retire(t, r) },
+		func(error) { h.s.sightings.release(r.Device) })
+	if refused := (refusal{}); errors.As(err, &refused) {
+		return refused.why
+	}
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("retire certificate %s of device %s: %w", r.Certificate, r.Device, err)
+}
+
+// refusal carries what Allowed said, as it is, to the caller.
+type refusal struct{ why error }
+
+func (r refusal) Error() string { return r.why.Error() }
+
+func (h Certificates) retire(t *tx, r certificate.Removal) error {
+	held, err := heldBy(t, r.Device)
+	if err != nil {
+		return err
+	}
+	held = h.s.alive(held, h.s.sightings.of(r.Device))
+	if why := r.Allowed(held); why != nil {
+		return refusal{why}
+	}
+	at, known, err := placeOf(t, r.Device, r.Certificate)
+	switch {
+	case err != nil:
+		return err
+	case !known:
+		return certificate.ErrUnknown
+	case !at.usable():
+		return nil
+	case at.holders > 1:
+		return h.detach(t, r, CertificateDetached)
+	case r.Mode == certificate.Delete:
+		return h.remove(t, r)
+	case at.standing == certificate.Active:
+		return h.deactivate(t, r)
+	}
+	return nil
+}
+
+func (h Certificates) deactivate(t *tx, r certificate.Removal) error {
+	if err := setStanding(t, r.Certificate, certificate.Inactive); err != nil {
+		return err
+	}
+	return h.gone(t, r, CertificateDeactivated)
+}
+
+func (h Certificates) remove(t *tx, r certificate.Removal) error {
+	if err := setStanding(t, r.Certificate, certificate.Deleted); err != nil {
+		return err
+	}
+	return h.detach(t, r, CertificateDeleted)
+}
+
+func (h Certificates) detach(t *tx, r certificate.Removal, kind string) error {
+	err := t.change(`UPDATE holdings SET detached = ? WHERE device = ? AND certificate = ?`,
+		nanos(t.now), r.Device, r.Certificate)
+	if err != nil {
+		return err
+	}
+	return h.gone(t, r, kind)
+}
+
+func (h Certificates) gone(t *tx, r certificate.Removal, kind string) error {
+	if h.s.cfg.Retired != nil {
+		t.committed(func() { h.s.cfg.Retired(r.Device, r.Certificate) })
+	}
+	return t.audit(Event{Kind: kind, Device: r.Device, Certificate: r.Certificate})
+}

@@ -1,0 +1,120 @@
+package store
+
+import (
+	"slices"
+	"strconv"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/registry"
+	"github.com/certvendor/certvendor/rotation"
+)
+
+const rotationColumns = `device, number, state, by_package, key, certificate, over, named, held, nonce, profile,
+	evidence, unproven, behind, opened, vended_at, acked_at, proven_at, closed_at, lease_instance, lease_until, version`
+
+func scanRotation(row scanner) (rotation.Rotation, error) {
+	var (
+		r                                                    rotation.Rotation
+		held, behind                                         string
+		opened, vended, acked, proven, closedAt, leasedUntil int64
+	)
+	err := row.Scan(&r.Device, &r.Number, &r.State, &r.ByPackage, &r.Key, &r.Certificate, &r.Over, &r.Named, &held,
+		&r.Nonce, &r.Profile, &r.Evidence, &r.Unproven, &behind, &opened, &vended, &acked, &proven, &closedAt,
+		&r.Lease.Instance, &leasedUntil, &r.Version)
+	if err != nil {
+		return r, err
+	}
+	r.Opened, r.VendedAt, r.AckedAt = moment(opened), moment(vended), moment(acked)
+	r.ProvenAt, r.ClosedAt, r.Lease.Until = moment(proven), moment(closedAt), moment(leasedUntil)
+	if r.Held, err = names[certificate.ID](held); err != nil {
+		return r, err
+	}
+	r.Behind, err = names[rotation.Step](behind)
+	return r, err
+}
+
+// values returns what the columns of a rotation shall hold.
+func values(r rotation.Rotation) []any {
+	return []any{
+		r.Device, r.Number, r.State, r.ByPackage, r.Key, r.Certificate, r.Over, r.Named, array(r.Held), r.Nonce, r.Profile,
+		r.Evidence, r.Unproven, array(r.Behind), nanos(r.Opened), nanos(r.VendedAt), nanos(r.AckedAt), nanos(r.ProvenAt),
+		nanos(r.ClosedAt), r.Lease.Instance, nanos(r.Lease.Until), r.Version, since(r), 0,
+	}
+}
+
+// since returns from when on the sweep counts its patience with a rotation.
+func since(r rotation.Rotation) int64 {
+	switch r.State {
+	case rotation.Intended, rotation.Issued:
+		return nanos(r.Opened)
+	case rotation.Vended:
+		return nanos(r.VendedAt)
+	case rotation.Proven:
+		return nanos(r.ProvenAt)
+	}
+	return 0
+}
+
+// write writes the rotation in place of the one of its number, or as a new one,
+// with its version as it stands. An event records a state it was not in before.
+func write(t *tx, r rotation.Rotation, before rotation.State) error {
+	err := t.change(`INSERT INTO rotations (`+rotationColumns+`, since, woken)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (device, number) DO UPDATE SET state = excluded.state, by_package = excluded.by_package,
+		key = excluded.key, certificate = excluded.certificate, over = excluded.over, named = excluded.named,
+		held = excluded.held, nonce = excluded.nonce, profile = excluded.profile, evidence = excluded.evidence,
+		unproven = excluded.unproven, behind = excluded.behind, opened = excluded.opened,
+		vended_at = excluded.vended_at, acked_at = excluded.acked_at, proven_at = excluded.proven_at,
+		closed_at = excluded.closed_at, lease_instance = excluded.lease_instance, lease_until = excluded.lease_until,
+		version = excluded.version, since = excluded.since, woken = excluded.woken`, values(r)...)
+	if err != nil {
+		return err
+	}
+	if err := wake(t, r); err != nil || r.State == before {
+		return err
+	}
+	return t.audit(Event{Kind: RotationState, Device: r.Device, Certificate: r.Certificate, Detail: detail(r)})
+}
+
+// wake marks a rotation whose certificate was seen since it was vended. What is
+// seen later marks it too, see writeSighting.
+func wake(t *tx, r rotation.Rotation) error {
+	switch r.State {
+	case rotation.Vended, rotation.Acknowledged, rotation.Stale:
+		return t.change(`UPDATE rotations SET woken = 1 WHERE device = ? AND number = ? AND EXISTS (
+			SELECT 1 FROM holdings h WHERE h.device = ? AND h.certificate = ? AND h.seen > 0 AND h.seen >= ?)`,
+			r.Device, r.Number, r.Device, r.Certificate, nanos(r.VendedAt))
+	}
+	return nil
+}
+
+func detail(r rotation.Rotation) map[string]string {
+	all := map[string]string{"rotation": strconv.FormatInt(r.Number, 10), "state": string(r.State)}
+	for name, text := range map[string]string{
+		"key": string(r.Key), "over": string(r.Over), "evidence": string(r.Evidence), "profile": r.Profile,
+	} {
+		if text != "" {
+			all[name] = text
+		}
+	}
+	return all
+}
+
+// numbered returns a device's rotation of a number.
+func numbered(q querier, device registry.DeviceID, number int64) (rotation.Rotation, bool, error) {
+	return single(q, scanRotation,
+		`SELECT `+rotationColumns+` FROM rotations WHERE device = ? AND number = ?`, device, number)
+}
+
+// otherOpen reports whether a rotation of the device is open besides those of
+// the numbers given.
+func otherOpen(q querier, device registry.DeviceID, besides ...int64) (bool, error) {
+	number, open, err := single(q, value[int64], `SELECT number FROM rotations
+		WHERE device = ? AND state IN ('intended', 'issued', 'vended', 'acknowledged', 'proven')`, device)
+	return open && !slices.Contains(besides, number), err
+}
+
+func cloned(r rotation.Rotation) rotation.Rotation {
+	r.Held, r.Behind = slices.Clone(r.Held), slices.Clone(r.Behind)
+	return r
+}

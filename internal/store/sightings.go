@@ -1,0 +1,239 @@
+package store
+
+import (
+	"container/list"
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/registry"
+)
+
+const (
+	// latestKept is for how many devices the latest sighting is remembered.
+	latestKept = 1 << 16
+	// unwrittenKept is how many sightings may wait for the next commit before
+	// one is made for them.
+	unwrittenKept = 1 << 13
+)
+
+// sightings holds what need not be durable at once: a device that was last
+// seen on a certificate and is seen on it again. What it knows of a device was
+// committed before, so a repeat needs no second look at who holds what, unless
+// a removal from that device is under way.
+type sightings struct {
+	full chan struct{} // asks the writer for a commit
+
+	mu        sync.Mutex
+	latest    map[registry.DeviceID]*list.Element // of certificate.Sighting
+	order     *list.List                          // most recently used first
+	unwritten map[registry.DeviceID][]certificate.Sighting
+	waiting   int
+	removing  map[registry.DeviceID]int
+}
+
+func (s *sightings) init() {
+	s.full = make(chan struct{}, 1)
+	s.latest = map[registry.DeviceID]*list.Element{}
+	s.order = list.New()
+	s.unwritten = map[registry.DeviceID][]certificate.Sighting{}
+	s.removing = map[registry.DeviceID]int{}
+}
+
+// repeat takes a sighting on the certificate that the device was last seen on.
+// It returns false for every other: that one has to be committed.
+func (s *sightings) repeat(seen certificate.Sighting) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, ok := s.latest[seen.Device]
+	if !ok || s.removing[seen.Device] > 0 {
+		return false
+	}
+	known := e.Value.(certificate.Sighting)
+	if known.Certificate != seen.Certificate {
+		return false
+	}
+	s.order.MoveToFront(e)
+	if !seen.At.After(known.At) {
+		return true
+	}
+	e.Value = seen
+	s.keep(seen)
+	return true
+}
+
+func (s *sightings) keep(seen certificate.Sighting) {
+	all := s.unwritten[seen.Device]
+	for i := range all {
+		if all[i].Certificate == seen.Certificate {
+			all[i] = seen
+			return
+		}
+	}
+	s.unwritten[seen.Device] = append(all, seen)
+	if s.waiting++; s.waiting < unwrittenKept {
+		return
+	}
+	select {
+	case s.full <- struct{}{}:
+	default:
+	}
+}
+
+// committed remembers the latest sighting of a device, once it is durable.
+func (s *sightings) committed(seen certificate.Sighting) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e, ok := s.latest[seen.Device]; ok {
+		if seen.At.After(e.Value.(certificate.Sighting).At) {
+			e.Value = seen
+		}
+		return
+	}
+	s.latest[seen.Device] = s.order.PushFront(seen)
+	if s.order.Len() > latestKept {
+		oldest := s.order.Remove(s.order.Back()).(certificate.Sighting)
+		delete(s.latest, oldest.Device)
+	}
+}
+
+// of returns a device's sightings that are not written yet.
+func (s *sightings) of(device registry.DeviceID) []certificate.Sighting {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]certificate.Sighting(nil), s.unwritten[device]...)
+}
+
+// hold makes every sighting of a device go through the writer, behind a
+// removal, until release.
+func (s *sightings) hold(device registry.DeviceID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.removing[device]++
+}
+
+// release lets repeats of a device pass again, once they were committed anew.
+func (s *sightings) release(device registry.DeviceID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.removing[device]--; s.removing[device] == 0 {
+		delete(s.removing, device)
+	}
+	if e, ok := s.latest[device]; ok {
+		s.order.Remove(e)
+		delete(s.latest, device)
+	}
+}
+
+// flush returns the operation that writes what waits, or nil.
+func (s *sightings) flush() *operation {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting == 0 {
+		return nil
+	}
+	all := make([]certificate.Sighting, 0, s.waiting)
+	for _, of := range s.unwritten {
+		all = append(all, of...)
+	}
+	return &operation{
+		done: make(chan error, 1),
+		run: func(t *tx) error {
+			for _, seen := range all {
+				if err := writeSighting(t, seen); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		finish: func(err error) {
+			if err == nil {
+				s.written(all)
+			}
+		},
+	}
+}
+
+// written drops what was committed, but not what came since.
+func (s *sightings) written(all []certificate.Sighting) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, seen := range all {
+		var left []certificate.Sighting
+		for _, waits := range s.unwritten[seen.Device] {
+			if waits.Certificate == seen.Certificate && !waits.At.After(seen.At) {
+				s.waiting--
+				continue
+			}
+			left = append(left, waits)
+		}
+		if s.unwritten[seen.Device] = left; len(left) == 0 {
+			delete(s.unwritten, seen.Device)
+		}
+	}
+}
+
+// Seen implements certificate.Inventory. A repeated sighting is written with
+// the next commit, and within seconds.
+func (h Certificates) Seen(ctx context.Context, seen certificate.Sighting) error {
+	if seen.At.IsZero() {
+		return fmt.Errorf("sighting of device %s on certificate %s: without a time", seen.Device, seen.Certificate)
+	}
+	if h.s.sightings.repeat(seen) {
+		return nil
+	}
+	err := h.s.commit(ctx, func(t *tx) error {
+		at, _, err := placeOf(t, seen.Device, seen.Certificate)
+		switch {
+		case err != nil:
+			return err
+		case !at.usable():
+			return certificate.ErrNotHeld
+		case at.standing != certificate.Active:
+			return certificate.ErrNotActive
+		}
+		if err := writeSighting(t, seen); err != nil {
+			return err
+		}
+		// Only what was just found usable may be repeated without a look.
+		latest, err := latestOf(t, seen.Device)
+		if latest.Certificate == seen.Certificate {
+			t.committed(func() { h.s.sightings.committed(latest) })
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("sighting of device %s on certificate %s: %w", seen.Device, seen.Certificate, err)
+	}
+	return nil
+}
+
+// writeSighting leaves a later one alone. A rotation that vended the
+// certificate before is marked for the sweep.
+func writeSighting(t *tx, seen certificate.Sighting) error {
+	at := nanos(seen.At)
+	_, fresh, err := single(t, value[int], `SELECT 1 FROM holdings WHERE device = ? AND certificate = ? AND seen < ?`,
+		seen.Device, seen.Certificate, at)
+	if err != nil || !fresh {
+		return err
+	}
+	if err := t.change(`UPDATE holdings SET seen = ?, evidence = ? WHERE device = ? AND certificate = ?`,
+		at, seen.Evidence, seen.Device, seen.Certificate); err != nil {
+		return err
+	}
+	return t.change(`UPDATE rotations SET woken = 1 WHERE device = ? AND certificate = ? AND woken = 0
+		AND state IN ('vended', 'acknowledged', 'stale') AND vended_at <= ?`, seen.Device, seen.Certificate, at)
+}
+
+// latestOf returns the sighting that came last over all the device holds.
+func latestOf(q querier, device registry.DeviceID) (certificate.Sighting, error) {
+	latest := certificate.Sighting{Device: device}
+	return scanned(single(q, func(row scanner) (certificate.Sighting, error) {
+		var at int64
+		err := row.Scan(&latest.Certificate, &at, &latest.Evidence)
+		latest.At = moment(at)
+		return latest, err
+	}, `SELECT certificate, seen, evidence FROM holdings
+		WHERE device = ? AND detached = 0 AND seen > 0 ORDER BY seen DESC LIMIT 1`, device))
+}
