@@ -131,7 +131,7 @@ func (p *Packages) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer f.Close()
 	info, err := f.Stat()
-	if err != nil || info.Size() > MaxPackage {
+	if err != nil || !info.Mode().IsRegular() || info.Size() > MaxPackage {
 		forbid(w)
 		return
 	}

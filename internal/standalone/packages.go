@@ -26,12 +26,13 @@ type PackageRow struct {
 // PackageRows remember which package is whose; the files are elsewhere.
 // Methods are durable when they return, and safe for concurrent use.
 type PackageRows interface {
-	// Put enters a package, in place of the device's former one.
+	// Put enters a package, or does nothing if it is there.
 	Put(context.Context, registry.DeviceID, certificate.ID) error
-	// Find returns the device's package, or vending.ErrNoPackage.
+	// Find returns the device's package that is not spent, or else the newest
+	// that is, or vending.ErrNoPackage.
 	Find(context.Context, registry.DeviceID) (PackageRow, error)
-	// Spend marks the device's package as used if it is of that certificate.
-	// Idempotent, also for a package that is not there.
+	// Spend marks a package as used or replaced. Idempotent. It may return
+	// vending.ErrNoPackage for one that is not there.
 	Spend(context.Context, registry.DeviceID, certificate.ID) error
 }
 
@@ -91,8 +92,8 @@ func OpenPackages(config PackagesConfig, rows PackageRows) (*Packages, error) {
 	}, nil
 }
 
-// Find returns the device's newest package, or vending.ErrNoPackage. A package
-// whose file was lost is found all the same; Link says that it is gone.
+// Find returns the device's newest package, or vending.ErrNoPackage if there
+// is none, or only one that waits and whose file is gone.
 func (p *Packages) Find(ctx context.Context, id registry.DeviceID) (vending.Package, error) {
 	row, err := p.rows.Find(ctx, id)
 	if err != nil {
@@ -101,70 +102,82 @@ func (p *Packages) Find(ctx context.Context, id registry.DeviceID) (vending.Pack
 	if row.Certificate == "" {
 		return vending.Package{}, fmt.Errorf("find package of device %s: %w", id, vending.ErrNoCertificateID)
 	}
-	return vending.Package{Certificate: row.Certificate, Spent: !row.Spent.IsZero()}, nil
+	found := vending.Package{Certificate: row.Certificate, Spent: !row.Spent.IsZero()}
+	if found.Spent {
+		return found, nil
+	}
+	// Without its file a package must not get as far as being activated.
+	return found, p.stat(id, row.Certificate)
+}
+
+// stat returns vending.ErrNoPackage if a package's file is gone.
+func (p *Packages) stat(id registry.DeviceID, c certificate.ID) error {
+	_, err := os.Stat(p.path(packageName(id, c), liveSuffix))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = vending.ErrNoPackage // the path is of no use to anybody
+	}
+	if err != nil {
+		return fmt.Errorf("package of device %s: %w", id, err)
+	}
+	return nil
 }
 
 // Link returns a URL that serves the package until its lifetime ends or the
 // package is spent.
 func (p *Packages) Link(_ context.Context, id registry.DeviceID, c certificate.ID) (string, error) {
-	name := packageName(id, c)
-	_, err := os.Stat(p.path(name, liveSuffix))
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("link to the package of device %s: %w", id, vending.ErrNoPackage)
+	if err := p.stat(id, c); err != nil {
+		return "", err
 	}
-	if err != nil {
-		return "", fmt.Errorf("link to the package of device %s: %w", id, err)
-	}
-	return p.links.to(name), nil
+	return p.links.to(packageName(id, c)), nil
 }
 
 // Put stores a package, in place of the device's former one, whose file is
-// deleted. Idempotent. When it returns nil, the package is durable.
+// deleted and which never comes back. Idempotent. When it returns nil, the
+// package is durable; if it fails, the device may be left without one. A
+// package that was used is refused.
 func (p *Packages) Put(ctx context.Context, id registry.DeviceID, c certificate.ID, zip []byte) error {
-	if len(zip) > MaxPackage {
-		return fmt.Errorf("put package of device %s: %d octets, more than %d", id, len(zip), MaxPackage)
-	}
 	p.putting.Lock()
 	defer p.putting.Unlock()
 	former, err := p.rows.Find(ctx, id)
-	if err != nil && !errors.Is(err, vending.ErrNoPackage) {
+	switch {
+	case len(zip) > MaxPackage:
+		return fmt.Errorf("put package of device %s: %d octets, more than %d", id, len(zip), MaxPackage)
+	case err != nil && !errors.Is(err, vending.ErrNoPackage):
 		return fmt.Errorf("put package of device %s: %w", id, err)
+	case former.Certificate == c && !former.Spent.IsZero():
+		return fmt.Errorf("put package of device %s: that of certificate %s was used, create a new one", id, c)
 	}
-	// The file first: a row must never promise what is not there.
+	// The file first: a row must never promise what is not there. The former
+	// one's end before the new one's beginning: no cut brings it back.
 	if err := writeFile(p.path(packageName(id, c), liveSuffix), zip, 0o600); err != nil {
 		return fmt.Errorf("put package of device %s: %w", id, err)
+	}
+	if former.Certificate != "" && former.Certificate != c {
+		if err := p.Spend(ctx, id, former.Certificate); err != nil {
+			return fmt.Errorf("replace package: %w", err)
+		}
 	}
 	if err := p.rows.Put(ctx, id, c); err != nil {
 		return fmt.Errorf("put package of device %s: %w", id, err)
 	}
-	if former.Certificate == "" || former.Certificate == c {
-		return nil
-	}
-	return p.remove(packageName(id, former.Certificate))
+	return nil
 }
 
 // Spend remembers that a package was used and takes its file away; links to
 // it serve no more. Idempotent, also for a package that is not there.
 func (p *Packages) Spend(ctx context.Context, id registry.DeviceID, c certificate.ID) error {
-	if err := p.rows.Spend(ctx, id, c); err != nil {
+	if err := p.rows.Spend(ctx, id, c); err != nil && !errors.Is(err, vending.ErrNoPackage) {
 		return fmt.Errorf("spend package of device %s: %w", id, err)
 	}
 	name := packageName(id, c)
-	if !p.keep {
-		return p.remove(name)
+	var err error
+	if p.keep {
+		err = os.Rename(p.path(name, liveSuffix), p.path(name, spentSuffix))
+	} else {
+		err = os.Remove(p.path(name, liveSuffix))
 	}
-	err := os.Rename(p.path(name, liveSuffix), p.path(name, spentSuffix))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("put a spent package aside: %w", err)
-	}
-	return syncPath(p.dir)
-}
-
-// remove deletes a package's file if it is there.
-func (p *Packages) remove(name string) error {
-	err := os.Remove(p.path(name, liveSuffix))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("delete a package: %w", err)
+		return fmt.Errorf("spend package of device %s: %w", id, err)
 	}
 	return syncPath(p.dir)
 }
