@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
@@ -36,10 +37,13 @@ func (r Refusal) Error() string { return string(r.Code) + ": " + r.Message }
 // Limits of status details (AWS IoT API reference, UpdateJobExecution).
 var (
 	detailKey   = regexp.MustCompile(`^[a-zA-Z0-9:_-]{1,128}$`)
-	detailValue = regexp.MustCompile(`^[^\p{C}]{1,1024}$`)
+	detailValue = regexp.MustCompile(`^[^\p{C}]+$`)
 )
 
-const maxDetails = 10
+const (
+	maxDetails     = 10
+	maxDetailValue = 1024 // characters
+)
 
 // Start returns the execution as start-next leaves it: a queued one becomes
 // IN_PROGRESS, one that is in progress already stays as it is.
@@ -134,7 +138,7 @@ func checkDetails(details map[string]string) error {
 		return Refusal{protocol.JobInvalidRequest, fmt.Sprintf("more than %d status details", maxDetails)}
 	}
 	for key, value := range details {
-		if !detailKey.MatchString(key) || !detailValue.MatchString(value) {
+		if !detailKey.MatchString(key) || !detailValue.MatchString(value) || utf8.RuneCountInString(value) > maxDetailValue {
 			return Refusal{protocol.JobInvalidRequest, "a status detail has a name or a value that is not allowed"}
 		}
 	}

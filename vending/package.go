@@ -16,7 +16,7 @@ func (v *Vendor) getPackage(ctx context.Context, a admission) (protocol.GetAccep
 	if err := v.mayWorkOn(current); err != nil {
 		return protocol.GetAccepted{}, err
 	}
-	if current != nil && current.ByPackage && v.isRegistered(a, *current) {
+	if current != nil && current.ByPackage && v.isRegistered(a, *current) && !v.isReplaced(ctx, a, *current) {
 		return v.linkAgain(ctx, a, *current)
 	}
 	c, err := v.findPackage(ctx, a)
@@ -41,6 +41,13 @@ func (v *Vendor) getPackage(ctx context.Context, a admission) (protocol.GetAccep
 		return protocol.GetAccepted{}, v.giveUp(ctx, opened.Rotation, lost(err))
 	}
 	return acceptedPackage(r, location), nil
+}
+
+// isReplaced reports whether an operator has put another package in the place
+// of the open rotation's, which counts as another key.
+func (v *Vendor) isReplaced(ctx context.Context, a admission, r rotation.Rotation) bool {
+	p, err := v.Packages.Find(ctx, a.Device)
+	return err == nil && !p.Spent && p.Certificate != r.Certificate
 }
 
 // findPackage returns the certificate of the package that waits for the

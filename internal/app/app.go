@@ -1,0 +1,203 @@
+// Package app makes a running program out of a configuration: it opens a
+// world, puts the vendor on it, and listens. It touches no signal and no
+// terminal, so that tests run exactly what production runs.
+//
+// Read app.go for the life of the program, setup.go for what is joined to what,
+// behind.go for what goes on behind the requests.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/certvendor/certvendor/internal/backend"
+	"github.com/certvendor/certvendor/internal/config"
+	"github.com/certvendor/certvendor/internal/control"
+	"github.com/certvendor/certvendor/internal/standalone"
+	"github.com/certvendor/certvendor/rotation"
+	"github.com/certvendor/certvendor/vending"
+)
+
+// drainTime bounds how long Stop waits for requests that are at work.
+const drainTime = 15 * time.Second
+
+// App is the whole program. New makes it, Start lets devices in, Stop ends it.
+type App struct {
+	config  config.Config
+	log     zerolog.Logger
+	world   *standalone.World
+	backend backend.Backend
+	clock   *rotation.Clock
+	closer  *rotation.Closer
+	handler *vending.Handler
+	queue   *backend.Queue
+	metrics *metrics
+	http    *http.Server // of the metrics
+	listen  net.Listener
+	control *control.Server
+	behind  chan rotation.Rotation
+
+	failed   chan error // from a part that ended by itself
+	stack    []teardown
+	stopping sync.Once
+	stopped  error
+}
+
+// teardown undoes one step of New or Start.
+type teardown struct {
+	what string
+	do   func(context.Context) error
+}
+
+// onStop registers what Stop does for a part, the moment the part exists. Stop
+// goes through them last in, first out.
+func (a *App) onStop(what string, do func(context.Context) error) {
+	a.stack = append(a.stack, teardown{what, do})
+}
+
+// New opens everything that can fail to open: the world, the ports, the
+// sockets. If any of it fails, nothing stays open.
+func New(ctx context.Context, cfg config.Config, log zerolog.Logger) (*App, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	a := &App{
+		config: cfg, log: log, metrics: newMetrics(),
+		behind: make(chan rotation.Rotation, behindLength), failed: make(chan error, 4),
+	}
+	if err := a.setup(ctx); err != nil {
+		return nil, errors.Join(err, a.Stop(ctx))
+	}
+	return a, nil
+}
+
+// Start lets devices and operators in. It does not block.
+func (a *App) Start(ctx context.Context) error {
+	if _, err := a.backend.Jobs.Ensure(ctx, a.job()); err != nil {
+		return fmt.Errorf("ensure the job: %w", err)
+	}
+	a.goBehind(ctx)
+	if a.listen != nil {
+		a.run("metrics", a.serveMetrics, a.http.Shutdown)
+	}
+	a.run("control", a.control.Serve, a.control.Shutdown)
+	if err := a.world.Start(ctx); err != nil {
+		return err
+	}
+	for _, warning := range a.world.CA().Warnings() {
+		a.log.Warn().Msg(warning)
+	}
+	a.log.Info().Str("broker", a.BrokerAddr()).Str("packages", a.PackagesAddr()).
+		Str("metrics", a.MetricsAddr()).Str("control", a.config.Control.Socket).Msg("certvendor serves")
+	return nil
+}
+
+// run starts a part that works until end makes it return. If it returns an
+// error by itself, the program ends.
+func (a *App) run(what string, work func() error, end func(context.Context) error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := work(); err != nil {
+			a.failed <- fmt.Errorf("%s: %w", what, err)
+		}
+	}()
+	a.onStop(what, func(ctx context.Context) error {
+		err := end(ctx)
+		<-done
+		return err
+	})
+}
+
+// Stop lets nobody in any more, lets requests finish, and ends all parts in
+// the opposite order of their making. Repeatable.
+func (a *App) Stop(ctx context.Context) error {
+	a.stopping.Do(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+		defer cancel()
+		var errs []error
+		for _, part := range slices.Backward(a.stack) {
+			if err := part.do(ctx); err != nil {
+				errs = append(errs, fmt.Errorf("stop %s: %w", part.what, err))
+			}
+		}
+		a.stopped = errors.Join(errs...)
+	})
+	return a.stopped
+}
+
+// Run makes an app and runs it until ctx ends or a part of it fails. ready is
+// called when devices can come in.
+func Run(ctx context.Context, cfg config.Config, log zerolog.Logger, ready func(*App)) error {
+	a, err := New(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	if err := a.Start(ctx); err != nil {
+		return errors.Join(err, a.Stop(ctx))
+	}
+	ready(a)
+	select {
+	case <-ctx.Done():
+	case err = <-a.failed:
+	case err = <-a.world.Failed():
+	}
+	log.Info().Msg("certvendor drains")
+	return errors.Join(err, a.Stop(ctx))
+}
+
+// Ready says in words why requests cannot be answered, or returns nil.
+func (a *App) Ready(ctx context.Context) error {
+	var why []string
+	if _, err := a.backend.Brakes.Frozen(ctx); err != nil {
+		why = append(why, "the store does not answer: "+err.Error())
+	}
+	if days, _ := a.world.CA().DaysLeft(); days <= 0 {
+		why = append(why, "the issuing CA has expired")
+	}
+	if len(why) > 0 {
+		return errors.New(strings.Join(why, "; "))
+	}
+	return nil
+}
+
+// Restrained says in words what is stopped although requests are answered:
+// what is frozen, and a clock that is not trusted. Empty when nothing is.
+func (a *App) Restrained(ctx context.Context) string {
+	var what []string
+	frozen, err := a.backend.Brakes.Frozen(ctx)
+	if err == nil && frozen.Vending {
+		what = append(what, "vending is frozen: "+frozen.Why)
+	}
+	if err == nil && frozen.Retiring {
+		what = append(what, "retiring is frozen: "+frozen.Why)
+	}
+	if err := a.clock.Steady(); err != nil {
+		what = append(what, err.Error())
+	}
+	return strings.Join(what, "; ")
+}
+
+// BrokerAddr returns the address that devices connect to.
+func (a *App) BrokerAddr() string { return a.world.Broker().Addr().String() }
+
+// PackagesAddr returns the address that packages are fetched from.
+func (a *App) PackagesAddr() string { return a.world.PackagesAddr().String() }
+
+// MetricsAddr returns the address of /metrics, /healthz and /readyz.
+// Empty where there is no such listener.
+func (a *App) MetricsAddr() string {
+	if a.listen == nil {
+		return ""
+	}
+	return a.listen.Addr().String()
+}

@@ -1,0 +1,101 @@
+package app
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/certvendor/certvendor/rotation"
+	"github.com/certvendor/certvendor/vending"
+)
+
+// behindLength is how many finished rotations may wait for their last steps
+// before the sweep is left to find them.
+const behindLength = 4096
+
+// goBehind starts what goes on behind the requests: the last steps of finished
+// rotations, and the sweep.
+func (a *App) goBehind(ctx context.Context) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var working sync.WaitGroup
+	working.Go(func() { a.settle(ctx) })
+	working.Go(func() { a.sweepForever(ctx) })
+	a.onStop("work behind the requests", func(context.Context) error {
+		cancel()
+		working.Wait()
+		return nil
+	})
+}
+
+// leave hands a rotation's last steps to settle. When too many wait, the sweep
+// does them: the journal remembers.
+func (a *App) leave(r rotation.Rotation) {
+	select {
+	case a.behind <- r:
+	default:
+	}
+}
+
+func (a *App) settle(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case r := <-a.behind:
+			if err := a.closer.Settle(ctx, r); err != nil && ctx.Err() == nil {
+				a.log.Warn().Err(err).Str("device", string(r.Device)).Msg("left to the sweep")
+			}
+			a.world.Poke() // a place among those in flight may be free
+		}
+	}
+}
+
+func (a *App) sweepForever(ctx context.Context) {
+	tick := time.NewTicker(time.Duration(a.config.Rotation.SweepEvery))
+	defer tick.Stop()
+	for {
+		a.sweepOnce(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (a *App) sweepOnce(ctx context.Context) {
+	swept, err := a.closer.Sweep(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return
+	case err != nil:
+		a.metrics.sweeps.WithLabelValues("failed").Inc()
+		a.log.Error().Err(err).Msg("sweep")
+	default:
+		a.metrics.sweeps.WithLabelValues("ok").Inc()
+	}
+	if swept != (rotation.Swept{}) {
+		a.log.Info().Int("proven", swept.Proven).Int("finished", swept.Finished).Int("stale", swept.Stale).
+			Int("settled", swept.Settled).Int("retirements", swept.Retired).Msg("swept")
+	}
+}
+
+// sweep is the operator's; with trust, the clock is taken for right as it is.
+func (a *App) sweep(ctx context.Context, trust bool) (rotation.Swept, error) {
+	if trust {
+		a.clock.Trust()
+	}
+	return a.closer.Sweep(ctx)
+}
+
+// served writes the one line of a request, and counts it.
+func (a *App) served(o vending.Outcome) {
+	a.metrics.served(o)
+	line, verdict := a.log.Info(), "accepted"
+	if !o.Accepted {
+		line, verdict = a.log.Warn(), "rejected"
+	}
+	line.Str("device", string(o.Device)).Str("action", string(o.Action)).Str("verdict", verdict).
+		Str("reason", string(o.Reason)).Str("certificate", string(o.Certificate)).
+		Str("evidence", string(o.Evidence)).Dur("took", o.Took).Err(o.Err).Msg("request")
+}

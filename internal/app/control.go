@@ -1,0 +1,75 @@
+package app
+
+import (
+	"context"
+
+	"github.com/certvendor/certvendor/internal/control"
+	"github.com/certvendor/certvendor/internal/standalone"
+	"github.com/certvendor/certvendor/registry"
+	"github.com/certvendor/certvendor/vending"
+)
+
+// openControl makes the operator's socket.
+func (a *App) openControl(ctx context.Context) (err error) {
+	socket := control.Socket{Path: a.config.Control.Socket, Group: a.config.Control.Group}
+	if a.control, err = control.Open(ctx, socket, a.ports()); err != nil {
+		return err
+	}
+	a.onStop("control socket", a.control.Shutdown)
+	return nil
+}
+
+// ports are what the operator's API stands on.
+func (a *App) ports() control.Ports {
+	b, c := a.backend, a.config
+	var policies []string
+	if c.Policy.Mode != vending.PolicyNone && c.Policy.Default != "" {
+		policies = []string{c.Policy.Default}
+	}
+	return control.Ports{
+		Registry: b.Registry, Registrar: b.Registrar, Devices: b.Devices,
+		Inventory: b.Inventory, Certificates: b.Certificates,
+		Journal: b.Journal, Rotations: b.Rotations, Brakes: b.Brakes, Group: b.Group, Jobs: b.Jobs,
+		Issuer: b.Issuer, Packages: b.Packages,
+		Now: a.clock.Now, Validity: c.Vending.Validity, Backdate: c.Vending.Backdate,
+		Policies: policies, PerMinute: c.Rotation.PerMinute, Job: a.job(),
+		BuildPackage: standalone.BuildPackage, ListPackages: a.listPackages,
+		Roots: a.world.CA().ServerRoots, CAs: a.listCAs,
+		Sweep: a.sweep, AddedMember: a.world.Poke, Note: a.note, Timeline: a.timeline,
+		VerifyAudit: a.world.Store().Audit().Verify, Ready: a.Ready,
+	}
+}
+
+func (a *App) listPackages(ctx context.Context, after registry.DeviceID, limit int) ([]control.Package, error) {
+	rows, err := a.world.Store().Packages().List(ctx, after, limit)
+	packages := make([]control.Package, 0, len(rows))
+	for _, row := range rows {
+		packages = append(packages, control.Package{
+			Device: string(row.Device), Certificate: row.Certificate, Created: row.Created, Spent: row.Spent,
+		})
+	}
+	return packages, err
+}
+
+func (a *App) listCAs() []control.CA {
+	var cas []control.CA
+	for _, entry := range a.world.CA().Entries() {
+		cas = append(cas, control.CA(entry))
+	}
+	return cas
+}
+
+func (a *App) note(ctx context.Context, e control.Event) error {
+	return a.world.Store().Audit().Note(ctx, e.Kind, e.Device, e.Certificate, e.Detail)
+}
+
+func (a *App) timeline(ctx context.Context, id registry.DeviceID) ([]control.Event, error) {
+	rows, err := a.world.Store().Audit().Timeline(ctx, id)
+	events := make([]control.Event, 0, len(rows))
+	for _, row := range rows {
+		events = append(events, control.Event{
+			At: row.At, Kind: row.Kind, Device: row.Device, Certificate: row.Certificate, Detail: row.Detail,
+		})
+	}
+	return events, err
+}

@@ -1,0 +1,194 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/certvendor/certvendor/internal/backend"
+	"github.com/certvendor/certvendor/internal/config"
+	"github.com/certvendor/certvendor/internal/standalone"
+	"github.com/certvendor/certvendor/jobs"
+	"github.com/certvendor/certvendor/rotation"
+	"github.com/certvendor/certvendor/vending"
+)
+
+// setup joins the parts. It is one straight line, because each step needs what
+// the steps before it have made; each registers its end as soon as it exists.
+func (a *App) setup(ctx context.Context) (err error) {
+	world, err := worldConfig(a.config, a.log)
+	if err != nil {
+		return err
+	}
+	world.Committed = func(took time.Duration, _ int) { a.metrics.commit.Observe(took.Seconds()) }
+	if a.world, err = standalone.Open(ctx, world); err != nil {
+		return err
+	}
+	a.onStop("world", func(context.Context) error { return a.world.Close() })
+	a.backend = a.world.Backend()
+
+	newest, err := a.world.Store().Audit().Newest(ctx)
+	if err != nil {
+		return err
+	}
+	a.clock = rotation.NewClock(time.Now, nil, newest, a.config.Rotation.TTL)
+	profile := a.config.Profile()
+	a.closer = rotation.NewCloser(rotation.Ports{
+		Journal: a.backend.Journal, Retirements: a.backend.Rotations, Inventory: a.backend.Inventory,
+		Group: a.backend.Group, Registry: a.backend.Registry, Packages: a.backend.Packages, Brakes: a.backend.Brakes,
+	}, a.clock, func(string) rotation.Terms { return profile.Terms })
+
+	vendor, err := a.vendor(world.Instance, profile)
+	if err != nil {
+		return err
+	}
+	a.queue = backend.NewQueue(runtime.NumCPU(), a.config.Vending.ReplyDeadline)
+	a.handler = &vending.Handler{
+		Vendor: vendor, Topics: a.config.Topics(), Queue: a.queue, Publisher: a.backend.Bus,
+		Served: a.served, Behind: a.leave,
+	}
+	a.onStop("requests", a.drain)
+	a.backend.Bus.Subscribe(a.handler)
+	if err := a.measure(); err != nil {
+		return err
+	}
+	return a.openControl(ctx)
+}
+
+// drain lets nobody in, and waits for the requests that are at work, whose
+// callers may have been told to try again later.
+func (a *App) drain(ctx context.Context) error {
+	err := a.world.Drain(ctx)
+	a.queue.Wait()
+	return err
+}
+
+func (a *App) vendor(instance string, profile vending.Profile) (*vending.Vendor, error) {
+	c := a.config
+	return vending.New(vending.Config{
+		Instance: instance, Binding: c.Admit.Binding, Profiles: []vending.Profile{profile},
+		Backdate: c.Vending.Backdate, NewKeys: c.Vending.NewKeys.Count, NewKeysPer: c.Vending.NewKeys.Per,
+		RejectUnproven: c.Vending.UnprovenAck == config.RejectUnproven,
+	}, vending.Ports{
+		Registry: a.backend.Registry, Inventory: a.backend.Inventory, Certificates: a.backend.Certificates,
+		Journal: a.backend.Journal, Brakes: a.backend.Brakes, Issuer: a.backend.Issuer, Packages: a.backend.Packages,
+		Limits: newLimits(c.Limits.PerDevice.PerSecond(), c.Limits.Burst, a.clock.Now),
+		Closer: a.closer, Now: a.clock.Now,
+	})
+}
+
+// worldConfig says the configuration in the standalone world's words.
+func worldConfig(c config.Config, log zerolog.Logger) (standalone.Config, error) {
+	var passphrase string
+	if c.CA.Passphrase.IsSet() {
+		var err error
+		if passphrase, err = c.CA.Passphrase.Value(); err != nil {
+			return standalone.Config{}, fmt.Errorf("ca.passphrase: %w", err)
+		}
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return standalone.Config{}, fmt.Errorf("the host's name: %w", err)
+	}
+	s := c.Standalone
+	var extra []standalone.TopicRule
+	for _, filter := range s.Broker.Topics.Publish {
+		extra = append(extra, standalone.TopicRule{Filter: filter, Publish: true})
+	}
+	for _, filter := range s.Broker.Topics.Subscribe {
+		extra = append(extra, standalone.TopicRule{Filter: filter, Subscribe: true})
+	}
+	return standalone.Config{
+		Data: s.Data, Instance: fmt.Sprintf("%s/%d", host, os.Getpid()), Topics: c.Topics(), Now: time.Now, Log: log,
+		CA: standalone.CAConfig{
+			Passphrase: []byte(passphrase), Now: time.Now, Names: append(append([]string{}, s.Names...), host),
+			ServerCertificate: s.ServerCertificate, ServerKey: s.ServerKey, ClientCA: s.ClientCA,
+		},
+		Broker: standalone.BrokerConfig{
+			Listen: s.Broker.Listen, Expired: s.Broker.Expired, Extra: extra,
+			Limits: standalone.BrokerLimits{Sessions: s.Broker.MaxConnectionsPerDevice, Unfinished: s.Broker.MaxUnfinished},
+		},
+		Packages: standalone.PackageListener{
+			Listen: s.Packages.Listen, URL: s.Packages.URL, LinkTTL: c.Vending.LinkTTL, Keep: s.Packages.Keep,
+		},
+		Job: standalone.JobPace{
+			PerMinute: c.Rotation.PerMinute, MaxInFlight: c.Rotation.MaxInFlight,
+			InProgressTimeout: c.Job.InProgressTimeout,
+		},
+	}, nil
+}
+
+// InitCA makes CA and store of an empty data directory, without a daemon.
+func InitCA(ctx context.Context, c config.Config) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	world, err := worldConfig(c, zerolog.Nop())
+	if err != nil {
+		return err
+	}
+	return standalone.Init(ctx, world)
+}
+
+func (a *App) job() jobs.Job { return jobs.New(a.config.Rotation.Group, a.config.Topics()) }
+
+// measure opens the listener for monitoring and adds the numbers that are
+// read when they are asked for.
+func (a *App) measure() error {
+	m := a.metrics
+	m.gauge("certvendor_connections", "Open connections of devices.",
+		func() float64 { return float64(a.world.Broker().Connections()) })
+	m.gauge("certvendor_ca_days_left", "Days until the issuing CA, or one above it, expires.",
+		func() float64 { days, _ := a.world.CA().DaysLeft(); return days })
+	m.gauge("certvendor_server_certificate_days_left", "Days until the listeners' certificate expires.",
+		func() float64 { _, days := a.world.CA().DaysLeft(); return days })
+	m.registry.MustRegister(
+		rotations{a.backend.Rotations, a.members},
+		broker{a.world.Broker()},
+	)
+	if a.config.Metrics.Listen == "" {
+		return nil
+	}
+	var err error
+	if a.listen, err = net.Listen("tcp", a.config.Metrics.Listen); err != nil {
+		return fmt.Errorf("metrics.listen: %w", err)
+	}
+	a.onStop("metrics listener", func(context.Context) error {
+		if err := a.listen.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	a.http = &http.Server{
+		Handler: m.routes(a), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+	return nil
+}
+
+func (a *App) serveMetrics() error {
+	if err := a.http.Serve(a.listen); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// members counts the group for the metrics.
+func (a *App) members(ctx context.Context) (members, waiting int, err error) {
+	status, err := a.backend.Jobs.Status(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	members, err = a.world.Store().Group().Count(ctx)
+	return members, status.Waiting, err
+}
+
+// A handler is what a bus hands things to.
+var _ backend.Receiver = (*vending.Handler)(nil)

@@ -1,0 +1,316 @@
+package standalone
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/internal/backend"
+	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/protocol"
+	"github.com/certvendor/certvendor/registry"
+	"github.com/certvendor/certvendor/vending"
+)
+
+// Config is what a standalone world is made of.
+type Config struct {
+	Data     string // the directory that everything durable lives in
+	Instance string // who we are, in leases and in the audit
+	CA       CAConfig
+	Broker   BrokerConfig // Certificate, ClientCAs, Topics and Now are filled in
+	Packages PackageListener
+	Job      JobPace
+	Topics   protocol.Topics
+	Now      func() time.Time
+	Log      zerolog.Logger
+	// Committed is told how long each commit of the store took. Optional.
+	Committed func(took time.Duration, ops int)
+	// Issuer signs instead of the CA on disk, outside of this world, so that
+	// every intention is durable before it is asked. Optional.
+	Issuer vending.Issuer
+}
+
+// PackageListener says where packages are fetched from.
+type PackageListener struct {
+	Listen  string
+	URL     string // what links begin with, where it is not the listener's own
+	LinkTTL time.Duration
+	Keep    bool
+}
+
+// JobPace says how fast the group's members get their job.
+type JobPace struct {
+	PerMinute         int
+	MaxInFlight       int
+	InProgressTimeout time.Duration
+}
+
+// World is a whole world on one machine: a store, a CA, a broker, packages
+// over HTTPS and the Jobs API. It holds the exclusive right to its data
+// directory from Open to Close.
+type World struct {
+	config   Config
+	lock     *Lock
+	ca       *CA
+	store    *store.Store
+	broker   *Broker
+	packages *Packages
+	listener net.Listener
+	files    *http.Server
+	jobs     *Jobs
+	pacer    *Pacer
+
+	stop    context.CancelFunc
+	running sync.WaitGroup
+	failed  chan error
+}
+
+const (
+	storeFile = "certvendor.db"
+	auditDir  = "audit"
+)
+
+// Open takes the data directory, makes what is not there yet, and listens.
+// Nobody is let in before Start. Whatever fails, nothing stays open.
+func Open(ctx context.Context, config Config) (_ *World, err error) {
+	w := &World{config: config, failed: make(chan error, 1)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.Close())
+		}
+	}()
+	if w.lock, err = TakeLock(config.Data, config.Now()); err != nil {
+		return nil, err
+	}
+	if err := initialise(ctx, config); err != nil {
+		return nil, err
+	}
+	if w.ca, err = LoadCA(config.Data, config.CA); err != nil {
+		return nil, err
+	}
+	if err := w.openStore(ctx); err != nil {
+		return nil, err
+	}
+	if err := w.listen(); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// Init makes the CA and the store of an empty data directory, and does nothing
+// to one that has them.
+func Init(ctx context.Context, config Config) error {
+	lock, err := TakeLock(config.Data, config.Now())
+	if err != nil {
+		return err
+	}
+	return errors.Join(initialise(ctx, config), lock.Release())
+}
+
+// initialise makes CA and store together, so that neither is ever there
+// without the other.
+func initialise(ctx context.Context, config Config) error {
+	return Initialise(config.Data, func(dir string) error {
+		if err := MakeCA(dir, config.CA); err != nil {
+			return err
+		}
+		s, err := store.Open(ctx, store.Config{Path: filepath.Join(dir, storeFile), Instance: config.Instance, Now: config.Now})
+		if err != nil {
+			return err
+		}
+		return s.Close()
+	})
+}
+
+// openStore opens the store and holds its CA against the one on disk: a store
+// whose certificates another CA signed is not this world's.
+func (w *World) openStore(ctx context.Context) (err error) {
+	w.store, err = store.Open(ctx, store.Config{
+		Path: filepath.Join(w.config.Data, storeFile), Instance: w.config.Instance, Now: w.config.Now,
+		AuditDir: filepath.Join(w.config.Data, auditDir), Observe: w.config.Committed,
+		DurableIntent: w.config.Issuer != nil,
+		Connected:     func(id registry.DeviceID, c certificate.ID) bool { return w.broker.Connected(id, c) },
+		Retired:       func(id registry.DeviceID, c certificate.ID) { w.broker.CloseHolding(id, c) },
+	})
+	if err != nil {
+		return err
+	}
+	// The lock is ours alone: whoever held a lease is gone.
+	if _, err := w.store.Journal().VoidLeases(ctx); err != nil {
+		return err
+	}
+	const key = "issuing_ca"
+	own := string(certificate.IDOf(w.ca.Issuer().Raw))
+	known, err := w.store.Meta(ctx, key)
+	switch {
+	case err != nil:
+		return err
+	case known == "":
+		return w.store.SetMeta(ctx, key, own)
+	case known != own:
+		return fmt.Errorf("the store belongs to the issuing CA %.12s, and %s holds %.12s: put the right CA files back",
+			known, filepath.Join(w.config.Data, caDir), own)
+	}
+	return nil
+}
+
+// listen opens both listeners, so that a port that is taken fails at once.
+func (w *World) listen() (err error) {
+	config := w.config.Broker
+	config.Certificate, config.ClientCAs = w.ca.GetCertificate, w.ca.ClientPool
+	config.Topics, config.Now, config.Log = w.config.Topics, w.config.Now, w.config.Log
+	if w.broker, err = NewBroker(config); err != nil {
+		return err
+	}
+	if w.listener, err = net.Listen("tcp", w.config.Packages.Listen); err != nil {
+		return fmt.Errorf("standalone.packages.listen: %w", err)
+	}
+	base, err := LinkBase(w.config.Packages.URL, w.config.CA.Names, w.listener.Addr())
+	if err != nil {
+		return err
+	}
+	w.packages, err = OpenPackages(PackagesConfig{
+		Data: w.config.Data, Base: base, TTL: w.config.Packages.LinkTTL, Keep: w.config.Packages.Keep, Now: w.config.Now,
+	}, packageRows{w.store.Packages()})
+	if err != nil {
+		return err
+	}
+	w.files = &http.Server{
+		Handler:           w.packages,
+		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: w.ca.GetCertificate},
+		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second,
+		WriteTimeout: time.Minute, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
+		// It would log every client that hangs up in its handshake.
+		ErrorLog: log.New(io.Discard, "", 0),
+	}
+	return w.serveJobs()
+}
+
+// serveJobs joins the Jobs API and the pacer with the broker.
+func (w *World) serveJobs() (err error) {
+	pace := w.config.Job
+	w.jobs = NewJobs(JobsConfig{
+		Store: w.store.Jobs(), Publish: w.broker.Publish, Ended: w.Poke,
+		InProgressTimeout: pace.InProgressTimeout, Now: w.config.Now, Log: w.config.Log,
+	})
+	w.broker.ServeJobs(w.jobs)
+	w.pacer, err = NewPacer(PacerConfig{
+		Store: w.store.Jobs(), Jobs: w.jobs, PerMinute: pace.PerMinute, MaxInFlight: pace.MaxInFlight,
+		InProgressTimeout: pace.InProgressTimeout, Now: w.config.Now, Log: w.config.Log,
+	})
+	return err
+}
+
+// Backend returns the ports of this world.
+func (w *World) Backend() backend.Backend {
+	b := backend.Backend{
+		Registry: w.store.Devices(), Devices: w.store.Devices(), Registrar: w.store.Devices(),
+		Inventory: w.store.Certificates(), Certificates: w.store.Certificates(),
+		Journal: w.store.Journal(), Rotations: w.store.Journal(), Brakes: w.store.Brakes(),
+		Group: w.store.Group(), Jobs: w.store.Jobs(),
+		Issuer: w.ca.Authority(), Packages: w.packages, Bus: w.broker,
+	}
+	if w.config.Issuer != nil {
+		b.Issuer = w.config.Issuer
+	}
+	return b
+}
+
+// Start lets devices in. What it starts ends with Close.
+func (w *World) Start(ctx context.Context) error {
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	w.stop = stop
+	w.running.Go(func() { w.pacer.Run(running) })
+	w.running.Go(func() {
+		if err := w.files.ServeTLS(w.listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			w.failed <- fmt.Errorf("package listener: %w", err)
+		}
+	})
+	return w.broker.Start(ctx)
+}
+
+// Failed yields an error if a listener dies while the world runs.
+func (w *World) Failed() <-chan error { return w.failed }
+
+// Drain lets nobody in any more and lets requests finish, until ctx ends.
+func (w *World) Drain(ctx context.Context) error {
+	err := w.broker.Close(ctx)
+	return errors.Join(err, w.files.Shutdown(ctx))
+}
+
+// Close ends everything, and gives the data directory back. Drain comes first
+// if requests shall finish.
+func (w *World) Close() error {
+	var errs []error
+	if w.stop != nil {
+		w.stop()
+	}
+	if w.files != nil {
+		errs = append(errs, w.files.Close())
+	}
+	if w.listener != nil {
+		_ = w.listener.Close() // closed already if it was served
+	}
+	if w.broker != nil {
+		now, cancel := context.WithCancel(context.Background()) // no time left to drain
+		cancel()
+		errs = append(errs, w.broker.Close(now))
+	}
+	w.running.Wait()
+	if w.store != nil {
+		errs = append(errs, w.store.Close())
+	}
+	if w.lock != nil {
+		errs = append(errs, w.lock.Release())
+	}
+	return errors.Join(errs...)
+}
+
+// CA returns the world's CA.
+func (w *World) CA() *CA { return w.ca }
+
+// Store returns the world's store, for the audit and what it alone knows.
+func (w *World) Store() *store.Store { return w.store }
+
+// Broker returns the world's broker, for its address and its counts.
+func (w *World) Broker() *Broker { return w.broker }
+
+// PackagesAddr returns the address that packages are fetched from.
+func (w *World) PackagesAddr() net.Addr { return w.listener.Addr() }
+
+// Poke has the pacer look at once whether somebody may have a job.
+func (w *World) Poke() { w.pacer.Poke() }
+
+// packageRows gives the store's rows the errors of the port.
+type packageRows struct{ rows store.Packages }
+
+func (p packageRows) Put(ctx context.Context, id registry.DeviceID, c certificate.ID) error {
+	return p.rows.Put(ctx, id, c)
+}
+
+func (p packageRows) Find(ctx context.Context, id registry.DeviceID) (PackageRow, error) {
+	row, err := p.rows.Find(ctx, id)
+	if errors.Is(err, store.ErrNoPackage) {
+		return PackageRow{}, vending.ErrNoPackage
+	}
+	return PackageRow{Certificate: row.Certificate, Spent: row.Spent}, err
+}
+
+func (p packageRows) Spend(ctx context.Context, id registry.DeviceID, c certificate.ID) error {
+	err := p.rows.Spend(ctx, id, c)
+	if errors.Is(err, store.ErrNoPackage) {
+		return vending.ErrNoPackage
+	}
+	return err
+}
