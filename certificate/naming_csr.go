@@ -5,7 +5,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"net"
+	"net/netip"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -89,13 +89,14 @@ func (a *askedNames) addAlternatives(der []byte) error {
 		if len(a.alternative) == maxNames {
 			return refuse("more than %d alternative names", maxNames)
 		}
+		address, isAddress := netip.AddrFromSlice(name.Bytes)
 		switch {
 		case name.Class != asn1.ClassContextSpecific:
 			a.unreadable = true
 		case name.Tag == 1 || name.Tag == 2 || name.Tag == 6: // rfc822Name, dNSName, URI
 			a.alternative = append(a.alternative, string(name.Bytes))
-		case name.Tag == 7 && (len(name.Bytes) == net.IPv4len || len(name.Bytes) == net.IPv6len):
-			a.alternative = append(a.alternative, net.IP(name.Bytes).String())
+		case name.Tag == 7 && isAddress: // iPAddress
+			a.alternative = append(a.alternative, address.String())
 		default:
 			a.unreadable = true
 		}
