@@ -1,0 +1,87 @@
+package store
+
+import "context"
+
+// Migrate, Migrations: the parts of Open that change a file.
+var (
+	Migrate    = migrate
+	Migrations = migrations
+)
+
+// The bounds that tests go beyond.
+const (
+	DraftsKept    = draftsKept
+	LatestKept    = latestKept
+	UnwrittenKept = unwrittenKept
+)
+
+// OnCommit has fn called before and after every commit. An error kills the
+// store: that commit is not made, or not answered, and nothing is written any
+// more.
+func (s *Store) OnCommit(ctx context.Context, fn func(after bool) error) error {
+	return s.commit(ctx, func(*tx) error { // on the goroutine that calls it
+		s.hook = func(point hookPoint) error { return fn(point == afterCommit) }
+		return nil
+	})
+}
+
+// Commits returns how many transactions were committed.
+func (s *Store) Commits() int64 { return s.commits.Load() }
+
+// Drafts returns how many rotations are in memory only.
+func (s *Store) Drafts() int {
+	s.drafts.mu.Lock()
+	defer s.drafts.mu.Unlock()
+	if len(s.drafts.all) != s.drafts.order.Len() {
+		return -1
+	}
+	return len(s.drafts.all)
+}
+
+// Sightings returns for how many devices the latest sighting is remembered and
+// how many sightings are not written.
+func (s *Store) Sightings() (latest, unwritten int) {
+	s.sightings.mu.Lock()
+	defer s.sightings.mu.Unlock()
+	return len(s.sightings.latest), s.sightings.waiting
+}
+
+// SegmentSize sets how long the files of the audit's copy may grow.
+func (s *Store) SegmentSize(n int64) {
+	s.copier.mu.Lock()
+	defer s.copier.mu.Unlock()
+	s.copier.segment = n
+}
+
+// Write runs statements in the writer's transaction, as no operation would.
+func (s *Store) Write(ctx context.Context, texts ...string) error {
+	return s.commit(ctx, func(t *tx) error {
+		for _, text := range texts {
+			if err := t.change(text); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Carry has the writer run fn; its error comes after wrote statements.
+func (s *Store) Carry(ctx context.Context, text string, fn func() error) error {
+	return s.commit(ctx, func(t *tx) error {
+		if text != "" {
+			if err := t.change(text); err != nil {
+				return err
+			}
+		}
+		return fn()
+	})
+}
+
+// Query returns the one value of a query.
+func Query[T any](ctx context.Context, s *Store, text string, args ...any) (v T, err error) {
+	err = s.view(ctx, func(q querier) (err error) {
+		v, err = value[T](q.row(text, args...))
+		return err
+	})
+	return v, err
+}
