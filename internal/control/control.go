@@ -45,8 +45,9 @@ type Ports struct {
 
 	// BuildPackage makes the zip of a package.
 	BuildPackage func(key crypto.Signer, c certificate.Certificate, roots []byte) ([]byte, error)
-	// ListPackages returns every package there is, by device.
-	ListPackages func(context.Context) ([]Package, error)
+	// ListPackages returns the packages of at most so many devices, by device,
+	// after one; empty at the end.
+	ListPackages func(ctx context.Context, after registry.DeviceID, limit int) ([]Package, error)
 	// Roots returns, as PEM, what devices verify the broker and links by.
 	Roots func() []byte
 	// CAs lists the CA's certificates.

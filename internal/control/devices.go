@@ -111,35 +111,39 @@ func (s *Server) enter(ctx context.Context, id registry.DeviceID, attributes map
 	return s.Registry.SetAttributes(ctx, id, attributes)
 }
 
-// adoptDevice enters a device with a certificate that was made elsewhere.
-// Idempotent.
+// adoptDevice enters a device with a certificate that was made elsewhere, or
+// with none. Idempotent.
 func (s *Server) adoptDevice(r *http.Request) (any, error) {
 	ctx := r.Context()
 	var asked AdoptRequest
 	if err := read(r, &asked); err != nil {
 		return nil, err
 	}
-	c, err := readPEM(asked.Certificate)
-	if err != nil {
-		return nil, refuse(http.StatusBadRequest, "device %s: %v", asked.Name, err)
-	}
 	d, err := s.deviceOrNew(ctx, asked.Name)
 	if err != nil {
 		return nil, err
+	}
+	if asked.Certificate == "" {
+		return Adopted{Device: string(d.ID)}, s.enter(ctx, d.ID, asked.Attributes, "device_add")
+	}
+	c, err := readPEM(asked.Certificate)
+	if err != nil {
+		return nil, refuse(http.StatusBadRequest, "device %s: %v", d.ID, err)
 	}
 	held, err := s.Inventory.Held(ctx, d.ID)
 	if err != nil {
 		return nil, err
 	}
-	adopted := Adopted{Device: string(d.ID), CertificateID: c.ID, NotAfter: c.NotAfter, Warning: s.warning(c)}
-	if h, ok := certificate.Find(held, c.ID); ok {
-		if h.Standing != certificate.Active {
-			return nil, refuse(http.StatusConflict, "device %s: certificate %.12s was taken away from it and is %s", d.ID, c.ID, h.Standing)
-		}
-		return adopted, s.enter(ctx, d.ID, asked.Attributes, "device_adopt")
+	h, holds := certificate.Find(held, c.ID)
+	if holds && h.Standing != certificate.Active {
+		return nil, refuse(http.StatusConflict, "device %s: certificate %.12s was taken away from it and is %s", d.ID, c.ID, h.Standing)
 	}
 	if err := s.enter(ctx, d.ID, asked.Attributes, "device_adopt"); err != nil {
 		return nil, err
+	}
+	adopted := Adopted{Device: string(d.ID), CertificateID: c.ID, NotAfter: c.NotAfter, Warning: s.warning(c)}
+	if holds {
+		return adopted, nil
 	}
 	c.Standing, c.Kind, c.Policies, c.Created = certificate.Active, certificate.Adopted, s.Policies, s.Now()
 	if asked.Birth {

@@ -137,6 +137,10 @@ func packaged(file []byte) (c certificate.Certificate, found bool, err error) {
 }
 
 func (s *Server) listPackages(r *http.Request) (any, error) {
-	packages, err := s.ListPackages(r.Context())
+	limit, err := limitOf(r)
+	if err != nil {
+		return nil, err
+	}
+	packages, err := s.ListPackages(r.Context(), registry.DeviceID(r.URL.Query().Get("after")), limit)
 	return append([]Package{}, packages...), err
 }

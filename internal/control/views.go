@@ -76,10 +76,11 @@ type Added struct {
 	Roots         string         `json:"roots,omitempty"`       // PEM, what the broker is verified by
 }
 
-// AdoptRequest asks to take in a certificate that was made elsewhere.
+// AdoptRequest asks to take in a device with a certificate that was made
+// elsewhere, or with none.
 type AdoptRequest struct {
 	Name        string            `json:"name"`
-	Certificate string            `json:"certificate"` // PEM, leaf first
+	Certificate string            `json:"certificate,omitempty"` // PEM, leaf first
 	Attributes  map[string]string `json:"attributes,omitempty"`
 	Birth       bool              `json:"birth,omitempty"`
 }
@@ -87,8 +88,8 @@ type AdoptRequest struct {
 // Adopted is the answer to an AdoptRequest.
 type Adopted struct {
 	Device        string         `json:"device"`
-	CertificateID certificate.ID `json:"certificateId"`
-	NotAfter      time.Time      `json:"notAfter"`
+	CertificateID certificate.ID `json:"certificateId,omitempty"`
+	NotAfter      time.Time      `json:"notAfter,omitzero"`
 	Warning       string         `json:"warning,omitempty"` // why the device may not be able to connect
 }
 
