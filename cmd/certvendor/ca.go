@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/certvendor/certvendor/internal/app"
+	"github.com/certvendor/certvendor/internal/control"
+)
+
+func (c *cli) ca() *cobra.Command {
+	return group("ca", "The certificate authority", c.caInit(), c.caShow())
+}
+
+func (c *cli) caInit() *cobra.Command {
+	return &cobra.Command{
+		Use: "init", Short: "Make CA and store of an empty data directory; the daemon must not run", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := c.load()
+			if err != nil {
+				return err
+			}
+			if err := app.InitCA(cmd.Context(), cfg); err != nil {
+				return err
+			}
+			return c.say(map[string]string{"data": cfg.Standalone.Data}, "%s: CA and store are there", cfg.Standalone.Data)
+		},
+	}
+}
+
+func (c *cli) caShow() *cobra.Command {
+	var pem bool
+	cmd := &cobra.Command{
+		Use: "show", Short: "List the CA's certificates, or with --pem print what verifies the broker", Args: cobra.NoArgs,
+		RunE: c.ask(func(ctx context.Context, daemon *control.Client, _ []string) error {
+			all, roots, err := daemon.CAs(ctx)
+			if err != nil {
+				return err
+			}
+			if pem {
+				return c.say(map[string]string{"roots": roots}, "%s", roots)
+			}
+			return list(c, slice(all), "ROLE CERTIFICATE EXPIRES ENCRYPTED KEY SUBJECT", func(ca control.CA) []string {
+				return []string{ca.Role, short(ca.ID), when(ca.NotAfter), yes(ca.Encrypted), dash(ca.Key), fmt.Sprintf("%q", ca.Subject)}
+			})
+		}),
+	}
+	cmd.Flags().BoolVar(&pem, "pem", false, "print ca.crt: what devices verify the broker and package links by")
+	return cmd
+}

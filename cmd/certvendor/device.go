@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/certvendor/certvendor/internal/control"
+)
+
+func (c *cli) device() *cobra.Command {
+	return group("device", "Devices and their certificates",
+		c.deviceAdd(), c.deviceImport(), c.deviceList(), c.deviceShow(),
+		c.deviceDo("block", "Stop everything that is done for a device; nothing of it is removed", "blocked", (*control.Client).BlockDevice),
+		c.deviceDo("unblock", "Let it go on", "unblocked", (*control.Client).UnblockDevice),
+		c.deviceDo("remove", "Take a device out of the registry; its certificates stay on record", "removed", (*control.Client).RemoveDevice),
+	)
+}
+
+func (c *cli) deviceList() *cobra.Command {
+	var attributes []string
+	cmd := &cobra.Command{
+		Use: "list", Short: "List devices by name", Args: cobra.NoArgs,
+		RunE: c.ask(func(ctx context.Context, daemon *control.Client, _ []string) error {
+			wanted, err := parseAttributes(attributes)
+			if err != nil {
+				return err
+			}
+			return list(c, daemon.Devices(ctx, wanted), "NAME BLOCKED ADDED ATTRIBUTES", func(d control.Device) []string {
+				return []string{d.Name, yes(d.Blocked), when(d.Added), pairs(d.Attributes)}
+			})
+		}),
+	}
+	cmd.Flags().StringArrayVar(&attributes, "attribute", nil, "only devices with this attribute, name=value; repeatable")
+	return cmd
+}
+
+func (c *cli) deviceShow() *cobra.Command {
+	return &cobra.Command{
+		Use: "show NAME", Short: "Show all that is known of a device", Args: cobra.ExactArgs(1),
+		RunE: c.ask(func(ctx context.Context, daemon *control.Client, args []string) error {
+			d, err := daemon.Device(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return c.print(d, func(w io.Writer) {
+				printDevice(w, d)
+				fmt.Fprintln(w)
+				printRotations(w, d)
+				fmt.Fprintln(w)
+				table(w, "WHEN WHAT CERTIFICATE DETAIL", d.Timeline, func(e control.Event) []string {
+					return []string{when(e.At), e.Kind, short(e.Certificate), pairs(e.Detail)}
+				})
+			})
+		}),
+	}
+}
+
+func printDevice(w io.Writer, d control.DeviceDetail) {
+	member := "no"
+	if d.Member {
+		member = "since " + when(d.MemberSince)
+	}
+	fmt.Fprintf(w, "device      %s\nadded       %s\nblocked     %s\nattributes  %s\nin group    %s\n\n",
+		d.Name, when(d.Added), yes(d.Blocked), pairs(d.Attributes), member)
+	table(w, "CERTIFICATE STANDING KIND KEY EXPIRES SEEN CONNECTED SHARED", d.Certificates, func(h control.Certificate) []string {
+		return []string{
+			short(h.ID), string(h.Standing), string(h.Kind), h.Key, when(h.NotAfter), when(h.LastSeen),
+			yes(h.Connected), yes(h.Shared),
+		}
+	})
+}
+
+func (c *cli) deviceDo(verb, text, done string, do func(*control.Client, context.Context, string) (control.Device, error)) *cobra.Command {
+	return &cobra.Command{
+		Use: verb + " NAME", Short: text, Args: cobra.ExactArgs(1),
+		RunE: c.ask(func(ctx context.Context, daemon *control.Client, args []string) error {
+			d, err := do(daemon, ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return c.say(d, "device %s: %s", d.Name, done)
+		}),
+	}
+}
+
+// parseAttributes reads name=value, several times.
+func parseAttributes(texts []string) (map[string]string, error) {
+	attributes := map[string]string{}
+	for _, text := range texts {
+		name, value, ok := strings.Cut(text, "=")
+		if !ok || name == "" {
+			return nil, fmt.Errorf("attribute %q: must be name=value", text)
+		}
+		attributes[name] = value
+	}
+	return attributes, nil
+}
+
+// readBounded reads a small file.
+func readBounded(path string, most int64) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, most+1))
+	if err == nil && int64(len(text)) > most {
+		err = fmt.Errorf("%s: more than %d octets", path, most)
+	}
+	return text, err
+}

@@ -1,0 +1,15 @@
+// Command certvendor rotates the certificates of IoT devices. It is the daemon
+// (serve) and the operator's way to it (every other verb).
+//
+// Read root.go for what all verbs share; there is one file for each group of
+// verbs.
+package main
+
+import (
+	"context"
+	"os"
+)
+
+func main() {
+	os.Exit(run(context.Background(), os.Args[1:]))
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/certvendor/certvendor/internal/control"
+)
+
+// maxPackage is the most octets that a package may have.
+const maxPackage = 1 << 20
+
+func (c *cli) packages() *cobra.Command {
+	return group("package", "Key and certificate in one file, for devices that cannot make a key",
+		c.packageCreate(), c.packagePut(), c.packageList())
+}
+
+func (c *cli) packageCreate() *cobra.Command {
+	return &cobra.Command{
+		Use: "create NAME...", Short: "Make key, certificate and zip, in place of what the device has", Args: cobra.MinimumNArgs(1),
+		RunE: c.ask(func(ctx context.Context, daemon *control.Client, args []string) error {
+			made := []control.Package{}
+			failed := false
+			for _, name := range args {
+				p, err := daemon.CreatePackage(ctx, name)
+				if err != nil {
+					failed = true
+					fmt.Fprintln(c.errs, "certvendor: "+oneLine(err))
+					continue
+				}
+				made = append(made, p)
+			}
+			if err := list(c, slice(made), packageColumns, packageRow); err != nil {
+				return err
+			}
+			if failed {
+				return errReported
+			}
+			return nil
+		}),
+	}
+}
+
+func (c *cli) packagePut() *cobra.Command {
+	var id string
+	cmd := &cobra.Command{
+		Use: "put NAME FILE.zip --certificate-id ID", Short: "Store a package that was made elsewhere", Args: cobra.ExactArgs(2),
+		RunE: c.ask(func(ctx context.Context, daemon *control.Client, args []string) error {
+			zip, err := readBounded(args[1], maxPackage)
+			if err != nil {
+				return fmt.Errorf("device %s: %w", args[0], err)
+			}
+			p, err := daemon.PutPackage(ctx, args[0], id, zip)
+			if err != nil {
+				return err
+			}
+			return c.say(p, "device %s: package with certificate %s stored", p.Device, short(p.Certificate))
+		}),
+	}
+	cmd.Flags().StringVar(&id, "certificate-id", "", "the id of the certificate in it, 64 hex digits")
+	_ = cmd.MarkFlagRequired("certificate-id") // it is defined right above
+	return cmd
+}
+
+const packageColumns = "DEVICE CERTIFICATE CREATED SPENT"
+
+func packageRow(p control.Package) []string {
+	return []string{p.Device, short(p.Certificate), when(p.Created), when(p.Spent)}
+}
+
+func (c *cli) packageList() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List packages by device", Args: cobra.NoArgs,
+		RunE: c.ask(func(ctx context.Context, daemon *control.Client, _ []string) error {
+			return list(c, daemon.ListPackages(ctx), packageColumns, packageRow)
+		}),
+	}
+}

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/certvendor/certvendor/certificate"
+)
+
+// printJSON prints a value on one line.
+func (c *cli) printJSON(value any) error {
+	encoder := json.NewEncoder(c.out)
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(value)
+}
+
+// print prints a value as JSON, or else in words.
+func (c *cli) print(value any, words func(io.Writer)) error {
+	if c.json {
+		return c.printJSON(value)
+	}
+	words(c.out)
+	return nil
+}
+
+// say prints a value as JSON, or else a sentence.
+func (c *cli) say(value any, format string, args ...any) error {
+	return c.print(value, func(w io.Writer) { fmt.Fprintf(w, format+"\n", args...) })
+}
+
+// list prints what it goes through: as one JSON array, or as a table whose
+// columns are as wide as their content.
+func list[T any](c *cli, all iter.Seq2[T, error], columns string, row func(T) []string) error {
+	entries := []T{}
+	for entry, err := range all {
+		if err != nil {
+			return err
+		}
+		entries = append(entries, entry)
+	}
+	return c.print(entries, func(w io.Writer) { table(w, columns, entries, row) })
+}
+
+func table[T any](w io.Writer, columns string, entries []T, row func(T) []string) {
+	lines := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(lines, strings.Join(strings.Fields(columns), "\t"))
+	for _, entry := range entries {
+		fmt.Fprintln(lines, strings.Join(row(entry), "\t"))
+	}
+	_ = lines.Flush() // whoever read has gone
+}
+
+// one turns a slice into something list can go through.
+func slice[T any](all []T) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for _, entry := range all {
+			if !yield(entry, nil) {
+				return
+			}
+		}
+	}
+}
+
+// when writes a time for people, and a dash for none.
+func when(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format("2006-01-02T15:04:05Z")
+}
+
+// short writes as much of a certificate's id as tells it from others.
+func short(id certificate.ID) string {
+	if id == "" {
+		return "-"
+	}
+	return string(id[:min(len(id), 12)])
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "-"
+}
+
+// pairs writes a map as k=v, sorted.
+func pairs(m map[string]string) string {
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		all = append(all, name+"="+m[name])
+	}
+	return dash(strings.Join(all, " "))
+}
+
+// counts writes how many there are of each, sorted.
+func counts[K ~string](m map[K]int) string {
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		if m[name] > 0 {
+			all = append(all, fmt.Sprintf("%s %d", name, m[name]))
+		}
+	}
+	return dash(strings.Join(all, ", "))
+}
+
+// isTerminal reports whether a person watches what is written.
+func isTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
+}
+
+// progress is a line that is written over itself while work goes on, and
+// nothing at all where nobody watches.
+type progress struct {
+	w     io.Writer
+	what  string
+	total int
+	done  int
+}
+
+func newProgress(w io.Writer, what string, total int) *progress {
+	if !isTerminal(w) {
+		w = nil
+	}
+	return &progress{w: w, what: what, total: total}
+}
+
+const barWidth = 30
+
+// step counts one more.
+func (p *progress) step() {
+	p.done++
+	if p.w == nil {
+		return
+	}
+	full := barWidth
+	if p.total > 0 {
+		full = barWidth * p.done / p.total
+	}
+	fmt.Fprintf(p.w, "\r%s [%s%s] %d of %d", p.what, strings.Repeat("#", full), strings.Repeat(".", barWidth-full), p.done, p.total)
+}
+
+// clear leaves an empty line.
+func (p *progress) clear() {
+	if p.w != nil {
+		fmt.Fprint(p.w, "\r\x1b[K")
+	}
+}

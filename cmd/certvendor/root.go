@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/certvendor/certvendor/internal/config"
+	"github.com/certvendor/certvendor/internal/control"
+)
+
+// cli is what all verbs share.
+type cli struct {
+	config string // --config
+	socket string // --socket
+	json   bool   // --json
+	out    io.Writer
+	errs   io.Writer
+}
+
+// run carries out a command line, and returns the exit code of the program.
+func run(ctx context.Context, args []string) int {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	c := &cli{out: os.Stdout, errs: os.Stderr}
+	root := c.root()
+	root.SetArgs(args)
+	root.SetOut(c.out)
+	root.SetErr(c.errs)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	if !errors.Is(err, errReported) {
+		fmt.Fprintln(c.errs, "certvendor: "+oneLine(err))
+	}
+	return 1
+}
+
+// errReported ends the program with 1 after everything was said already.
+var errReported = errors.New("reported")
+
+// oneLine joins what several errors say.
+func oneLine(err error) string {
+	return strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
+}
+
+func (c *cli) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "certvendor",
+		Short:         "Rotates the certificates of IoT devices, and leaves none without one that works",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+	}
+	root.PersistentFlags().StringVar(&c.config, "config", "config.yaml", "the configuration, which names the daemon's socket")
+	root.PersistentFlags().StringVar(&c.socket, "socket", "", "the daemon's socket, instead of the one in --config")
+	root.PersistentFlags().BoolVar(&c.json, "json", false, "print JSON")
+	root.AddCommand(
+		c.serve(), c.demo(), c.device(), c.rotation(), c.packages(), c.job(), c.ca(),
+		c.freeze(), c.thaw(), c.audit(), c.configuration(), c.version(),
+	)
+	return root
+}
+
+// group is a command that only has commands below it.
+func group(use, short string, below ...*cobra.Command) *cobra.Command {
+	g := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs}
+	g.AddCommand(below...)
+	// Without this, cobra takes a misspelt verb for a request for help, and
+	// ends with 0.
+	g.RunE = func(cmd *cobra.Command, _ []string) error {
+		return fmt.Errorf("%s: say which: %s", cmd.CommandPath(), strings.Join(verbs(cmd), ", "))
+	}
+	g.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return fmt.Errorf("%s %s: no such command; there are %s", cmd.CommandPath(), args[0], strings.Join(verbs(cmd), ", "))
+		}
+		return nil
+	}
+	return g
+}
+
+func verbs(cmd *cobra.Command) []string {
+	var names []string
+	for _, below := range cmd.Commands() {
+		names = append(names, below.Name())
+	}
+	return names
+}
+
+// load reads the configuration.
+func (c *cli) load() (config.Config, error) { return config.Load(c.config, os.Environ()) }
+
+// dial returns the way to the daemon.
+func (c *cli) dial() (*control.Client, error) {
+	if c.socket != "" {
+		return control.Dial(c.socket), nil
+	}
+	cfg, err := c.load()
+	if err != nil {
+		return nil, fmt.Errorf("find the daemon's socket: %w", err)
+	}
+	return control.Dial(cfg.Control.Socket), nil
+}
+
+// ask makes a verb that talks to the daemon.
+func (c *cli) ask(do func(ctx context.Context, daemon *control.Client, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		daemon, err := c.dial()
+		if err != nil {
+			return err
+		}
+		defer daemon.Close()
+		return do(cmd.Context(), daemon, args)
+	}
+}
