@@ -37,6 +37,9 @@ type Sighting struct {
 	Certificate ID
 	At          time.Time // when it happened, not when it was heard of
 	Evidence    Evidence
+	// Live says that it is happening now: it comes after every sighting of
+	// the device that was recorded before, even if the clock was set back.
+	Live bool
 }
 
 // Holding is a certificate as one device holds it.

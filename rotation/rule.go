@@ -94,9 +94,12 @@ func (f Facts) usable(h certificate.Holding) bool {
 	return h.Standing == certificate.Active && f.Now.Before(h.NotAfter)
 }
 
-// fresh says that an open connection keeps its sighting from growing old.
+// fresh says that an open connection keeps its sighting from growing old. A
+// sighting at a time that has not come yet was made by a clock that was wrong:
+// nobody knows how old it is.
 func (f Facts) fresh(h certificate.Holding) bool {
-	return h.Connected || f.Now.Sub(h.LastSeen) <= f.Recent
+	age := f.Now.Sub(h.LastSeen)
+	return h.Connected || age <= f.Recent && age >= -maxDrift
 }
 
 // allowedByProof is the one exception, for worlds that cannot see which
@@ -141,6 +144,10 @@ func (f Facts) whyNot(latest certificate.Holding) error {
 	case !f.usable(latest):
 		return Kept{Why: fmt.Sprintf("its successor %s has expired", short)}
 	}
+	age := f.Now.Sub(latest.LastSeen).Round(time.Minute)
+	if age < 0 {
+		return Kept{Why: fmt.Sprintf("its successor %s was last seen %s from now, by a clock that was wrong", short, -age)}
+	}
 	return Kept{Why: fmt.Sprintf("its successor %s was last seen %s ago, more than rotation.recent",
-		short, f.Now.Sub(latest.LastSeen).Round(time.Minute))}
+		short, age)}
 }

@@ -87,6 +87,9 @@ func TestOneRule(t *testing.T) {
 		{"the sighting is old but its connection still open",
 			Facts{Held: []certificate.Holding{holding(a, 50*time.Hour),
 				with(holding(b, 25*time.Hour), func(h *certificate.Holding) { h.Connected = true })}, History: history}, "", false},
+		{"the sighting lies in the future, by a clock that was wrong",
+			Facts{Held: []certificate.Holding{holding(a, time.Hour), holding(b, 0)}, History: history,
+				Now: noon.Add(-time.Hour)}, "by a clock that was wrong", false},
 		{"a superseded one, seen last on the proven one after it",
 			Facts{Retirement: Retirement{Certificate: b},
 				Held: []certificate.Holding{holding(b, never), holding(c, time.Minute)}, History: both}, "", false},
@@ -130,7 +133,9 @@ func TestOneRule(t *testing.T) {
 			if facts.Retirement.Certificate == "" {
 				facts.Retirement.Certificate = a
 			}
-			facts.Now, facts.Recent = noon, 24*time.Hour
+			if facts.Recent = 24 * time.Hour; facts.Now.IsZero() {
+				facts.Now = noon
+			}
 			check(t, facts.Allowed(), test.why, test.reverted)
 		})
 	}

@@ -87,7 +87,7 @@ func (v *Vendor) verifyProof(ctx context.Context, a admission, r rotation.Rotati
 		return explain(protocol.NotProven, err.Error())
 	}
 	err = v.Inventory.Seen(ctx, certificate.Sighting{
-		Device: a.Device, Certificate: r.Certificate, At: v.Now(), Evidence: certificate.Proof,
+		Device: a.Device, Certificate: r.Certificate, At: v.Now(), Evidence: certificate.Proof, Live: true,
 	})
 	if errors.Is(err, certificate.ErrNotActive) {
 		return reject(protocol.NotProven, err)

@@ -83,7 +83,7 @@ func (v *Vendor) sight(ctx context.Context, caller Caller) error {
 		return nil
 	}
 	err := v.Inventory.Seen(ctx, certificate.Sighting{
-		Device: caller.Device, Certificate: caller.Certificate, At: v.Now(), Evidence: caller.Evidence,
+		Device: caller.Device, Certificate: caller.Certificate, At: v.Now(), Evidence: caller.Evidence, Live: true,
 	})
 	switch {
 	case errors.Is(err, certificate.ErrNotActive):
@@ -121,12 +121,15 @@ func (a admission) holding(id certificate.ID) *certificate.Certificate {
 	return nil
 }
 
-// Present answers a connection: the certificate must be one that the device
-// holds and that is active, or the connection is refused. A rotation whose
+// Present answers a connection: the device must be known and the certificate
+// one that it holds and that is active, or the connection is refused. A rotation whose
 // certificate is seen this way is proven, and nothing else is done.
 func (v *Vendor) Present(ctx context.Context, caller Caller) error {
+	if _, err := v.Registry.Device(ctx, caller.Device); err != nil {
+		return err
+	}
 	err := v.Inventory.Seen(ctx, certificate.Sighting{
-		Device: caller.Device, Certificate: caller.Certificate, At: v.Now(), Evidence: caller.Evidence,
+		Device: caller.Device, Certificate: caller.Certificate, At: v.Now(), Evidence: caller.Evidence, Live: true,
 	})
 	if err != nil {
 		return err

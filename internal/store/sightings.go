@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/registry"
@@ -193,6 +194,9 @@ func (h Certificates) Seen(ctx context.Context, seen certificate.Sighting) error
 		case at.standing != certificate.Active:
 			return certificate.ErrNotActive
 		}
+		if err := h.s.order(t, &seen); err != nil {
+			return err
+		}
 		if err := writeSighting(t, seen); err != nil {
 			return err
 		}
@@ -205,6 +209,24 @@ func (h Certificates) Seen(ctx context.Context, seen certificate.Sighting) error
 	})
 	if err != nil {
 		return fmt.Errorf("sighting of device %s on certificate %s: %w", seen.Device, seen.Certificate, err)
+	}
+	return nil
+}
+
+// order puts a live sighting behind every one of the device that was recorded
+// before it, also if the clock was set back in between.
+func (s *Store) order(t *tx, seen *certificate.Sighting) error {
+	if !seen.Live {
+		return nil
+	}
+	latest, err := latestOf(t, seen.Device)
+	if err != nil {
+		return err
+	}
+	for _, known := range append(s.sightings.of(seen.Device), latest) {
+		if known.Certificate != seen.Certificate && !seen.At.After(known.At) {
+			seen.At = known.At.Add(time.Nanosecond)
+		}
 	}
 	return nil
 }
