@@ -1,0 +1,39 @@
+# What people type. `make ci` is what must pass before a commit is shared.
+
+GO ?= go
+STATICCHECK ?= $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME ?= 30s
+export CGO_ENABLED ?= 0
+
+.PHONY: build test race lint fuzz demo ci clean
+
+build: ## both programs, into bin/
+	$(GO) build -trimpath -o bin/ ./cmd/...
+
+test:
+	$(GO) test ./...
+
+race: ## the race detector needs cgo
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+lint: ## golangci-lint run reads .golangci.yml and finds more; this needs nothing installed
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "run gofmt -w on these"; exit 1; }
+	$(GO) vet ./...
+	$(STATICCHECK) ./...
+
+fuzz: ## every fuzz target for FUZZTIME; go test takes one at a time
+	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+		for target in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -d' ' -f2 | sort -u); do \
+			echo "$$dir $$target"; \
+			$(GO) test $$dir -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME); \
+		done; \
+	done
+
+demo:
+	$(GO) run ./cmd/certvendor demo
+
+ci:
+	.ci/run
+
+clean:
+	rm -rf bin
