@@ -53,11 +53,7 @@ func start(t *testing.T, change func(*config.Config)) *world {
 	if err := w.app.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := w.app.Stop(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(w.stop)
 	w.client = control.Dial(c.Control.Socket)
 	t.Cleanup(w.client.Close)
 	_, roots, err := w.client.CAs(t.Context())
@@ -68,6 +64,14 @@ func start(t *testing.T, change func(*config.Config)) *world {
 	pool.AppendCertsFromPEM([]byte(roots))
 	w.target = fleet.Target{Broker: w.app.BrokerAddr(), Roots: pool}
 	return w
+}
+
+// stop ends the daemon, as its supervisor would.
+func (w *world) stop() {
+	w.Helper()
+	if err := w.app.Stop(context.Background()); err != nil {
+		w.Error(err)
+	}
 }
 
 // add registers a device and returns it with its first certificate.
