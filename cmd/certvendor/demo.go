@@ -92,7 +92,6 @@ func demoConfig(dir string, devices int) config.Config {
 	cfg.Standalone.Broker.Listen = "127.0.0.1:0"
 	cfg.Standalone.Packages.Listen = "127.0.0.1:0"
 	cfg.Rotation.Grace = 0
-	cfg.Rotation.Settle = 0
 	cfg.Rotation.SweepEvery = time.Second
 	cfg.Rotation.PerMinute = 1_000_000
 	cfg.Rotation.MaxInFlight = max(devices, cfg.Rotation.MaxInFlight)

@@ -91,7 +91,22 @@ func (d demo) play(ctx context.Context, n int) (demoResult, error) {
 	if err != nil {
 		return demoResult{}, err
 	}
-	return d.judge(report, devices, fleet.Verify(ctx, options, report)), nil
+	result := d.judge(report, devices, fleet.Verify(ctx, options, report))
+	if result.Failed > 0 {
+		result.explain(ctx, d.daemon)
+	}
+	return result, nil
+}
+
+// explain adds why the world has kept what it should have taken away.
+func (r *demoResult) explain(ctx context.Context, daemon *control.Client) {
+	for s, err := range daemon.Stuck(ctx) {
+		if err != nil {
+			r.wrong = append(r.wrong, err.Error())
+			return
+		}
+		r.wrong = append(r.wrong, fmt.Sprintf("%s: %s of %s stuck: %s", s.Device, s.What, short(s.Certificate), s.Why))
+	}
 }
 
 // provision gives every device its first certificate, and some a package.
