@@ -85,3 +85,13 @@ func Query[T any](ctx context.Context, s *Store, text string, args ...any) (v T,
 	})
 	return v, err
 }
+
+// Queued returns how many operations wait for the writer.
+func (s *Store) Queued() int { return len(s.queue) }
+
+// Pragma returns a setting of the connection that writes.
+func Pragma(ctx context.Context, s *Store, name string) (string, error) {
+	return commitFor(ctx, s, func(t *tx) (string, error) {
+		return value[string](t.row("PRAGMA " + name))
+	})
+}

@@ -185,6 +185,7 @@ func (h Certificates) Seen(ctx context.Context, seen certificate.Sighting) error
 		return nil
 	}
 	err := h.s.commit(ctx, func(t *tx) error {
+		seen := seen // the caller may be gone, and this may be run again
 		at, _, err := placeOf(t, seen.Device, seen.Certificate)
 		switch {
 		case err != nil:

@@ -110,6 +110,30 @@ func TestOlderSightingOnAnotherCertificate(t *testing.T) {
 	}
 }
 
+func TestLiveSightingIsTheLatestWhateverTheClock(t *testing.T) {
+	for name, repeat := range map[string]bool{"written": false, "not written yet": true} {
+		t.Run(name, func(t *testing.T) {
+			w := open(t)
+			a, b := w.register("d1", "a"), w.register("d1", "b")
+			w.ok(w.seen("d1", a.ID, start))
+			w.ok(w.seen("d1", b.ID, start.Add(time.Hour)))
+			if repeat {
+				w.ok(w.seen("d1", b.ID, start.Add(2*time.Hour)))
+			}
+			live := certificate.Sighting{Device: "d1", Certificate: a.ID, At: start.Add(-time.Hour), Evidence: certificate.Presence, Live: true}
+			w.ok(w.Certificates().Seen(w.ctx, live))
+			w.kill()
+			if latest, _ := certificate.Latest(w.held("d1")); latest.ID != a.ID || latest.Evidence != certificate.Presence {
+				t.Errorf("the latest is %s, %s", latest.Subject, latest.LastSeen)
+			}
+			w.ok(w.Certificates().Seen(w.ctx, certificate.Sighting{Device: "d1", Certificate: b.ID, At: start.Add(-time.Hour)}))
+			if latest, _ := certificate.Latest(w.held("d1")); latest.ID != a.ID {
+				t.Error("one that was heard of late came behind it")
+			}
+		})
+	}
+}
+
 // What was last seen on a certificate that is INACTIVE now must not let a
 // repeated sighting pass unchecked.
 func TestSightingOnADeactivatedLatest(t *testing.T) {
