@@ -54,20 +54,15 @@ func oneLine(err error) string {
 }
 
 func (c *cli) root() *cobra.Command {
-	root := &cobra.Command{
-		Use:           "certvendor",
-		Short:         "Rotates the certificates of IoT devices, and leaves none without one that works",
-		SilenceUsage:  true,
-		SilenceErrors: true,
-		Args:          cobra.NoArgs,
-	}
-	root.PersistentFlags().StringVar(&c.config, "config", "config.yaml", "the configuration, which names the daemon's socket")
-	root.PersistentFlags().StringVar(&c.socket, "socket", "", "the daemon's socket, instead of the one in --config")
-	root.PersistentFlags().BoolVar(&c.json, "json", false, "print JSON")
-	root.AddCommand(
+	root := group("certvendor", "Rotates the certificates of IoT devices, and leaves none without one that works",
 		c.serve(), c.demo(), c.device(), c.rotation(), c.packages(), c.job(), c.ca(),
 		c.freeze(), c.thaw(), c.audit(), c.configuration(), c.version(),
 	)
+	root.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	root.SilenceUsage, root.SilenceErrors = true, true
+	root.PersistentFlags().StringVar(&c.config, "config", "config.yaml", "the configuration, which names the daemon's socket")
+	root.PersistentFlags().StringVar(&c.socket, "socket", "", "the daemon's socket, instead of the one in --config")
+	root.PersistentFlags().BoolVar(&c.json, "json", false, "print JSON")
 	return root
 }
 

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/certvendor/certvendor/internal/control"
+	"github.com/certvendor/certvendor/internal/fleet"
+)
+
+// The scripts run this program as it is, in processes of its own.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"certvendor": main})
+}
+
+// patience is how long a daemon may take for what is waited for.
+const patience = time.Minute
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(e *testscript.Env) error {
+			// A Unix socket's path is short.
+			e.Setenv("CERTVENDOR_CONTROL_SOCKET", filepath.Join(e.WorkDir, "s"))
+			e.Setenv("CERTVENDOR_METRICS_LISTEN", "")
+			for _, name := range []string{"CERTVENDOR_STANDALONE_BROKER_LISTEN", "CERTVENDOR_STANDALONE_PACKAGES_LISTEN"} {
+				address, err := freeAddress()
+				if err != nil {
+					return err
+				}
+				e.Setenv(name, address)
+			}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"ready":    ready,
+			"mode":     mode,
+			"connects": connects,
+			"foreign":  foreign,
+		},
+	})
+}
+
+func freeAddress() (string, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return listener.Addr().String(), listener.Close()
+}
+
+// ready waits until the daemon answers.
+func ready(ts *testscript.TestScript, neg bool, _ []string) {
+	daemon := control.Dial(ts.Getenv("CERTVENDOR_CONTROL_SOCKET"))
+	defer daemon.Close()
+	for limit := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		err := daemon.Ready(context.Background())
+		if (err == nil) != neg {
+			return
+		}
+		if time.Now().After(limit) {
+			ts.Fatalf("the daemon is not ready: %v", err)
+		}
+	}
+}
+
+// mode FILE PERMISSIONS checks a file's permissions.
+func mode(ts *testscript.TestScript, _ bool, args []string) {
+	info, err := os.Stat(ts.MkAbs(args[0]))
+	ts.Check(err)
+	want, err := strconv.ParseUint(args[1], 8, 32)
+	ts.Check(err)
+	if got := info.Mode().Perm(); got != os.FileMode(want) {
+		ts.Fatalf("%s has mode %#o, want %#o", args[0], got, want)
+	}
+}
+
+// connects NAME CERTIFICATE KEY checks that the broker takes a device, or with
+// ! that it does not.
+func connects(ts *testscript.TestScript, neg bool, args []string) {
+	certificate, err := tls.LoadX509KeyPair(ts.MkAbs(args[1]), ts.MkAbs(args[2]))
+	ts.Check(err)
+	roots := x509.NewCertPool()
+	text, err := os.ReadFile(ts.MkAbs("out/ca.crt"))
+	ts.Check(err)
+	roots.AppendCertsFromPEM(text)
+	target := fleet.Target{Broker: ts.Getenv("CERTVENDOR_STANDALONE_BROKER_LISTEN"), Roots: roots}
+	err = fleet.CanConnect(context.Background(), target, args[0], certificate)
+	if (err == nil) == neg {
+		ts.Fatalf("connect as %s: %v", args[0], err)
+	}
+}
+
+// foreign CA.crt NAME... makes a CA of somebody else's, and certificates of it
+// as NAME.crt and NAME.key.
+func foreign(ts *testscript.TestScript, _ bool, args []string) {
+	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ts.Check(err)
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: args[0]}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
+	ts.Check(err)
+	writePEM(ts, args[0], "CERTIFICATE", der)
+	for i, name := range args[1:] {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		ts.Check(err)
+		leaf := &x509.Certificate{
+			SerialNumber: big.NewInt(int64(i) + 2), Subject: pkix.Name{CommonName: fmt.Sprintf("made elsewhere %d", i)},
+			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		}
+		der, err := x509.CreateCertificate(rand.Reader, leaf, ca, key.Public(), caKey)
+		ts.Check(err)
+		writePEM(ts, name+".crt", "CERTIFICATE", der)
+		der, err = x509.MarshalPKCS8PrivateKey(key)
+		ts.Check(err)
+		writePEM(ts, name+".key", "PRIVATE KEY", der)
+	}
+}
+
+func writePEM(ts *testscript.TestScript, name, kind string, der []byte) {
+	ts.Check(os.WriteFile(ts.MkAbs(name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
+}
