@@ -21,12 +21,12 @@ func (v *Vendor) Ack(ctx context.Context, caller Caller, request protocol.AckReq
 	if err != nil {
 		return ok, nil, err
 	}
+	if a, err = v.awaitLease(ctx, a, func(rotation.Rotation) bool { return true }); err != nil {
+		return ok, nil, err
+	}
 	r := a.history.Current()
 	if r == nil {
 		return ok, nil, v.ackAgain(ctx, a, request)
-	}
-	if err := v.mayWorkOn(r); err != nil {
-		return ok, nil, err
 	}
 	if r.Named, err = namedAtAck(*r, request); err != nil {
 		return ok, nil, err

@@ -35,16 +35,24 @@ func (v *Vendor) admit(ctx context.Context, caller Caller) (admission, error) {
 	case a.device.Blocked:
 		return a, explain(protocol.NotAllowed, "blocked")
 	}
-	if a.history, err = v.Journal.Find(ctx, caller.Device); err != nil {
-		return a, later(0, err)
-	}
-	if a.held, err = v.Inventory.Held(ctx, caller.Device); err != nil {
-		return a, later(0, err)
+	if err := v.look(ctx, &a); err != nil {
+		return a, err
 	}
 	if err := v.bind(a); err != nil {
 		return a, err
 	}
 	return a, v.sight(ctx, caller)
+}
+
+// look reads the device's rotations and certificates.
+func (v *Vendor) look(ctx context.Context, a *admission) (err error) {
+	if a.history, err = v.Journal.Find(ctx, a.Device); err != nil {
+		return later(0, err)
+	}
+	if a.held, err = v.Inventory.Held(ctx, a.Device); err != nil {
+		return later(0, err)
+	}
+	return nil
 }
 
 // bind refuses a certificate that is not this device's. What the journal

@@ -12,10 +12,11 @@ import (
 // getPackage answers a get without a CSR: the open rotation's package again,
 // or else the one that waits for the device, activated and with a new link.
 func (v *Vendor) getPackage(ctx context.Context, a admission) (protocol.GetAccepted, error) {
-	current := a.history.Current()
-	if err := v.mayWorkOn(current); err != nil {
+	a, err := v.awaitLease(ctx, a, func(r rotation.Rotation) bool { return r.ByPackage })
+	if err != nil {
 		return protocol.GetAccepted{}, err
 	}
+	current := a.history.Current()
 	if current != nil && current.ByPackage && v.isRegistered(a, *current) && !v.isReplaced(ctx, a, *current) {
 		return v.linkAgain(ctx, a, *current)
 	}

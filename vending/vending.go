@@ -1,9 +1,11 @@
 // Package vending is the conversation with devices: what is answered to a get
 // and to an ack. Each answer is one function read from top to bottom.
 //
-// Read get.go and ack.go; admit.go is what both begin with, handler.go how a
-// message becomes a call and an outcome a reply. The ports that the answers
-// stand on are here and with the nouns they are about.
+// Read get.go and ack.go; admit.go is what both begin with, check.go what a CSR
+// must satisfy, open.go how a rotation makes room for the next, package.go the
+// get without a CSR, and handler.go how a message becomes a call and an outcome
+// a reply. The ports that the answers stand on are here and with the nouns they
+// are about.
 package vending
 
 import (
@@ -91,13 +93,15 @@ type Profile struct {
 
 // Config is what the vendor needs besides its ports.
 type Config struct {
-	Instance        string // names this process in leases
-	Binding         Binding
-	Profiles        []Profile // the first that matches a device counts; one, "default", today
-	Backdate        time.Duration
-	NewKeys         int // how many new keys a device may bring within NewKeysPer
-	NewKeysPer      time.Duration
-	RejectUnproven  bool // an ack without evidence is refused instead of acknowledged
+	Instance       string // names this process in leases
+	Binding        Binding
+	Profiles       []Profile // the first that matches a device counts; one, "default", today
+	Backdate       time.Duration
+	NewKeys        int // how many new keys a device may bring within NewKeysPer
+	NewKeysPer     time.Duration
+	RejectUnproven bool // an ack without evidence is refused instead of acknowledged
+	// OutcomeDeadline is how long a request waits for what another instance
+	// is doing for the same device.
 	OutcomeDeadline time.Duration
 }
 

@@ -75,7 +75,7 @@ func (a *App) vendor(instance string, profile vending.Profile) (*vending.Vendor,
 	return vending.New(vending.Config{
 		Instance: instance, Binding: c.Admit.Binding, Profiles: []vending.Profile{profile},
 		Backdate: c.Vending.Backdate, NewKeys: c.Vending.NewKeys.Count, NewKeysPer: c.Vending.NewKeys.Per,
-		RejectUnproven: c.Vending.UnprovenAck == config.RejectUnproven,
+		RejectUnproven: c.Vending.UnprovenAck == config.RejectUnproven, OutcomeDeadline: c.Vending.ReplyDeadline,
 	}, vending.Ports{
 		Registry: a.backend.Registry, Inventory: a.backend.Inventory, Certificates: a.backend.Certificates,
 		Journal: a.backend.Journal, Brakes: a.backend.Brakes, Issuer: a.backend.Issuer, Packages: a.backend.Packages,

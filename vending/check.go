@@ -1,0 +1,108 @@
+package vending
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/protocol"
+	"github.com/certvendor/certvendor/registry"
+	"github.com/certvendor/certvendor/rotation"
+)
+
+// supersededQuiet is how long a request with a superseded key is taken for a
+// late duplicate, which is not worth an alarm.
+const supersededQuiet = 10 * time.Minute
+
+// check holds a request against every rule, cheapest first, and returns the
+// rotation to open and the order for the issuer. It changes nothing.
+func (v *Vendor) check(ctx context.Context, a admission, csr *certificate.Request, request protocol.GetRequest) (opening, certificate.Order, error) {
+	named, err := a.named(request.PreviousCertificateID)
+	if err != nil {
+		return opening{}, certificate.Order{}, err
+	}
+	if err := v.mayUseKey(ctx, a, csr.Key); err != nil {
+		return opening{}, certificate.Order{}, err
+	}
+	if a.history.NewKeys(v.Now().Add(-v.config.NewKeysPer)) >= v.config.NewKeys {
+		return opening{}, certificate.Order{}, &Error{
+			Reason: protocol.TooManyRequests, Detail: "too many new keys",
+			Wait: v.config.NewKeysPer / time.Duration(v.config.NewKeys),
+		}
+	}
+	if err := csr.CheckSignature(); err != nil {
+		return opening{}, certificate.Order{}, refuseCSR(err)
+	}
+	subject, err := a.profile.Naming.Subject(csr, certificate.Names{
+		Device: a.Device, Caller: a.holding(a.Certificate), Previous: a.previous(named), Known: v.isKnown(ctx),
+	})
+	if err != nil {
+		return opening{}, certificate.Order{}, refuseCSR(err)
+	}
+	policies, err := a.profile.Policy.For(named, a.Certificate, a.held)
+	if err != nil {
+		return opening{}, certificate.Order{}, reject(protocol.PolicyFailed, err)
+	}
+	now := v.Now()
+	order := certificate.Order{
+		Device: a.Device, Key: csr.CSR.PublicKey, RawSubject: subject, Request: csr.CSR,
+		NotBefore: now.Add(-v.config.Backdate), NotAfter: now.Add(a.profile.Validity),
+	}
+	next := v.intend(a, named)
+	next.Key = csr.Key
+	return opening{Rotation: next, policies: policies}, order, nil
+}
+
+// mayUseKey refuses a key that was used: one whose certificate was proven or
+// seen, or that another device ever had. A superseded key never opens again.
+func (v *Vendor) mayUseKey(ctx context.Context, a admission, key certificate.KeyID) error {
+	r := a.history.Keyed(key)
+	if r != nil && r.State == rotation.Superseded {
+		if v.Now().Sub(r.ClosedAt) < supersededQuiet {
+			return later(supersededQuiet, nil)
+		}
+		return explain(protocol.CSRRejected, "key superseded, make a new one")
+	}
+	if r != nil && r.State == rotation.Finished && !a.profile.ReuseKey {
+		return explain(protocol.CSRRejected, "the key was used before")
+	}
+	holdings, err := v.Certificates.List(ctx, certificate.Query{Key: key})
+	if err != nil {
+		return later(0, err)
+	}
+	for _, h := range holdings {
+		switch {
+		case h.Device != a.Device && (r == nil || h.Device != ""):
+			return explain(protocol.CSRRejected, "the key belongs to another device")
+		case !a.profile.ReuseKey && (!h.LastSeen.IsZero() || r == nil):
+			return explain(protocol.CSRRejected, "the key was used before")
+		}
+	}
+	return nil
+}
+
+// previous returns the certificate that is being replaced, or nil if that
+// cannot be told.
+func (a admission) previous(named certificate.ID) *certificate.Certificate {
+	if c := a.holding(named); c != nil {
+		return c
+	}
+	if c := a.holding(a.Certificate); c != nil {
+		return c
+	}
+	if active := activeOf(a.held); len(active) == 1 {
+		return a.holding(active[0])
+	}
+	return nil
+}
+
+func (v *Vendor) isKnown(ctx context.Context) func(registry.DeviceID) (bool, error) {
+	return func(id registry.DeviceID) (bool, error) {
+		_, err := v.Registry.Device(ctx, id)
+		if errors.Is(err, registry.ErrUnknown) {
+			return false, nil
+		}
+		return err == nil, err
+	}
+}
