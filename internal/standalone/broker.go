@@ -186,6 +186,7 @@ func (b *Broker) Close(ctx context.Context) error {
 	select {
 	case <-ended:
 	case <-ctx.Done():
+		b.cancel()
 		b.door.kill()
 		<-ended
 	}
