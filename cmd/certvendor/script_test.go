@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -49,10 +50,11 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"ready":    ready,
-			"mode":     mode,
-			"connects": connects,
-			"foreign":  foreign,
+			"ready":     ready,
+			"terminate": terminate,
+			"mode":      mode,
+			"connects":  connects,
+			"foreign":   foreign,
 		},
 	})
 }
@@ -78,6 +80,17 @@ func ready(ts *testscript.TestScript, neg bool, _ []string) {
 			ts.Fatalf("the daemon is not ready: %v", err)
 		}
 	}
+}
+
+// terminate sends SIGTERM, as a service manager does, to the daemon that the
+// data directory's lock names.
+func terminate(ts *testscript.TestScript, _ bool, _ []string) {
+	text, err := os.ReadFile(ts.MkAbs("data/lock"))
+	ts.Check(err)
+	var pid int
+	_, err = fmt.Sscanf(string(text), "with pid %d,", &pid)
+	ts.Check(err)
+	ts.Check(syscall.Kill(pid, syscall.SIGTERM))
 }
 
 // mode FILE PERMISSIONS checks a file's permissions.
