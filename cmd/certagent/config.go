@@ -1,0 +1,282 @@
+package main
+
+import (
+	"bytes"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/certvendor/certvendor/device"
+)
+
+// file is the configuration file. device, broker, ca and directory are
+// required. Relative paths are relative to the file.
+type file struct {
+	// Device is the device's name: 1 to 128 letters, digits, colons,
+	// underscores and hyphens.
+	Device string `yaml:"device"`
+	// Broker is host:port, with or without tls:// before it.
+	Broker string `yaml:"broker"`
+	// CA is a PEM file with the roots that verify the broker.
+	CA string `yaml:"ca"`
+	// PackageCA is a PEM file with the roots that verify where packages are
+	// downloaded from. Default: CA.
+	PackageCA string `yaml:"package_ca"`
+	// Directory holds keys and certificates; enrol makes it.
+	Directory string `yaml:"directory"`
+	// Topics are the vendor's. Optional.
+	Topics topics `yaml:"topics"`
+	// Flow is csr (default: the key is made here and stays here) or package
+	// (key and certificate are downloaded together).
+	Flow device.Flow `yaml:"flow"`
+	// Proof signs the ack with the new key, for vendors that cannot see which
+	// certificate a request came over.
+	Proof bool `yaml:"proof"`
+	// NamePrevious names the certificate in use in requests, for the same
+	// vendors.
+	NamePrevious bool `yaml:"name_previous"`
+	// TakeOver tries the new certificate under the device's own client id, for
+	// brokers that allow it no other.
+	TakeOver bool `yaml:"take_over"`
+	// KeepAlive is MQTT's, such as 30s (the default).
+	KeepAlive string `yaml:"keepalive"`
+	// ALPN is for AWS IoT Core on port 443.
+	ALPN bool `yaml:"alpn"`
+	// AfterSwitch is a command with its arguments, without a shell, that is
+	// run after every change of the certificate: afterswitch.go says how.
+	AfterSwitch []string `yaml:"after_switch"`
+}
+
+// topics are topic templates, each with {thingName} as one level. get and ack
+// come together; a reply's default is /accepted or /rejected below its request.
+type topics struct {
+	Get         string `yaml:"get"`
+	GetAccepted string `yaml:"get_accepted"`
+	GetRejected string `yaml:"get_rejected"`
+	Ack         string `yaml:"ack"`
+	AckAccepted string `yaml:"ack_accepted"`
+	AckRejected string `yaml:"ack_rejected"`
+}
+
+// settings is the configuration, ready for use.
+type settings struct {
+	device      device.Config
+	afterSwitch []string
+}
+
+// configError is something wrong with the configuration. Line is 0 where no
+// line of the file is to blame.
+type configError struct {
+	Path string
+	Line int
+	Text string
+}
+
+func (e *configError) Error() string {
+	if e.Line == 0 {
+		return e.Path + ": " + e.Text
+	}
+	return fmt.Sprintf("%s:%d: %s", e.Path, e.Line, e.Text)
+}
+
+// maxFile bounds what is read of any file named by a person, in octets.
+const maxFile = 1 << 20
+
+// load reads the configuration at path; its error is a *configError.
+func load(path string) (settings, error) {
+	text, err := readFile(path)
+	if err != nil {
+		return settings{}, &configError{Path: path, Text: err.Error()}
+	}
+	f, err := decode(path, text)
+	if err != nil {
+		return settings{}, err
+	}
+	s, key, err := f.settings(filepath.Dir(path))
+	if err != nil {
+		return settings{}, &configError{Path: path, Line: lineOf(text, key), Text: key + ": " + err.Error()}
+	}
+	return s, nil
+}
+
+// decode is strict: an unknown or repeated key, a value of the wrong kind and
+// a second document are errors. The parser has panicked on odd input; that is
+// an error too.
+func decode(path string, text []byte) (f file, err error) {
+	defer func() {
+		if recover() != nil {
+			err = &configError{Path: path, Text: "not readable as YAML"}
+		}
+	}()
+	decoder := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict())
+	if err := decoder.Decode(&f); err != nil && !errors.Is(err, io.EOF) {
+		return f, located(path, err)
+	}
+	if err := decoder.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return f, &configError{Path: path, Text: "more than one document"}
+	}
+	return f, nil
+}
+
+// located keeps the place and the first line of what the parser says, not its
+// excerpt of the file.
+func located(path string, err error) error {
+	e := &configError{Path: path}
+	text := err.Error()
+	var parsing yaml.Error
+	if errors.As(err, &parsing) {
+		text = parsing.GetMessage()
+		if token := parsing.GetToken(); token != nil && token.Position != nil {
+			e.Line = token.Position.Line
+		}
+	}
+	e.Text, _, _ = strings.Cut(text, "\n")
+	return e
+}
+
+// lineOf returns the line of a key's value, or 0 where there is none.
+func lineOf(text []byte, key string) int {
+	path, err := yaml.PathString("$." + key)
+	if err != nil {
+		return 0
+	}
+	node, err := path.ReadNode(bytes.NewReader(text))
+	if err != nil || node == nil || node.GetToken() == nil || node.GetToken().Position == nil {
+		return 0
+	}
+	return node.GetToken().Position.Line
+}
+
+// settings names the key to blame where it returns an error.
+func (f file) settings(base string) (s settings, key string, err error) {
+	for _, required := range []struct{ key, value string }{
+		{"device", f.Device}, {"broker", f.Broker}, {"ca", f.CA}, {"directory", f.Directory},
+	} {
+		if required.value == "" {
+			return s, required.key, errors.New("is required")
+		}
+	}
+	s.device = device.Config{
+		Device: f.Device, Broker: f.Broker, Directory: absolute(base, f.Directory), Flow: f.Flow,
+		Proof: f.Proof, NamePrevious: f.NamePrevious, TakeOver: f.TakeOver, ALPN: f.ALPN,
+	}
+	if s.device.Roots, err = roots(absolute(base, f.CA)); err != nil {
+		return s, "ca", err
+	}
+	if f.PackageCA != "" {
+		if s.device.PackageRoots, err = roots(absolute(base, f.PackageCA)); err != nil {
+			return s, "package_ca", err
+		}
+	}
+	if f.KeepAlive != "" {
+		if s.device.KeepAlive, err = time.ParseDuration(f.KeepAlive); err != nil {
+			return s, "keepalive", errors.New("must be a duration with its unit, such as 30s")
+		}
+	}
+	if f.Topics != (topics{}) {
+		if f.Topics.Get == "" || f.Topics.Ack == "" {
+			return s, "topics", errors.New("get and ack are both required where one topic is named")
+		}
+		f.Topics.into(&s.device)
+	}
+	if len(f.AfterSwitch) > 0 {
+		if s.afterSwitch, err = command(base, f.AfterSwitch); err != nil {
+			return s, "after_switch", err
+		}
+	}
+	key, err = refused(s.device)
+	return s, key, err
+}
+
+// refused returns the first key whose value package device does not take. It
+// tries them one by one, and in a place where nothing is, so that a wrong
+// configuration is told from a directory that cannot be read.
+func refused(c device.Config) (key string, err error) {
+	fit := device.Config{Device: "x", Broker: "x:1", Roots: c.Roots, Directory: filepath.Join(c.Directory, "nothing is here")}
+	for _, try := range []struct {
+		key string
+		set func(*device.Config)
+	}{
+		{"device", func(t *device.Config) { t.Device = c.Device }},
+		{"broker", func(t *device.Config) { t.Broker = c.Broker }},
+		{"flow", func(t *device.Config) { t.Flow = c.Flow }},
+		{"keepalive", func(t *device.Config) { t.KeepAlive = c.KeepAlive }},
+		{"topics", func(t *device.Config) { t.Topics = c.Topics }},
+	} {
+		trial := fit
+		try.set(&trial)
+		if _, err := device.New(trial); !errors.Is(err, device.ErrNotProvisioned) {
+			return try.key, errors.Unwrap(err)
+		}
+	}
+	return "", nil
+}
+
+func (t topics) into(c *device.Config) {
+	c.Topics.Get, c.Topics.Ack = t.Get, t.Ack
+	c.Topics.GetAccepted = either(t.GetAccepted, t.Get+"/accepted")
+	c.Topics.GetRejected = either(t.GetRejected, t.Get+"/rejected")
+	c.Topics.AckAccepted = either(t.AckAccepted, t.Ack+"/accepted")
+	c.Topics.AckRejected = either(t.AckRejected, t.Ack+"/rejected")
+}
+
+func either(value, otherwise string) string {
+	if value == "" {
+		return otherwise
+	}
+	return value
+}
+
+// command returns the command with its path; a bare name is one of the PATH.
+func command(base string, args []string) ([]string, error) {
+	if args[0] == "" {
+		return nil, errors.New("the command has no name")
+	}
+	args = append([]string(nil), args...)
+	if strings.ContainsRune(args[0], filepath.Separator) {
+		args[0] = absolute(base, args[0])
+	}
+	return args, nil
+}
+
+func roots(path string) (*x509.CertPool, error) {
+	text, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("no certificate in %s", path)
+	}
+	return pool, nil
+}
+
+func absolute(base, path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(base, path)
+}
+
+func readFile(path string) ([]byte, error) {
+	opened, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer opened.Close()
+	text, err := io.ReadAll(io.LimitReader(opened, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxFile {
+		return nil, fmt.Errorf("%s: more than %d octets", path, maxFile)
+	}
+	return text, nil
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/certvendor/certvendor/device"
+)
+
+// follow carries out rotation jobs until ctx ends, which is no error.
+func follow(ctx context.Context, s settings, log *slog.Logger) error {
+	release, err := lock(s.device.Directory)
+	if err != nil {
+		return err
+	}
+	defer release()
+	after := newAfterSwitch(s, log)
+	pulse := newPulse()
+	s.device.Event = func(e device.Event) {
+		logEvent(ctx, log, e)
+		pulse.note(e)
+		if e.Kind == device.Promoted {
+			after.wake()
+		}
+	}
+	agent, err := device.New(s.device)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	defer cancel()
+	beside.Go(func() { after.follow(ctx) })
+	beside.Go(func() { pulse.beat(ctx, log) })
+	// Ready does not wait for the broker, which may be away for days.
+	notify(log, daemon.SdNotifyReady)
+	err = agent.Run(ctx)
+	notify(log, daemon.SdNotifyStopping)
+	if errors.Is(err, ctx.Err()) {
+		return nil
+	}
+	return err
+}
+
+// once performs one rotation, or finishes one that was left unfinished.
+func once(ctx context.Context, s settings, log *slog.Logger) error {
+	release, err := lock(s.device.Directory)
+	if err != nil {
+		return err
+	}
+	defer release()
+	s.device.Event = func(e device.Event) { logEvent(ctx, log, e) }
+	agent, err := device.New(s.device)
+	if err != nil {
+		return err
+	}
+	rotating := agent.Rotate(ctx)
+	// Also after an error: the certificate may have changed nevertheless.
+	if err := newAfterSwitch(s, log).settle(ctx); err != nil {
+		log.Error("after switch", "err", err.Error())
+	}
+	if rotating != nil {
+		return fmt.Errorf("rotate device %s: %w", s.device.Device, rotating)
+	}
+	return nil
+}
+
+// enrol puts the device's first certificate and key in place.
+func (p *program) enrol(s settings) error {
+	certificate, err := readFile(p.certificate)
+	if err != nil {
+		return err
+	}
+	key, err := readFile(p.key)
+	if err != nil {
+		return err
+	}
+	if err := device.Provision(s.device.Directory, certificate, key); err != nil {
+		return fmt.Errorf("enrol device %s: %w", s.device.Device, err)
+	}
+	first, err := inspect(s.device.Directory)
+	if err != nil {
+		return err
+	}
+	// Nothing was switched, so there is nothing to be run after it.
+	if err := markSettled(s.device.Directory, first.CertificateID); err != nil {
+		return err
+	}
+	return p.status(s)
+}
+
+func logEvent(ctx context.Context, log *slog.Logger, e device.Event) {
+	level := slog.LevelInfo
+	switch {
+	case e.Kind == device.GivenUp:
+		level = slog.LevelError
+	case e.Err != nil:
+		level = slog.LevelWarn
+	}
+	var fields []slog.Attr
+	for _, f := range []struct{ key, value string }{
+		{"action", string(e.Action)}, {"job", e.Job}, {"certificate", e.CertificateID},
+	} {
+		if f.value != "" {
+			fields = append(fields, slog.String(f.key, f.value))
+		}
+	}
+	if e.Pause > 0 {
+		fields = append(fields, slog.String("pause", e.Pause.String()))
+	}
+	if e.Err != nil {
+		fields = append(fields, slog.String("err", e.Err.Error()))
+	}
+	log.LogAttrs(ctx, level, string(e.Kind), fields...)
+}
+
+// lock makes sure that no other certagent works in the directory, until
+// release is called or the process ends.
+func lock(directory string) (release func(), err error) {
+	path := filepath.Join(directory, "lock")
+	held, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_CLOEXEC, 0o600)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("open %s: %w", directory, device.ErrNotProvisioned)
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = syscall.Flock(int(held.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		err = errors.New("another certagent is at work there")
+	}
+	if err != nil {
+		_ = held.Close()
+		return nil, fmt.Errorf("lock %s: %w", directory, err)
+	}
+	return func() { _ = held.Close() }, nil
+}
