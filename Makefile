@@ -21,13 +21,8 @@ lint: ## golangci-lint run reads .golangci.yml and finds more; this needs nothin
 	$(GO) vet ./...
 	$(STATICCHECK) ./...
 
-fuzz: ## every fuzz target for FUZZTIME; go test takes one at a time
-	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
-		for target in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -d' ' -f2 | sort -u); do \
-			echo "$$dir $$target"; \
-			$(GO) test $$dir -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME); \
-		done; \
-	done
+fuzz: ## every fuzz target for FUZZTIME
+	.ci/fuzz $(FUZZTIME)
 
 demo:
 	$(GO) run ./cmd/certvendor demo
