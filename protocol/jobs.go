@@ -50,7 +50,7 @@ const (
 type JobSummary struct {
 	JobID           string `json:"jobId"`
 	QueuedAt        int64  `json:"queuedAt"`
-	StartedAt       int64  `json:"startedAt,omitempty"`
+	StartedAt       int64  `json:"startedAt,omitzero"`
 	LastUpdatedAt   int64  `json:"lastUpdatedAt"`
 	VersionNumber   int64  `json:"versionNumber"`
 	ExecutionNumber int64  `json:"executionNumber"`
@@ -63,11 +63,11 @@ type JobExecution struct {
 	Status                          JobStatus         `json:"status"`
 	StatusDetails                   map[string]string `json:"statusDetails,omitempty"`
 	QueuedAt                        int64             `json:"queuedAt"`
-	StartedAt                       int64             `json:"startedAt,omitempty"`
+	StartedAt                       int64             `json:"startedAt,omitzero"`
 	LastUpdatedAt                   int64             `json:"lastUpdatedAt"`
 	VersionNumber                   int64             `json:"versionNumber"`
 	ExecutionNumber                 int64             `json:"executionNumber"`
-	ApproximateSecondsBeforeTimeout int64             `json:"approximateSecondsBeforeTimedOut,omitempty"`
+	ApproximateSecondsBeforeTimeout int64             `json:"approximateSecondsBeforeTimedOut,omitzero"`
 	JobDocument                     jsontext.Value    `json:"jobDocument,omitempty"`
 }
 
@@ -128,15 +128,15 @@ type JobNotify struct {
 // JobStartNext is the body of start-next.
 type JobStartNext struct {
 	StatusDetails        map[string]string `json:"statusDetails,omitempty"`
-	StepTimeoutInMinutes int64             `json:"stepTimeoutInMinutes,omitempty"`
+	StepTimeoutInMinutes int64             `json:"stepTimeoutInMinutes,omitzero"`
 	ClientToken          string            `json:"clientToken,omitempty"`
 }
 
 // JobDescribe is the body of {jobId}/get. The document is included unless
 // IncludeJobDocument is false.
 type JobDescribe struct {
-	ExecutionNumber    int64  `json:"executionNumber,omitempty"`
-	IncludeJobDocument *bool  `json:"includeJobDocument,omitempty"`
+	ExecutionNumber    int64  `json:"executionNumber,omitzero"`
+	IncludeJobDocument *bool  `json:"includeJobDocument,omitzero"`
 	ClientToken        string `json:"clientToken,omitempty"`
 }
 
@@ -146,10 +146,10 @@ type JobUpdate struct {
 	Status                   JobStatus         `json:"status"`
 	StatusDetails            map[string]string `json:"statusDetails,omitempty"`
 	ExpectedVersion          jsontext.Value    `json:"expectedVersion,omitempty"`
-	ExecutionNumber          int64             `json:"executionNumber,omitempty"`
-	IncludeJobExecutionState bool              `json:"includeJobExecutionState,omitempty"`
-	IncludeJobDocument       bool              `json:"includeJobDocument,omitempty"`
-	StepTimeoutInMinutes     int64             `json:"stepTimeoutInMinutes,omitempty"`
+	ExecutionNumber          int64             `json:"executionNumber,omitzero"`
+	IncludeJobExecutionState bool              `json:"includeJobExecutionState,omitzero"`
+	IncludeJobDocument       bool              `json:"includeJobDocument,omitzero"`
+	StepTimeoutInMinutes     int64             `json:"stepTimeoutInMinutes,omitzero"`
 	ClientToken              string            `json:"clientToken,omitempty"`
 }
 

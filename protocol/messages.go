@@ -48,7 +48,7 @@ type CertInfo struct {
 	StateName          string `json:"stateName,omitempty"`
 	Country            string `json:"country,omitempty"`
 	EmailAddress       string `json:"emailAddress,omitempty"`
-	DaysExpiry         *int   `json:"daysExpiry,omitempty"`
+	DaysExpiry         *int   `json:"daysExpiry,omitzero"`
 }
 
 // AckRequest is the body of an ack. CertificateID and Proof are both empty or
@@ -89,7 +89,7 @@ type Rejected struct {
 	Action      Action `json:"action"`
 	Message     Reason `json:"message"`
 	Detail      string `json:"detail,omitempty"`
-	RetryAfter  int    `json:"retryAfter,omitempty"`
+	RetryAfter  int    `json:"retryAfter,omitzero"`
 	ClientToken string `json:"clientToken,omitempty"`
 }
 

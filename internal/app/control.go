@@ -27,7 +27,7 @@ func (a *App) ports() control.Ports {
 		policies = []string{c.Policy.Default}
 	}
 	return control.Ports{
-		Registry: b.Registry, Registrar: b.Registrar, Devices: b.Devices,
+		Registry: b.Registry, Registrar: registrar{b.Registrar, a}, Devices: b.Devices,
 		Inventory: b.Inventory, Certificates: b.Certificates,
 		Journal: b.Journal, Rotations: b.Rotations, Brakes: b.Brakes, Group: b.Group, Jobs: b.Jobs,
 		Issuer: b.Issuer, Packages: b.Packages,
@@ -38,6 +38,26 @@ func (a *App) ports() control.Ports {
 		Sweep: a.sweep, AddedMember: a.world.Poke, Note: a.note, Timeline: a.timeline,
 		VerifyAudit: a.world.Store().Audit().Verify, Ready: a.Ready,
 	}
+}
+
+// registrar closes the connections of a device that is taken out.
+type registrar struct {
+	registry.Registrar
+	app *App
+}
+
+func (r registrar) Remove(ctx context.Context, id registry.DeviceID) error {
+	held, err := r.app.backend.Inventory.Held(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := r.Registrar.Remove(ctx, id); err != nil {
+		return err
+	}
+	for _, h := range held {
+		r.app.world.Broker().CloseHolding(id, h.ID)
+	}
+	return nil
 }
 
 func (a *App) listPackages(ctx context.Context, after registry.DeviceID, limit int) ([]control.Package, error) {
