@@ -109,7 +109,7 @@ func worldConfig(c config.Config, log zerolog.Logger) (standalone.Config, error)
 		Data: s.Data, Instance: fmt.Sprintf("%s/%d", host, os.Getpid()), Topics: c.Topics(), Now: time.Now, Log: log,
 		CA: standalone.CAConfig{
 			Passphrase: []byte(passphrase), Now: time.Now, Names: append(append([]string{}, s.Names...), host),
-			ServerCertificate: s.ServerCertificate, ServerKey: s.ServerKey, ClientCA: s.ClientCA,
+			ServerCertificate: s.ServerCertificate, ServerKey: s.ServerKey, ServerCA: s.ServerCA, ClientCA: s.ClientCA,
 		},
 		Broker: standalone.BrokerConfig{
 			Listen: s.Broker.Listen, Expired: s.Broker.Expired, Extra: extra,
