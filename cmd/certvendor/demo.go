@@ -96,7 +96,7 @@ func demoConfig(dir string, devices int) config.Config {
 	cfg.Rotation.PerMinute = 1_000_000
 	cfg.Rotation.MaxInFlight = max(devices, cfg.Rotation.MaxInFlight)
 	// The many devices of a demo share few cores; real ones have a server.
-	cfg.Vending.ReplyDeadline = 30 * time.Second
+	cfg.Vending.Patience = 30 * time.Second
 	return cfg
 }
 

@@ -49,7 +49,7 @@ func (a *App) setup(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	a.queue = backend.NewQueue(runtime.NumCPU(), a.config.Vending.ReplyDeadline)
+	a.queue = backend.NewQueue(runtime.NumCPU(), a.config.Vending.Patience)
 	a.handler = &vending.Handler{
 		Vendor: vendor, Topics: a.config.Topics(), Queue: a.queue, Publisher: a.backend.Bus,
 		Served: a.served, Behind: a.leave,
@@ -75,7 +75,7 @@ func (a *App) vendor(instance string, profile vending.Profile) (*vending.Vendor,
 	return vending.New(vending.Config{
 		Instance: instance, Binding: c.Admit.Binding, Profiles: []vending.Profile{profile},
 		Backdate: c.Vending.Backdate, NewKeys: c.Vending.NewKeys.Count, NewKeysPer: c.Vending.NewKeys.Per,
-		RejectUnproven: c.Vending.UnprovenAck == config.RejectUnproven, OutcomeDeadline: c.Vending.ReplyDeadline,
+		RejectUnproven: c.Vending.UnprovenAck == config.RejectUnproven, OutcomeDeadline: c.Vending.Patience,
 	}, vending.Ports{
 		Registry: a.backend.Registry, Inventory: a.backend.Inventory, Certificates: a.backend.Certificates,
 		Journal: a.backend.Journal, Brakes: a.backend.Brakes, Issuer: a.backend.Issuer, Packages: a.backend.Packages,

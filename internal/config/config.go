@@ -120,9 +120,12 @@ type Vending struct {
 	// certificate it came: accept (default; the device leaves the group and
 	// nothing is removed) or reject.
 	UnprovenAck UnprovenAck `yaml:"unproven_ack"`
-	// ReplyDeadline is how long a request may take before the device is told
-	// to try again later; the work goes on behind. Default 5s.
-	ReplyDeadline time.Duration `yaml:"reply_deadline"`
+	// Patience is how long a request may wait for its answer before the
+	// device is told to try again later; the work goes on behind. More of it
+	// serves a herd of devices whose firmware cannot read a refusal late
+	// rather than never; a device that waits is not answered to its pings
+	// meanwhile. Less than a minute. Default 5s.
+	Patience time.Duration `yaml:"patience"`
 }
 
 // UnprovenAck says what an ack without evidence gets.
@@ -330,7 +333,7 @@ func Default() Config {
 		MQTT:    MQTT{Topics: Topics(protocol.DefaultTopics())},
 		Vending: Vending{
 			Validity: 26280 * time.Hour, Backdate: 5 * time.Minute, LinkTTL: 300 * time.Second,
-			NewKeys: Rate{6, 24 * time.Hour}, UnprovenAck: AcceptUnproven, ReplyDeadline: 5 * time.Second,
+			NewKeys: Rate{6, 24 * time.Hour}, UnprovenAck: AcceptUnproven, Patience: 5 * time.Second,
 		},
 		Limits: Limits{PerDevice: Rate{10, time.Second}, Burst: 20},
 		CSR:    CSR{Subject: certificate.VerifyName, CN: []string{}, ReuseKey: RefuseReuse},

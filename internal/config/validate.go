@@ -46,8 +46,8 @@ func (c Config) validateVending(p *problems) {
 	p.positive("vending.validity", c.Vending.Validity)
 	p.notNegative("vending.backdate", c.Vending.Backdate)
 	p.positive("vending.link_ttl", c.Vending.LinkTTL)
-	p.positive("vending.reply_deadline", c.Vending.ReplyDeadline)
-	p.check("vending.reply_deadline", c.Vending.ReplyDeadline < rotation.LeaseTime,
+	p.positive("vending.patience", c.Vending.Patience)
+	p.check("vending.patience", c.Vending.Patience < rotation.LeaseTime,
 		"must be less than %s, for which a request holds its rotation", rotation.LeaseTime)
 	p.check("vending.new_keys", c.Vending.NewKeys.Count > 0 && c.Vending.NewKeys.Per > 0, "must allow at least one key")
 	p.oneOf("vending.unproven_ack", string(c.Vending.UnprovenAck), string(AcceptUnproven), string(RejectUnproven))
