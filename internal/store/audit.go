@@ -101,7 +101,7 @@ func (h Audit) Timeline(ctx context.Context, device registry.DeviceID) ([]Event,
 // Newest returns when the newest event was recorded, or the zero time.
 func (h Audit) Newest(ctx context.Context) (time.Time, error) {
 	var at int64
-	err := h.s.view(ctx, func(q querier) (err error) {
+	err := h.s.look(ctx, func(q querier) (err error) {
 		at, _, err = single(q, value[int64], `SELECT at FROM audit ORDER BY seq DESC LIMIT 1`)
 		return err
 	})
@@ -152,8 +152,38 @@ func (t *tx) audit(e Event) error {
 	e.At, e.Instance = t.now.UTC().Round(0), t.instance
 	e.Detail = valid(e.Detail)
 	t.head = t.head.next(&e)
-	return t.change(`INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-		e.Seq, nanos(e.At), e.Instance, e.Kind, e.Device, e.Certificate, object(e.Detail), t.head.hash[:])
+	t.events, t.wrote = append(t.events, e), true
+	if len(t.events) < eventBunch {
+		return nil
+	}
+	return t.writeEvents()
+}
+
+// eventBunch is how many events one statement writes.
+const eventBunch = 16
+
+// writeEvents writes the events that were gathered, in order.
+func (t *tx) writeEvents() error {
+	for len(t.events) > 0 {
+		n := 1
+		if len(t.events) >= eventBunch {
+			n = eventBunch
+		}
+		var args []any
+		for _, e := range t.events[:n] {
+			h, err := headOf(e)
+			if err != nil {
+				return err
+			}
+			args = append(args, e.Seq, nanos(e.At), e.Instance, e.Kind, e.Device, e.Certificate, object(e.Detail), h.hash[:])
+		}
+		const row = `(?, ?, ?, ?, ?, ?, ?, ?)`
+		if err := t.change(`INSERT INTO audit VALUES `+row+strings.Repeat(`, `+row, n-1), args...); err != nil {
+			return err
+		}
+		t.events = t.events[n:]
+	}
+	return nil
 }
 
 // valid returns the detail as JSON can hold it, so that what is hashed is what

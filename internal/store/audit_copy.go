@@ -99,7 +99,9 @@ func (c *copier) copy() error {
 func (c *copier) copySome() (more bool, err error) {
 	ctx := context.WithoutCancel(c.s.life)
 	var events []Event
-	err = c.s.look(ctx, func(q querier) (err error) {
+	r := <-c.s.idle
+	defer func() { c.s.idle <- r }()
+	err = r.snapshot(ctx, func(q querier) (err error) {
 		if err := c.last.check(q); err != nil {
 			return err
 		}

@@ -41,7 +41,7 @@ func (h Audit) Copied(ctx context.Context) (behind int64, err error) {
 		return 0, nil
 	}
 	var end head
-	if err := h.s.view(ctx, func(q querier) (err error) {
+	if err := h.s.look(ctx, func(q querier) (err error) {
 		end, err = readHead(q)
 		return err
 	}); err != nil {

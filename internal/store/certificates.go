@@ -111,13 +111,13 @@ func insert(t *tx, device registry.DeviceID, c certificate.Certificate) error {
 	if created.IsZero() {
 		created = t.now
 	}
-	chain := joined(c.Chain)
-	if err := t.change(`INSERT INTO chains (ders) VALUES (?) ON CONFLICT (ders) DO NOTHING`, chain); err != nil {
+	chain, err := t.chain(joined(c.Chain))
+	if err != nil {
 		return err
 	}
-	err := t.change(`INSERT INTO certificates (id, der, chain, key, key_type, serial, subject, issuer,
+	err = t.change(`INSERT INTO certificates (id, der, chain, key, key_type, serial, subject, issuer,
 		not_before, not_after, standing, kind, policies, created)
-		VALUES (?, ?, (SELECT id FROM chains WHERE ders = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		c.ID, c.DER, chain, c.Key, c.KeyType, c.Serial, c.Subject, c.Issuer,
 		c.NotBefore.Unix(), c.NotAfter.Unix(), c.Standing, c.Kind, array(c.Policies), nanos(created))
 	if err != nil {
@@ -127,6 +127,30 @@ func insert(t *tx, device registry.DeviceID, c certificate.Certificate) error {
 		"serial": c.Serial, "key": string(c.Key), "standing": string(c.Standing), "kind": string(c.Kind),
 		"issuer": c.Issuer, "notAfter": c.NotAfter.UTC().Format(time.RFC3339),
 	}})
+}
+
+// chainsKept bounds how many chains the writer remembers.
+const chainsKept = 64
+
+// chain returns the id of a chain, entering it if it is new. Those that are
+// committed are remembered: a CA's certificates all carry the same.
+func (t *tx) chain(ders []byte) (int64, error) {
+	if id, ok := t.chains[string(ders)]; ok {
+		return id, nil
+	}
+	if err := t.change(`INSERT INTO chains (ders) VALUES (?) ON CONFLICT (ders) DO NOTHING`, ders); err != nil {
+		return 0, err
+	}
+	id, err := value[int64](t.row(`SELECT id FROM chains WHERE ders = ?`, ders))
+	if err == nil {
+		t.committed(func() {
+			if len(t.chains) >= chainsKept {
+				clear(t.chains)
+			}
+			t.chains[string(ders)] = id
+		})
+	}
+	return id, err
 }
 
 // Activate implements certificate.Inventory.
@@ -155,7 +179,7 @@ func (h Certificates) activatable(ctx context.Context, device registry.DeviceID,
 	if d.registers(id) {
 		return nil
 	}
-	return h.s.view(ctx, func(q querier) error {
+	return h.s.look(ctx, func(q querier) error {
 		at, _, err := placeOf(q, device, id)
 		if err == nil && !at.usable() {
 			err = certificate.ErrNotHeld

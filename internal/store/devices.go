@@ -46,7 +46,7 @@ func (h Devices) Device(ctx context.Context, id registry.DeviceID) (registry.Dev
 		d     registry.Device
 		known bool
 	)
-	err := h.s.view(ctx, func(q querier) (err error) {
+	err := h.s.look(ctx, func(q querier) (err error) {
 		d, known, err = single(q, scanDevice, `SELECT `+deviceColumns+` FROM devices d WHERE d.id = ?`, id)
 		return err
 	})

@@ -40,7 +40,7 @@ func save(t *tx, e jobs.Execution) error {
 // first, then those queued, the oldest first in each.
 func (h Jobs) Pending(ctx context.Context, device registry.DeviceID) ([]jobs.Execution, error) {
 	var pending []jobs.Execution
-	err := h.s.view(ctx, func(q querier) (err error) {
+	err := h.s.look(ctx, func(q querier) (err error) {
 		pending, err = collect(q, scanExecution, `SELECT `+executionColumns+` FROM executions
 			WHERE device = ? AND status IN ('IN_PROGRESS', 'QUEUED')
 			ORDER BY status = 'QUEUED', queued, job, number`, device)
@@ -56,7 +56,7 @@ func (h Jobs) Pending(ctx context.Context, device registry.DeviceID) ([]jobs.Exe
 // device. ErrNoExecution if there is none.
 func (h Jobs) Execution(ctx context.Context, device registry.DeviceID, jobID string, number int64) (jobs.Execution, error) {
 	var e jobs.Execution
-	err := h.s.view(ctx, func(q querier) (err error) {
+	err := h.s.look(ctx, func(q querier) (err error) {
 		e, err = execution(q, device, jobID, number)
 		return err
 	})
@@ -79,7 +79,7 @@ func execution(q querier, device registry.DeviceID, jobID string, number int64) 
 // Document returns the document of a job. ErrNoJob if there is none of the id.
 func (h Jobs) Document(ctx context.Context, jobID string) ([]byte, error) {
 	var document []byte
-	err := h.s.view(ctx, func(q querier) error {
+	err := h.s.look(ctx, func(q querier) error {
 		var known bool
 		var err error
 		document, known, err = single(q, value[[]byte], `SELECT document FROM jobs WHERE id = ?`, jobID)
@@ -169,7 +169,7 @@ func release(t *tx, job string, device registry.DeviceID) error {
 // InFlight returns how many executions have not ended, of whatever job.
 func (h Jobs) InFlight(ctx context.Context) (int, error) {
 	var n int
-	err := h.s.view(ctx, func(q querier) (err error) {
+	err := h.s.look(ctx, func(q querier) (err error) {
 		n, err = value[int](q.row(`SELECT coalesce(sum(n), 0) FROM tallies
 			WHERE what IN (SELECT id FROM jobs) AND state IN ('QUEUED', 'IN_PROGRESS')`))
 		return err

@@ -8,12 +8,8 @@ var (
 	Migrations = migrations
 )
 
-// The bounds that tests go beyond.
-const (
-	DraftsKept    = draftsKept
-	LatestKept    = latestKept
-	UnwrittenKept = unwrittenKept
-)
+// DraftsKept is a bound that tests go beyond.
+const DraftsKept = draftsKept
 
 // OnCommit has fn called before and after every commit. An error kills the
 // store: that commit is not made, or not answered, and nothing is written any
@@ -44,6 +40,13 @@ func (s *Store) Sightings() (latest, unwritten int) {
 	s.sightings.mu.Lock()
 	defer s.sightings.mu.Unlock()
 	return len(s.sightings.latest), s.sightings.waiting
+}
+
+// Remember sets how many latest sightings are remembered, and how many may wait.
+func (s *Store) Remember(latest, unwritten int) {
+	s.sightings.mu.Lock()
+	defer s.sightings.mu.Unlock()
+	s.sightings.past, s.sightings.room = latest, unwritten
 }
 
 // SegmentSize sets how long the files of the audit's copy may grow.

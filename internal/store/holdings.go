@@ -44,7 +44,7 @@ func (h Certificates) Held(ctx context.Context, device registry.DeviceID) ([]cer
 	// The sightings first: one that is written in between is read below.
 	unwritten := h.s.sightings.of(device)
 	var held []certificate.Holding
-	err := h.s.view(ctx, func(q querier) (err error) {
+	err := h.s.look(ctx, func(q querier) (err error) {
 		held, err = heldBy(q, device)
 		return err
 	})

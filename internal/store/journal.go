@@ -23,7 +23,7 @@ func (h Journal) Find(ctx context.Context, device registry.DeviceID) (rotation.H
 	// The draft first: one that is written in between is read below.
 	d := h.s.drafts.find(device)
 	var found rotation.History
-	err := h.s.view(ctx, func(q querier) (err error) {
+	err := h.s.look(ctx, func(q querier) (err error) {
 		found.Rotations, err = collect(q, scanRotation, `SELECT `+rotationColumns+` FROM rotations
 			WHERE device = ? ORDER BY number DESC LIMIT ?`, device, rotation.HistoryLimit)
 		return err
@@ -93,7 +93,7 @@ func (h Journal) open(ctx context.Context, next rotation.Rotation, givesWay *rot
 		}
 		return next, err
 	}
-	if err := h.s.view(ctx, d.check); err != nil {
+	if err := h.s.look(ctx, d.check); err != nil {
 		return next, err
 	}
 	if !h.s.drafts.put(d, leftover) {
@@ -142,40 +142,41 @@ func (h Journal) ended(r rotation.Rotation) rotation.Rotation {
 
 // check returns rotation.ErrChanged if the draft cannot be written.
 func (d *draft) check(q querier) error {
-	_, taken, err := numbered(q, d.rotation.Device, d.rotation.Number)
-	if err != nil {
-		return err
-	}
-	besides := []int64{d.rotation.Number}
+	_, err := d.before(q)
+	return err
+}
+
+// before is check, and returns the state of what gives way as it is.
+func (d *draft) before(q querier) (rotation.State, error) {
+	var older rotation.Rotation // number 0 is nobody's
 	if d.givesWay != nil {
-		was, known, err := numbered(q, d.rotation.Device, d.givesWay.Number)
-		if err != nil {
-			return err
-		}
-		if !known || was.Version != d.givesWay.Version {
-			return rotation.ErrChanged
-		}
-		besides = append(besides, d.givesWay.Number)
+		older = *d.givesWay
 	}
-	open, err := otherOpen(q, d.rotation.Device, besides...)
-	if err == nil && (taken || open) {
+	var found struct {
+		taken, open bool
+		version     int64
+		state       rotation.State
+	}
+	err := q.row(`SELECT coalesce(max(number = ?2), 0),
+		coalesce(max(number NOT IN (?2, ?3) AND `+openStates+`), 0),
+		coalesce(max(iif(number = ?3, version, 0)), 0), coalesce(max(iif(number = ?3, state, '')), '')
+		FROM rotations WHERE device = ?1`, d.rotation.Device, d.rotation.Number, older.Number).
+		Scan(&found.taken, &found.open, &found.version, &found.state)
+	if err == nil && (found.taken || found.open || found.version != older.Version) {
 		err = rotation.ErrChanged
 	}
-	return err
+	return found.state, err
 }
 
 // write writes the draft whole, with the retirements of the change that makes
 // something of it.
 func (d *draft) write(t *tx, retirements []rotation.Retirement) error {
-	if err := d.check(t); err != nil {
+	was, err := d.before(t)
+	if err != nil {
 		return err
 	}
 	if d.givesWay != nil {
-		was, _, err := numbered(t, d.rotation.Device, d.givesWay.Number)
-		if err != nil {
-			return err
-		}
-		if err := write(t, d.gaveWay(), was.State); err != nil {
+		if err := write(t, d.gaveWay(), was); err != nil {
 			return err
 		}
 	}

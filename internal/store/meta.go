@@ -14,7 +14,7 @@ const CACertificate = "issuing_ca"
 // Meta returns the value kept under a key, "" if there is none.
 func (s *Store) Meta(ctx context.Context, key string) (string, error) {
 	var text string
-	err := s.view(ctx, func(q querier) (err error) {
+	err := s.look(ctx, func(q querier) (err error) {
 		text, err = meta(q, key)
 		return err
 	})

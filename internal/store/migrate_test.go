@@ -93,7 +93,13 @@ func TestMigrationThatFailsLeavesTheOldVersion(t *testing.T) {
 
 func TestNewStoreHasNoCopy(t *testing.T) {
 	w := open(t)
+	w.ok(w.Close())
+	w.cfg.Path = filepath.Join(t.TempDir(), "new.db")
+	w.open()
 	w.reopen()
+	if mode := must[os.FileInfo](t)(os.Stat(w.cfg.Path)).Mode(); mode != 0o600 {
+		t.Errorf("the file has mode %s", mode)
+	}
 	all := must[[]string](t)(filepath.Glob(w.cfg.Path + "*.bak*"))
 	if len(all) != 0 {
 		t.Errorf("copies %v", all)
@@ -106,6 +112,9 @@ func TestOddPath(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := open(t, func(cfg *store.Config) { cfg.Path = filepath.Join(dir, "store.db") })
+	w.ok(w.Close())
+	w.ok(os.Remove(w.cfg.Path))
+	w.open()
 	w.device("d1")
 	entries := must[[]os.DirEntry](t)(os.ReadDir(dir))
 	if len(entries) != 3 {

@@ -53,7 +53,7 @@ func (h Packages) Put(ctx context.Context, device registry.DeviceID, id certific
 // newest that is. ErrNoPackage if it never had one.
 func (h Packages) Find(ctx context.Context, device registry.DeviceID) (Package, error) {
 	var p Package
-	err := h.s.view(ctx, func(q querier) error {
+	err := h.s.look(ctx, func(q querier) error {
 		var some bool
 		var err error
 		p, some, err = single(q, scanPackage, `SELECT `+packageColumns+` FROM packages

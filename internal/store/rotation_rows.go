@@ -38,7 +38,7 @@ func values(r rotation.Rotation) []any {
 	return []any{
 		r.Device, r.Number, r.State, r.ByPackage, r.Key, r.Certificate, r.Over, r.Named, array(r.Held), r.Nonce, r.Profile,
 		r.Evidence, r.Unproven, array(r.Behind), nanos(r.Opened), nanos(r.VendedAt), nanos(r.AckedAt), nanos(r.ProvenAt),
-		nanos(r.ClosedAt), r.Lease.Instance, nanos(r.Lease.Until), r.Version, since(r), 0,
+		nanos(r.ClosedAt), r.Lease.Instance, nanos(r.Lease.Until), r.Version, since(r),
 	}
 }
 
@@ -59,7 +59,7 @@ func since(r rotation.Rotation) int64 {
 // with its version as it stands. An event records a state it was not in before.
 func write(t *tx, r rotation.Rotation, before rotation.State) error {
 	err := t.change(`INSERT INTO rotations (`+rotationColumns+`, since, woken)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		VALUES (?1, ?2, ?3, ?, ?, ?6, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?16, ?, ?, ?, ?, ?, ?, ?, `+woken+`)
 		ON CONFLICT (device, number) DO UPDATE SET state = excluded.state, by_package = excluded.by_package,
 		key = excluded.key, certificate = excluded.certificate, over = excluded.over, named = excluded.named,
 		held = excluded.held, nonce = excluded.nonce, profile = excluded.profile, evidence = excluded.evidence,
@@ -70,23 +70,16 @@ func write(t *tx, r rotation.Rotation, before rotation.State) error {
 	if err != nil {
 		return err
 	}
-	if err := wake(t, r); err != nil || r.State == before {
-		return err
+	if r.State == before {
+		return nil
 	}
 	return t.audit(Event{Kind: RotationState, Device: r.Device, Certificate: r.Certificate, Detail: detail(r)})
 }
 
-// wake marks a rotation whose certificate was seen since it was vended. What is
-// seen later marks it too, see writeSighting.
-func wake(t *tx, r rotation.Rotation) error {
-	switch r.State {
-	case rotation.Vended, rotation.Acknowledged, rotation.Stale:
-		return t.change(`UPDATE rotations SET woken = 1 WHERE device = ? AND number = ? AND EXISTS (
-			SELECT 1 FROM holdings h WHERE h.device = ? AND h.certificate = ? AND h.seen > 0 AND h.seen >= ?)`,
-			r.Device, r.Number, r.Device, r.Certificate, nanos(r.VendedAt))
-	}
-	return nil
-}
+// woken says whether the rotation's certificate was seen since it was vended.
+// What is seen later wakes it too, see writeSighting.
+const woken = `(?3 IN ('vended', 'acknowledged', 'stale') AND EXISTS (SELECT 1 FROM holdings h
+	WHERE h.device = ?1 AND h.certificate = ?6 AND h.seen > 0 AND h.seen >= ?16))`
 
 func detail(r rotation.Rotation) map[string]string {
 	all := map[string]string{"rotation": strconv.FormatInt(r.Number, 10), "state": string(r.State)}

@@ -127,33 +127,56 @@ func (s *Store) openReaders(ctx context.Context) error {
 	return nil
 }
 
-// view runs read within one snapshot, that of the last commit.
-func (s *Store) view(ctx context.Context, read func(querier) error) error {
-	select {
-	case <-s.closing:
-		return ErrClosed
-	default:
-	}
-	return s.look(ctx, read)
-}
-
-// look is view, also while the store is being closed.
+// look runs a read of one short statement, which sees the last commit. Once it
+// has begun it is not broken off: it takes less than what breaking off costs.
 func (s *Store) look(ctx context.Context, read func(querier) error) error {
-	var r *session
-	select {
-	case r = <-s.idle:
-	case <-ctx.Done():
-		return ctx.Err()
+	r, err := s.borrow(ctx)
+	if err != nil {
+		return err
 	}
 	defer func() { s.idle <- r }()
 	r.ctx = context.WithoutCancel(ctx)
-	if _, err := r.exec("BEGIN"); err != nil {
+	return read(r)
+}
+
+// view runs a read of several statements, or of many rows, within one snapshot,
+// that of the last commit.
+func (s *Store) view(ctx context.Context, read func(querier) error) error {
+	r, err := s.borrow(ctx)
+	if err != nil {
 		return err
 	}
-	r.ctx = ctx
-	err := read(r)
-	r.ctx = context.WithoutCancel(ctx)
-	_, ended := r.exec("COMMIT")
+	defer func() { s.idle <- r }()
+	return r.snapshot(ctx, read)
+}
+
+// borrow waits for a session that nobody uses.
+func (s *Store) borrow(ctx context.Context) (*session, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	select {
+	case <-s.closing:
+		return nil, ErrClosed
+	default:
+	}
+	select {
+	case r := <-s.idle:
+		return r, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (s *session) snapshot(ctx context.Context, read func(querier) error) error {
+	s.ctx = context.WithoutCancel(ctx)
+	if _, err := s.exec("BEGIN"); err != nil {
+		return err
+	}
+	s.ctx = ctx
+	err := read(s)
+	s.ctx = context.WithoutCancel(ctx)
+	_, ended := s.exec("COMMIT")
 	return errors.Join(err, ended)
 }
 

@@ -25,6 +25,8 @@ const (
 // a removal from that device is under way.
 type sightings struct {
 	full chan struct{} // asks the writer for a commit
+	room int           // how many may wait before it is asked
+	past int           // how many devices' latest are remembered
 
 	mu        sync.Mutex
 	latest    map[registry.DeviceID]*list.Element // of certificate.Sighting
@@ -36,6 +38,7 @@ type sightings struct {
 
 func (s *sightings) init() {
 	s.full = make(chan struct{}, 1)
+	s.room, s.past = unwrittenKept, latestKept
 	s.latest = map[registry.DeviceID]*list.Element{}
 	s.order = list.New()
 	s.unwritten = map[registry.DeviceID][]certificate.Sighting{}
@@ -73,7 +76,7 @@ func (s *sightings) keep(seen certificate.Sighting) {
 		}
 	}
 	s.unwritten[seen.Device] = append(all, seen)
-	if s.waiting++; s.waiting < unwrittenKept {
+	if s.waiting++; s.waiting < s.room {
 		return
 	}
 	select {
@@ -93,7 +96,7 @@ func (s *sightings) committed(seen certificate.Sighting) {
 		return
 	}
 	s.latest[seen.Device] = s.order.PushFront(seen)
-	if s.order.Len() > latestKept {
+	if s.order.Len() > s.past {
 		oldest := s.order.Remove(s.order.Back()).(certificate.Sighting)
 		delete(s.latest, oldest.Device)
 	}

@@ -146,27 +146,47 @@ func TestSightingOnADeactivatedLatest(t *testing.T) {
 }
 
 func TestMemoryOfSightingsIsBounded(t *testing.T) {
+	const devices, latestKept, unwrittenKept = 300, 100, 20
 	w := open(t)
+	w.Remember(latestKept, unwrittenKept)
 	c := fake("shared")
-	const devices = store.UnwrittenKept + 500
-	var texts []string
-	w.register("d", "shared")
-	for i := range devices {
-		texts = append(texts, fmt.Sprintf(`INSERT INTO holdings (device, certificate, attached) VALUES ('d%d', '%s', 1)`, i, c.ID))
+	sight := func(at time.Time) {
+		w.many(devices, func(i int) error { return w.seen(registry.DeviceID(fmt.Sprintf("d%d", i)), c.ID, at) })
 	}
-	w.ok(w.Write(w.ctx, texts...))
-	w.many(devices, func(i int) error { return w.seen(registry.DeviceID(fmt.Sprintf("d%d", i)), c.ID, start) })
 	w.many(devices, func(i int) error {
-		return w.seen(registry.DeviceID(fmt.Sprintf("d%d", i)), c.ID, start.Add(time.Second))
+		return w.Certificates().Register(w.ctx, registry.DeviceID(fmt.Sprintf("d%d", i)), c)
+	})
+	for i := range 5 {
+		sight(start.Add(time.Duration(i) * time.Second))
+	}
+	// Those that are remembered can wait, until too many do.
+	w.many(latestKept/2, func(i int) error {
+		for j := range 20 {
+			if err := w.seen(registry.DeviceID(fmt.Sprintf("d%d", i)), c.ID, start.Add(time.Minute+time.Duration(j))); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	eventually(t, "sightings are written when many wait", func() bool {
-		latest, unwritten := w.Sightings()
-		return latest <= store.LatestKept && unwritten < store.UnwrittenKept
+		_, unwritten := w.Sightings()
+		return unwritten < unwrittenKept
 	})
+	if latest, _ := w.Sightings(); latest > latestKept {
+		t.Errorf("%d are remembered", latest)
+	}
 	w.reopen()
-	late := must[int](t)(store.Query[int](w.ctx, w.Store, `SELECT count(*) FROM holdings WHERE seen = ?`, start.Add(time.Second).UnixNano()))
-	if late != devices {
-		t.Errorf("%d of %d sightings written", late, devices)
+	for text, want := range map[string]int{
+		`SELECT count(*) FROM holdings WHERE seen >= ?`: devices,
+		`SELECT count(*) FROM holdings WHERE seen = ?`:  0,
+	} {
+		at := start.Add(4 * time.Second).UnixNano()
+		if want == 0 {
+			at, want = start.Add(time.Minute+19).UnixNano(), latestKept/2
+		}
+		if n := must[int](t)(store.Query[int](w.ctx, w.Store, text, at)); n != want {
+			t.Errorf("%s: %d, want %d", text, n, want)
+		}
 	}
 }
 

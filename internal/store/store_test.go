@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -53,6 +54,27 @@ type world struct {
 	cfg   store.Config
 }
 
+// fresh returns a new store's file, which is made once: that takes longer than
+// most tests.
+var fresh = sync.OnceValue(func() []byte {
+	dir, err := os.MkdirTemp("", "store")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "store.db")
+	s, err := store.Open(context.Background(), store.Config{Path: path, Instance: "one"})
+	if err != nil {
+		panic(err)
+	}
+	s.Close()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		panic(err)
+	}
+	return text
+})
+
 // open opens a store in a new directory; change may alter how.
 func open(t *testing.T, change ...func(*store.Config)) *world {
 	t.Helper()
@@ -62,6 +84,7 @@ func open(t *testing.T, change ...func(*store.Config)) *world {
 		fn(&cfg)
 	}
 	w := &world{t: t, ctx: t.Context(), clock: c, cfg: cfg}
+	w.ok(os.WriteFile(cfg.Path, fresh(), 0o600))
 	w.open()
 	t.Cleanup(func() { w.Close() })
 	return w

@@ -38,8 +38,10 @@ type tx struct {
 	now      time.Time
 	instance string
 	wrote    bool
-	head     head     // of the audit, as this transaction leaves it
-	after    []func() // called once it is committed
+	chains   map[string]int64 // those known to be committed, by what they hold
+	head     head             // of the audit, as this transaction leaves it
+	events   []Event          // of the audit, not yet written
+	after    []func()         // called once it is committed
 }
 
 func (t *tx) exec(text string, args ...any) (int64, error) {
@@ -129,7 +131,8 @@ func (op *operation) answer(err error) {
 type writer struct {
 	*session
 	s      *Store
-	head   head  // of the audit, as committed
+	head   head // of the audit, as committed
+	chains map[string]int64
 	broken error // set by a hook: nothing is written any more
 }
 
@@ -138,7 +141,7 @@ func newWriter(ctx context.Context, s *Store) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{session: session, s: s}
+	w := &writer{session: session, s: s, chains: map[string]int64{}}
 	if w.head, err = readHead(w); err != nil {
 		return nil, errors.Join(fmt.Errorf("read the end of the audit: %w", err), session.conn.Close())
 	}
@@ -233,7 +236,7 @@ func (w *writer) transact(ops []*operation) ([]error, error) {
 	if err := w.begin(); err != nil {
 		return outcomes, err
 	}
-	t := &tx{session: w.session, now: w.s.now(), instance: w.s.cfg.Instance, head: w.head}
+	t := &tx{session: w.session, now: w.s.now(), instance: w.s.cfg.Instance, chains: w.chains, head: w.head}
 	wrote := false
 	for i, op := range ops {
 		t.wrote = false
@@ -272,6 +275,9 @@ func (w *writer) begin() error {
 
 // finish commits, and passes on what waits for the commit.
 func (w *writer) finish(t *tx) error {
+	if err := t.writeEvents(); err != nil {
+		return err
+	}
 	if err := w.call(beforeCommit); err != nil {
 		return err
 	}
