@@ -27,11 +27,11 @@ type BrokerConfig struct {
 	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error) // of the server, asked at every handshake
 	ClientCAs   func() *x509.CertPool                                // trust anchors, roots or not, asked at every handshake
 	Expired     time.Duration                                        // how long after notAfter a certificate may still connect, for get, ack and jobs only
-	Topics      protocol.Topics                                      //
-	Extra       []TopicRule                                          // topics of the fleet's own
-	Limits      BrokerLimits                                         //
-	Now         func() time.Time                                     //
-	Log         zerolog.Logger                                       //
+	Topics      protocol.Topics
+	Extra       []TopicRule // topics of the fleet's own
+	Limits      BrokerLimits
+	Now         func() time.Time
+	Log         zerolog.Logger
 }
 
 // JobAPI answers the AWS IoT Jobs MQTT API; Jobs is one. It is called
@@ -116,10 +116,7 @@ func (c BrokerConfig) validate() error {
 	case c.Expired < 0:
 		return errors.New("broker.expired: must not be negative")
 	}
-	if err := c.Topics.Validate(); err != nil {
-		return err
-	}
-	return nil
+	return c.Topics.Validate()
 }
 
 // Addr returns the address it listens on.

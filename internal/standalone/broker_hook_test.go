@@ -2,7 +2,9 @@ package standalone
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -63,6 +65,29 @@ func TestWhatAConnectMayNotAsk(t *testing.T) {
 	}
 	if code := w.handshake(cert).connect("dev1", keepalive(1200)); code != 0 {
 		t.Errorf("a keepalive of 1200 s: CONNACK %#x", code)
+	}
+}
+
+// Over a reset, some stacks throw away the CONNACK that came before it.
+func TestARefusalIsNotLostToAReset(t *testing.T) {
+	w := startBroker(t)
+	looking, sent := make(chan struct{}), make(chan struct{})
+	w.receiver.present = func(context.Context, vending.Caller) error {
+		close(looking)
+		<-sent
+		return errors.New("not active")
+	}
+	r := w.handshake(w.ca.device("dev1"))
+	go func() {
+		<-looking
+		r.publish(0, "cdf/certificates/dev1/get", strings.Repeat("x", 100_000)) // does not wait for the CONNACK
+		close(sent)
+	}()
+	if code := r.connect("dev1"); code != packets.Err3NotAuthorized.Code {
+		t.Errorf("CONNACK %#x", code)
+	}
+	if _, err := r.read(); !errors.Is(err, io.EOF) {
+		t.Errorf("ended with %v", err)
 	}
 }
 
@@ -176,6 +201,10 @@ func TestNumbersGoRoundWithoutMeeting(t *testing.T) {
 		if distance := uint16(id - uint16(sent)); id == 0 || distance < 1000 || distance > 65535-1000 {
 			t.Errorf("after %d: %d", sent, id)
 		}
+		client.State.Inflight.Set(packets.Packet{PacketID: id})
+		if again := l.standIn(1, client); again == id || again == 0 {
+			t.Errorf("after %d: %d, which a message bears", sent, again)
+		}
 	}
 }
 
@@ -189,6 +218,9 @@ func TestOnlyQoS1IsGranted(t *testing.T) {
 
 func TestADeviceNamedLikeTheLibrarysOwnClient(t *testing.T) {
 	w := startBroker(t)
+	if ack, err := w.handshake(w.ca.device("inline")).tryConnect("inline", keepSession); err != nil || ack.ReasonCode != 0 || ack.SessionPresent {
+		t.Fatalf("CONNACK %+v, %v", ack, err)
+	}
 	client := w.connect(w.ca.device("inline"), "inline")
 	replies := w.listen(client, "cdf/certificates/inline/get/+")
 	if err := w.publish(client, "cdf/certificates/inline/get", "{}"); err != nil {

@@ -4,150 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	paho "github.com/eclipse/paho.mqtt.golang"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
-	"github.com/mochi-mqtt/server/v2/packets"
 	"github.com/rs/zerolog"
 
-	"github.com/certvendor/certvendor/internal/store"
 	"github.com/certvendor/certvendor/jobs"
 	"github.com/certvendor/certvendor/protocol"
-	"github.com/certvendor/certvendor/registry"
 )
-
-// jobMemory is a JobStore and a PaceStore in memory.
-type jobMemory struct {
-	now      func() time.Time
-	mu       sync.Mutex
-	all      []jobs.Execution
-	waiting  []registry.DeviceID
-	released []time.Time
-	err      error  // of every method, if set
-	before   func() // of an update, once, if set
-}
-
-func (m *jobMemory) Pending(_ context.Context, device registry.DeviceID) ([]jobs.Execution, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var pending []jobs.Execution
-	for _, status := range []protocol.JobStatus{protocol.JobInProgress, protocol.JobQueued} {
-		for _, e := range m.all {
-			if e.Device == device && e.Status == status {
-				pending = append(pending, e)
-			}
-		}
-	}
-	return pending, m.err
-}
-
-func (m *jobMemory) index(device registry.DeviceID, id string, number int64) int {
-	for i, e := range slices.Backward(m.all) {
-		if e.Device == device && e.JobID == id && (number == 0 || number == e.Number) {
-			return i
-		}
-	}
-	return -1
-}
-
-func (m *jobMemory) Execution(_ context.Context, device registry.DeviceID, id string, number int64) (jobs.Execution, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if i := m.index(device, id, number); i >= 0 {
-		return m.all[i], m.err
-	}
-	return jobs.Execution{}, store.ErrNoExecution
-}
-
-func (m *jobMemory) Document(_ context.Context, id string) ([]byte, error) {
-	return fmt.Appendf(nil, `{"operation":"RotateCertificates","job":%q}`, id), m.err
-}
-
-func (m *jobMemory) Update(
-	_ context.Context, device registry.DeviceID, id string, number int64, change func(jobs.Execution) (jobs.Execution, error),
-) (jobs.Execution, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if before := m.before; before != nil {
-		m.before = nil
-		before()
-	}
-	i := m.index(device, id, number)
-	if i < 0 {
-		return jobs.Execution{}, store.ErrNoExecution
-	}
-	changed, err := change(m.all[i])
-	if err != nil {
-		return jobs.Execution{}, err
-	}
-	m.all[i] = changed
-	return changed, m.err
-}
-
-func (m *jobMemory) Release(_ context.Context, limit int) ([]registry.DeviceID, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	devices := slices.Clone(m.waiting[:min(limit, len(m.waiting))])
-	m.waiting = m.waiting[len(devices):]
-	for _, device := range devices {
-		m.queue(device, "rotate", 1)
-		m.released = append(m.released, m.now())
-	}
-	return devices, m.err
-}
-
-func (m *jobMemory) InFlight(context.Context) (n int, err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, e := range m.all {
-		if !e.Status.Terminal() {
-			n++
-		}
-	}
-	return n, m.err
-}
-
-func (m *jobMemory) TimeOut(_ context.Context, startedBefore time.Time) (devices []registry.DeviceID, err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for i, e := range m.all {
-		if e.Status == protocol.JobInProgress && e.StartedAt.Before(startedBefore) {
-			m.all[i] = e.End(protocol.JobTimedOut, m.now())
-			return []registry.DeviceID{e.Device}, m.err // one at a time: the pacer asks again
-		}
-	}
-	return nil, m.err
-}
-
-// queue adds an execution; the lock is held, or nobody else is there yet.
-func (m *jobMemory) queue(device registry.DeviceID, id string, number int64) {
-	m.all = append(m.all, jobs.Execution{
-		JobID: id, Device: device, Number: number, Status: protocol.JobQueued, Version: 1, QueuedAt: m.now(), UpdatedAt: m.now(),
-	})
-}
-
-// wait adds members that wait for their execution.
-func (m *jobMemory) wait(devices ...registry.DeviceID) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.waiting = append(m.waiting, devices...)
-}
-
-func (m *jobMemory) status(device registry.DeviceID, id string) protocol.JobStatus {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if i := m.index(device, id, 0); i >= 0 {
-		return m.all[i].Status
-	}
-	return ""
-}
 
 // jobWorld is the API on a store in memory; what it publishes is kept.
 type jobWorld struct {
@@ -435,91 +304,4 @@ func TestNotifyListsTenAtMost(t *testing.T) {
 	if list := w.published[0].body["jobs"].(map[string]any)["QUEUED"].([]any); len(list) != 10 {
 		t.Errorf("%d listed", len(list))
 	}
-}
-
-// The reply goes to the connection that asked, subscribed or not, and to no
-// other of the same device.
-func TestARequestingConnectionAloneGetsTheReply(t *testing.T) {
-	w := startBroker(t)
-	memory := &jobMemory{now: time.Now}
-	w.jobs = NewJobs(JobsConfig{Store: memory, Publish: w.Publish, Now: time.Now, Log: zerolog.Nop()})
-	cert := w.ca.device("dev1")
-	other := w.raw(cert, "dev1/other")
-	other.subscribe(1, "$aws/things/dev1/jobs/#")
-	asking := w.raw(cert, "dev1", v5)
-	for _, id := range []uint16{0, 5} { // QoS 0 and 1
-		asking.publish(id, "$aws/things/dev1/jobs/get", `{"clientToken":"x"}`)
-		reply := asking.expect(packets.Publish)
-		if reply.TopicName != "$aws/things/dev1/jobs/get/accepted" || object(t, reply.Payload)["clientToken"] != "x" {
-			t.Errorf("reply: %s %s", reply.TopicName, reply.Payload)
-		}
-	}
-	asking.expect(packets.Puback)
-	_ = w.Publish(t.Context(), "$aws/things/dev1/jobs/notify", []byte("last"))
-	if m := other.expect(packets.Publish); string(m.Payload) != "last" {
-		t.Errorf("the other connection heard %s", m.TopicName)
-	}
-}
-
-func TestAReplyIsNotLeftInTheSession(t *testing.T) {
-	w := startBroker(t)
-	cert := w.ca.device("dev1")
-	r := w.raw(cert, "dev1", keepSession)
-	r.subscribe(1, "$aws/things/dev1/jobs/#")
-	r.publish(2, "$aws/things/dev1/jobs/get", "")
-	r.expect(packets.Puback)
-	_ = r.conn.Close()
-	again := w.raw(cert, "dev1", keepSession)
-	_ = w.Publish(t.Context(), "$aws/things/dev1/jobs/notify", []byte("last"))
-	if m := again.expect(packets.Publish); string(m.Payload) != "last" {
-		t.Errorf("redelivered: %s", m.TopicName)
-	}
-}
-
-func TestTooManyJobRequestsAreThrottled(t *testing.T) {
-	w := startBroker(t, func(c *BrokerConfig) { c.Limits.JobRequests = 1 })
-	r := w.raw(w.ca.device("dev1"), "dev1")
-	codes := map[any]int{}
-	for id := range uint16(20) {
-		r.publish(id+1, "$aws/things/dev1/jobs/start-next", `{}`)
-		codes[object(t, r.expect(packets.Publish).Payload)["code"]]++
-	}
-	if codes[nil] < 3 || codes["RequestThrottled"] < 10 {
-		t.Errorf("codes: %v", maps.Collect(maps.All(codes)))
-	}
-}
-
-// A whole job with a real client, as the AWS IoT SDKs play it.
-func TestAJobFromNotifyNextToSucceeded(t *testing.T) {
-	w := startBroker(t)
-	memory := &jobMemory{now: time.Now}
-	api := NewJobs(JobsConfig{Store: memory, Publish: w.Publish, Now: time.Now, Log: zerolog.Nop()})
-	w.jobs = api
-	client := w.connect(w.ca.device("dev1"), "dev1", func(o *paho.ClientOptions) { o.SetUsername("?SDK=Go&Version=1") })
-	next := w.listen(client, "$aws/things/dev1/jobs/notify-next")
-	started := w.listen(client, "$aws/things/dev1/jobs/start-next/+")
-	updated := w.listen(client, "$aws/things/dev1/jobs/+/update/+")
-
-	memory.mu.Lock()
-	memory.queue("dev1", "rotate", 1)
-	memory.mu.Unlock()
-	if err := api.Added(t.Context(), "dev1"); err != nil {
-		t.Fatal(err)
-	}
-	if e := object(t, receive(t, next).Payload())["execution"].(map[string]any); e["jobId"] != "rotate" {
-		t.Errorf("notify-next: %v", e)
-	}
-	if err := w.publish(client, "$aws/things/dev1/jobs/start-next", `{}`); err != nil {
-		t.Fatal(err)
-	}
-	if e := object(t, receive(t, started).Payload())["execution"].(map[string]any); e["status"] != "IN_PROGRESS" {
-		t.Errorf("start-next: %v", e)
-	}
-	if err := w.publish(client, "$aws/things/dev1/jobs/rotate/update", `{"status":"SUCCEEDED","expectedVersion":"2"}`); err != nil {
-		t.Fatal(err)
-	}
-	if m := receive(t, updated); m.Topic() != "$aws/things/dev1/jobs/rotate/update/accepted" {
-		t.Errorf("update: %s %s", m.Topic(), m.Payload())
-	}
-	same(t, "notify-next", object(t, receive(t, next).Payload())["execution"], "null")
 }
