@@ -1,0 +1,69 @@
+// Package backendtest is the examination that every world sits: whole
+// rotations, played by model devices through vending.Handler.Serve on the
+// world's own ports, with the promises of the program checked after every
+// step.
+//
+// Read rig.go for what a scenario has at hand, device.go for how a device is
+// played, check.go and judge.go for what is asserted whatever the scenario is
+// about. The scenarios are in get.go, ack.go, packages.go, bricks.go,
+// sweep.go, lifecycle.go, crash.go and random.go, by what they are about.
+package backendtest
+
+import (
+	"testing"
+
+	"github.com/certvendor/certvendor/internal/backend"
+)
+
+// World is a world under examination.
+type World struct {
+	Backend backend.Backend
+	// Crash returns the world as it is found after the process was killed at
+	// this moment: only what was durable is there, and no lease of the killed
+	// process holds. The world it is called on is not used again.
+	Crash func() World
+	// Fetch does what a device does with a link to a package, and returns the
+	// status and the body of the answer.
+	Fetch func(url string) (status int, body []byte)
+}
+
+// Open opens an empty world whose clock is the one given. It ends with the
+// test.
+type Open func(t *testing.T, clock *Clock) World
+
+// scenario is one thing that is to be shown, as a subtest of its name.
+type scenario struct {
+	name string
+	run  func(t *testing.T, open Open)
+}
+
+// Run examines a world. Every scenario opens one of its own.
+func Run(t *testing.T, open Open) {
+	for _, part := range []struct {
+		name      string
+		scenarios []scenario
+	}{
+		{"get", getScenarios()},
+		{"key", keyScenarios()},
+		{"lease", leaseScenarios()},
+		{"name", nameScenarios()},
+		{"ack", ackScenarios()},
+		{"proof", proofScenarios()},
+		{"package", packageScenarios()},
+		{"brick", brickScenarios()},
+		{"sweep", sweepScenarios()},
+		{"retire", retireScenarios()},
+		{"brake", brakeScenarios()},
+		{"lifecycle", lifecycleScenarios()},
+		{"crash", crashScenarios()},
+	} {
+		t.Run(part.name, func(t *testing.T) {
+			for _, s := range part.scenarios {
+				t.Run(s.name, func(t *testing.T) {
+					t.Parallel()
+					s.run(t, open)
+				})
+			}
+		})
+	}
+}
