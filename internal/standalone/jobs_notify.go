@@ -86,5 +86,5 @@ func (j *Jobs) notifyNext(ctx context.Context, device registry.DeviceID, pending
 }
 
 func (j *Jobs) publish(ctx context.Context, device registry.DeviceID, name string, message any) error {
-	return j.config.Publish(ctx, protocol.Fill(thingRoot, string(device))+name, encodeJob(message))
+	return j.config.Publish(ctx, protocol.Fill(thingRoot, string(device))+name, protocol.Encode(message))
 }

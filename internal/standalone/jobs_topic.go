@@ -1,10 +1,7 @@
 package standalone
 
 import (
-	"fmt"
 	"strings"
-
-	"github.com/go-json-experiment/json"
 
 	"github.com/certvendor/certvendor/protocol"
 )
@@ -53,19 +50,9 @@ func parseJobTopic(topic string) (jobRequest, bool) {
 }
 
 func (r jobRequest) accept(reply any) (topic string, payload []byte) {
-	return r.topic + "/accepted", encodeJob(reply)
+	return r.topic + "/accepted", protocol.Encode(reply)
 }
 
 func (r jobRequest) refuse(refusal protocol.JobRefusal) (topic string, payload []byte) {
-	return r.topic + "/rejected", encodeJob(refusal)
-}
-
-// encodeJob leaves out what is zero, as AWS does: a startedAt of 0 would say
-// that a queued execution began in 1970.
-func encodeJob(message any) []byte {
-	payload, err := json.Marshal(message, json.OmitZeroStructFields(true))
-	if err != nil {
-		panic(fmt.Sprintf("standalone: encode %T: %v", message, err)) // no input can cause it
-	}
-	return payload
+	return r.topic + "/rejected", protocol.Encode(refusal)
 }
