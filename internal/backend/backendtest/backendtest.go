@@ -47,6 +47,7 @@ func Run(t *testing.T, open Open) {
 		{"key", keyScenarios()},
 		{"lease", leaseScenarios()},
 		{"name", nameScenarios()},
+		{"group", groupScenarios()},
 		{"ack", ackScenarios()},
 		{"proof", proofScenarios()},
 		{"package", packageScenarios()},
