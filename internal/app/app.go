@@ -23,6 +23,7 @@ import (
 	"github.com/certvendor/certvendor/internal/config"
 	"github.com/certvendor/certvendor/internal/control"
 	"github.com/certvendor/certvendor/internal/standalone"
+	"github.com/certvendor/certvendor/internal/store"
 	"github.com/certvendor/certvendor/rotation"
 	"github.com/certvendor/certvendor/vending"
 )
@@ -46,6 +47,7 @@ type App struct {
 	control *control.Server
 	behind  chan rotation.Rotation
 
+	writable probe
 	failed   chan error // from a part that ended by itself
 	stack    []teardown
 	stopping sync.Once
@@ -155,11 +157,12 @@ func Run(ctx context.Context, cfg config.Config, log zerolog.Logger, ready func(
 	return errors.Join(err, a.Stop(ctx))
 }
 
-// Ready says in words why requests cannot be answered, or returns nil.
+// Ready says in words why requests cannot be answered, or returns nil. It
+// really writes to the store, at most once a second.
 func (a *App) Ready(ctx context.Context) error {
 	var why []string
-	if _, err := a.backend.Brakes.Frozen(ctx); err != nil {
-		why = append(why, "the store does not answer: "+err.Error())
+	if err := a.writable.ask(ctx, a.world.Store()); err != nil {
+		why = append(why, "the store cannot be written: "+err.Error())
 	}
 	if days, _ := a.world.CA().DaysLeft(); days <= 0 {
 		why = append(why, "the issuing CA has expired")
@@ -168,6 +171,31 @@ func (a *App) Ready(ctx context.Context) error {
 		return errors.New(strings.Join(why, "; "))
 	}
 	return nil
+}
+
+// probe remembers for a second whether the store can be written.
+type probe struct {
+	mu  sync.Mutex
+	at  time.Time
+	err error
+}
+
+const (
+	probeEvery = time.Second
+	probeTime  = 3 * time.Second // a disk that takes longer serves nobody in time
+)
+
+func (p *probe) ask(ctx context.Context, s *store.Store) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Since(p.at) < probeEvery {
+		return p.err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTime)
+	defer cancel()
+	p.err = s.SetMeta(ctx, "probed", time.Now().UTC().Format(time.RFC3339Nano))
+	p.at = time.Now()
+	return p.err
 }
 
 // Restrained says in words what is stopped although requests are answered:
