@@ -153,6 +153,7 @@ func TestTornLineIsCompleted(t *testing.T) {
 		"in the middle of a line": func(whole []byte) []byte { return whole[:len(whole)-40] },
 		"before its line feed":    func(whole []byte) []byte { return whole[:len(whole)-1] },
 		"with noughts behind":     func(whole []byte) []byte { return append(whole[:len(whole)-40], make([]byte, 39)...) },
+		"with much behind":        func(whole []byte) []byte { return append(whole[:len(whole)-40], make([]byte, 4000)...) },
 		"after whole lines": func(whole []byte) []byte {
 			return whole[:bytes.LastIndexByte(whole[:len(whole)-1], '\n')+1]
 		},
@@ -241,6 +242,47 @@ func TestTamperingIsFound(t *testing.T) {
 				t.Errorf("%d rows hold, %v; want an error about %s", n, err, c.want)
 			}
 		})
+	}
+}
+
+func TestTamperingIsFoundWithoutFiles(t *testing.T) {
+	for text, want := range map[string]string{
+		`UPDATE audit SET device = 'd2' WHERE seq = 3`:        "row 3 ",
+		`UPDATE audit SET hash = zeroblob(32) WHERE seq = 2`:  "row 2 ",
+		`DELETE FROM audit WHERE seq = 2`:                     "row 2 ",
+		`UPDATE audit SET seq = seq + 1 WHERE seq = 5`:        "row 5 ",
+		`UPDATE audit SET hash = x'00' WHERE seq = 5`:         "row 5 ",
+		`UPDATE audit SET instance = 'two' WHERE seq = 1`:     "row 1 ",
+		`UPDATE audit SET detail = '{"i":"2"}' WHERE seq = 2`: "row 2 ",
+	} {
+		w := open(t)
+		w.notes(5)
+		w.wantHolds(5)
+		w.ok(w.Write(w.ctx, text))
+		if _, err := w.Audit().Verify(w.ctx); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want an error about %s", text, err, want)
+		}
+	}
+}
+
+// A store that was brought back from an older copy must not go on in the files
+// of a later life.
+func TestFilesAheadOfTheStore(t *testing.T) {
+	w := audited(t, 5)
+	w.ok(w.Close())
+	before := w.lines()
+	w.tamper(`DELETE FROM audit WHERE seq > 2`)
+	w.open()
+	w.notes(4)
+	eventually(t, "the copier says so", func() bool {
+		_, err := w.Audit().Copied(w.ctx)
+		return err != nil && strings.Contains(err.Error(), "row 5 ")
+	})
+	if diff := cmp.Diff(before, w.lines()); diff != "" {
+		t.Error(diff)
+	}
+	if err := w.Close(); err == nil {
+		t.Error("closed as if all was copied")
 	}
 }
 

@@ -52,6 +52,16 @@ func TestRegisterAfterDeletion(t *testing.T) {
 	}
 }
 
+func TestDeactivatedCertificateStaysSoForAnotherDevice(t *testing.T) {
+	w := open(t)
+	c := w.register("d1", "c1")
+	w.ok(w.Certificates().Retire(w.ctx, removal("d1", c.ID, certificate.Deactivate)))
+	w.ok(w.Certificates().Register(w.ctx, "d2", c))
+	if h := w.holding("d2", c.ID); h.Standing != certificate.Inactive {
+		t.Errorf("standing %s", h.Standing)
+	}
+}
+
 func TestInactiveUntilActivated(t *testing.T) {
 	w := open(t)
 	c := fake("package")

@@ -170,6 +170,25 @@ func TestDueByPage(t *testing.T) {
 	}
 }
 
+// The list that is cut earlier decides where the page ends.
+func TestDueListsAreCutTogether(t *testing.T) {
+	w := open(t)
+	var want []string
+	for i := range 6 {
+		id := registry.DeviceID(fmt.Sprintf("a%d", i))
+		r, _ := w.vend(id, string(id), nil)
+		r.State = rotation.Finished
+		w.advance(rotation.Change{Rotation: r, Retirements: []rotation.Retirement{{Device: id, Certificate: "x", Rotation: 1, Due: start}}})
+		w.vend(registry.DeviceID(fmt.Sprintf("b%d", i)), "k"+string(id), nil)
+		want = append(want, string(id)+" x")
+	}
+	w.clock.add(time.Hour)
+	rotations, retirements := w.due(rotation.Horizon{Vended: w.clock.Now(), Limit: 2})
+	if diff := cmp.Diff(want, retirements); diff != "" || len(rotations) != 6 {
+		t.Errorf("%d rotations; retirements: %s", len(rotations), diff)
+	}
+}
+
 func TestOneDeviceWithMoreThanAPage(t *testing.T) {
 	w := open(t)
 	r, _ := w.vend("d1", "k1", nil)

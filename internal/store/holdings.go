@@ -3,9 +3,6 @@ package store
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/certvendor/certvendor/certificate"
@@ -72,69 +69,4 @@ func (s *Store) alive(held []certificate.Holding, unwritten []certificate.Sighti
 		held[i].Connected = held[i].Device != "" && s.connected(held[i].Device, held[i].ID)
 	}
 	return held
-}
-
-// List implements certificate.Catalogue. A page may hold more than the limit
-// where one certificate alone has more holders.
-func (h Certificates) List(ctx context.Context, query certificate.Query) ([]certificate.Holding, error) {
-	text, args := listing(query)
-	var page []certificate.Holding
-	err := h.s.view(ctx, func(q querier) (err error) {
-		most := limit(query.Limit)
-		page, err = collect(q, scanHolding, text+` LIMIT ?`, append(slices.Clone(args), most+1)...)
-		if err != nil || len(page) <= most {
-			return err
-		}
-		cut := page[most].ID
-		whole := slices.IndexFunc(page, func(c certificate.Holding) bool { return c.ID == cut })
-		if page = page[:whole]; whole > 0 {
-			return nil
-		}
-		only := query
-		only.After = ""
-		text, args = listing(only, clause{`c.id = ?`, cut})
-		page, err = collect(q, scanHolding, text, args...)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list certificates: %w", err)
-	}
-	for i := range page {
-		one := page[i : i+1]
-		h.s.alive(one, h.s.sightings.of(page[i].Device))
-	}
-	return page, nil
-}
-
-type clause struct {
-	text string
-	arg  any
-}
-
-// listing returns the statement for a query, by certificate, then device.
-func listing(query certificate.Query, more ...clause) (string, []any) {
-	all := append([]clause{{`c.id > ?`, query.After}}, more...)
-	add := func(asked bool, text string, arg any) {
-		if asked {
-			all = append(all, clause{text, arg})
-		}
-	}
-	add(query.Device != "", `h.device = ?`, query.Device)
-	add(query.Key != "", `c.key = ?`, query.Key)
-	add(query.Standing != "", `c.standing = ?`, query.Standing)
-	add(query.Issuer != "", `c.issuer = ?`, query.Issuer)
-	add(!query.ExpiresBy.IsZero(), `c.not_after <= ?`, query.ExpiresBy.Unix())
-	for _, name := range slices.Sorted(maps.Keys(query.Attributes)) {
-		all = append(all,
-			clause{`EXISTS (SELECT 1 FROM attributes x WHERE x.device = h.device AND x.name = ?`, name},
-			clause{`x.value = ?)`, query.Attributes[name]})
-	}
-	texts, args := make([]string, len(all)), make([]any, len(all))
-	for i, c := range all {
-		texts[i], args[i] = c.text, c.arg
-	}
-	return `SELECT ` + holdingColumns + `
-		FROM certificates c JOIN chains n ON n.id = c.chain
-		LEFT JOIN holdings h ON h.certificate = c.id AND h.detached = 0
-		WHERE ` + strings.Join(texts, " AND ") + ` ORDER BY c.id, h.device`, args
 }

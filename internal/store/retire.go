@@ -44,6 +44,7 @@ func (h Certificates) retire(t *tx, r certificate.Removal) error {
 	if err != nil {
 		return err
 	}
+	// What waits is written by now, unless that failed.
 	held = h.s.alive(held, h.s.sightings.of(r.Device))
 	if why := r.Allowed(held); why != nil {
 		return refusal{why}

@@ -41,6 +41,7 @@ CREATE TABLE certificates (
 );
 CREATE INDEX certificates_key ON certificates (key, id);
 CREATE INDEX certificates_not_after ON certificates (not_after, id);
+CREATE INDEX certificates_standing ON certificates (standing, id) WHERE standing <> 'ACTIVE';
 CREATE INDEX certificates_orphan ON certificates (id) WHERE standing = 'ACTIVE' AND holders = 0;
 
 CREATE TABLE holdings (
