@@ -9,14 +9,17 @@ const (
 	checkpointEvery = 500 * time.Millisecond
 	// checkpointAfter is how many commits are let gather in the log.
 	checkpointAfter = 256
+	// walLimit is the size in bytes beyond which the log is begun anew, even if
+	// that holds off writers for a moment.
+	walLimit = 64 << 20
 )
 
 // checkpoints moves what was committed from the log into the file, on a
 // connection of its own, so that no commit waits for it. When a log that never
-// comes to rest has grown too long, writers are held off for the moment it
-// takes to start it anew.
+// comes to rest has grown too long, writers are held off while it is begun
+// anew; but not for long, should a reader be in the way.
 func (s *Store) checkpoints() {
-	db := connect(s.cfg.Path, 1)
+	db := connect(s.cfg.Path, 1, "busy_timeout(200)")
 	defer db.Close() //nolint:errcheck // nothing is left in it
 	tick := time.NewTicker(checkpointEvery)
 	defer tick.Stop()
@@ -26,13 +29,12 @@ func (s *Store) checkpoints() {
 		case <-s.life.Done():
 			return
 		}
-		commits := s.commits.Load()
-		if commits-done < checkpointAfter {
-			continue
-		}
-		mode := "PASSIVE"
+		commits, mode := s.commits.Load(), "PASSIVE"
 		if info, err := os.Stat(s.cfg.Path + "-wal"); err == nil && info.Size() > walLimit {
-			mode = "RESTART"
+			mode = "TRUNCATE"
+		}
+		if commits == done || mode == "PASSIVE" && commits-done < checkpointAfter {
+			continue
 		}
 		// One that fails (a reader holds the log) is made up for by the next.
 		if _, err := db.ExecContext(s.life, "PRAGMA wal_checkpoint("+mode+")"); err == nil {

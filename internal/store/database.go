@@ -11,9 +11,6 @@ import (
 	_ "modernc.org/sqlite" // the driver
 )
 
-// walLimit is the size in bytes that the log is cut to when it starts anew.
-const walLimit = 64 << 20
-
 // create makes the file for its owner alone; SQLite gives the log beside it
 // the same mode. Its directory is synced, so that a new store does not vanish.
 func create(path string) error {

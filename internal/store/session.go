@@ -34,6 +34,16 @@ func newSession(ctx context.Context, db *sql.DB) (*session, error) {
 	return &session{ctx: ctx, conn: conn, made: map[string]*sql.Stmt{}}, nil
 }
 
+// close gives the connection back, without its statements: one that is left
+// open would keep the file open.
+func (s *session) close() error {
+	var all []error
+	for _, stmt := range s.made {
+		all = append(all, stmt.Close())
+	}
+	return errors.Join(append(all, s.conn.Close())...)
+}
+
 // prepared returns the statement for a text. The texts are the program's own,
 // and those put together from the fields of a query have few forms, so they
 // are kept for ever.
@@ -123,6 +133,7 @@ func (s *Store) openReaders(ctx context.Context) error {
 			return err
 		}
 		s.idle <- r
+		s.opened++
 	}
 	return nil
 }
@@ -183,9 +194,9 @@ func (s *session) snapshot(ctx context.Context, read func(querier) error) error 
 // closeReaders waits for the sessions in use and gives up all of them.
 func (s *Store) closeReaders() error {
 	var all []error
-	for range readers {
+	for range s.opened {
 		r := <-s.idle
-		all = append(all, r.conn.Close())
+		all = append(all, r.close())
 	}
 	return errors.Join(append(all, s.read.Close())...)
 }

@@ -78,6 +78,7 @@ type Store struct {
 	end     context.CancelFunc
 	read    *sql.DB
 	idle    chan *session // those of read that nobody uses
+	opened  int           // how many there are
 	written *sql.DB       // one connection, the writer's
 
 	queue   chan *operation
@@ -132,7 +133,7 @@ func open(ctx context.Context, cfg Config) (*Store, error) {
 	s.sightings.init()
 	if err := s.start(ctx); err != nil {
 		s.end()
-		return nil, errors.Join(err, s.read.Close(), s.written.Close())
+		return nil, errors.Join(err, s.closeReaders(), s.written.Close())
 	}
 	return s, nil
 }
@@ -148,7 +149,7 @@ func (s *Store) start(ctx context.Context) error {
 	}
 	if s.cfg.AuditDir != "" {
 		if s.copier, err = newCopier(s); err != nil {
-			return errors.Join(err, w.conn.Close())
+			return errors.Join(err, w.close())
 		}
 		s.work.Go(s.copier.loop)
 	}

@@ -143,7 +143,7 @@ func newWriter(ctx context.Context, s *Store) (*writer, error) {
 	}
 	w := &writer{session: session, s: s, chains: map[string]int64{}}
 	if w.head, err = readHead(w); err != nil {
-		return nil, errors.Join(fmt.Errorf("read the end of the audit: %w", err), session.conn.Close())
+		return nil, errors.Join(fmt.Errorf("read the end of the audit: %w", err), session.close())
 	}
 	return w, nil
 }
@@ -178,7 +178,7 @@ func (w *writer) last() {
 			w.carry(w.batch(op))
 		default:
 			w.carry(nil)
-			w.conn.Close() //nolint:errcheck // returns the connection to its pool
+			w.close() //nolint:errcheck // nothing is left to be written
 			return
 		}
 	}

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/store"
 	"github.com/certvendor/certvendor/registry"
 	"github.com/certvendor/certvendor/rotation"
@@ -197,6 +200,26 @@ func TestCloseWhileInUse(t *testing.T) {
 	all.Wait()
 }
 
+func TestCloseLeavesNoFileOpen(t *testing.T) {
+	if _, err := os.ReadDir("/proc/self/fd"); err != nil {
+		t.Skip("this system does not list open files")
+	}
+	w := open(t, func(cfg *store.Config) { cfg.AuditDir = filepath.Join(t.TempDir(), "audit") })
+	w.device("d1")
+	w.many(50, func(int) error { _, err := w.Certificates().Held(w.ctx, "d1"); return err })
+	w.listed(certificate.Query{})
+	w.ok(w.Close())
+	for _, entry := range must[[]os.DirEntry](t)(os.ReadDir("/proc/self/fd")) {
+		name, _ := os.Readlink("/proc/self/fd/" + entry.Name())
+		if strings.HasPrefix(name, filepath.Dir(w.cfg.Path)) {
+			t.Errorf("%s is open", name)
+		}
+	}
+	if _, err := os.Stat(w.cfg.Path + "-wal"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the log is still there: %v", err)
+	}
+}
+
 func TestReadsSeeTheLastCommit(t *testing.T) {
 	w := open(t)
 	w.many(100, func(i int) error {
@@ -230,6 +253,21 @@ func TestLogIsMovedIntoTheFile(t *testing.T) {
 		info := must[os.FileInfo](t)(os.Stat(w.cfg.Path))
 		return info.Size() > 1<<20
 	})
+}
+
+func TestLogIsBegunAnewWhenItIsLong(t *testing.T) {
+	w := open(t)
+	large := strings.Repeat("x", 1<<20)
+	for i := range 66 {
+		w.ok(w.SetMeta(w.ctx, fmt.Sprint("key", i), large))
+	}
+	eventually(t, "the log is short", func() bool {
+		info := must[os.FileInfo](t)(os.Stat(w.cfg.Path + "-wal"))
+		return info.Size() < 1<<20
+	})
+	if text := must[string](t)(w.Meta(w.ctx, "key65")); text != large {
+		t.Error("something is lost")
+	}
 }
 
 func TestFileIsItsOwnersAlone(t *testing.T) {
