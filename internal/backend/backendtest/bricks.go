@@ -26,6 +26,7 @@ func brickScenarios() []scenario {
 		{"went_back_and_rotated_again_from_the_old_one", brickRotatedFromOld},
 		{"superseded_certificate_in_use_is_kept", brickSupersededInUse},
 		{"proof_by_the_old_connection_of_a_key_never_used", brickProofUnused},
+		{"gone_back_after_a_clock_that_ran_ahead_was_set_right", brickClockAhead},
 	}
 }
 
@@ -279,4 +280,24 @@ func brickProofUnused(t *testing.T, open Open) {
 		r.Sweep()
 	}
 	d.Want(certificate.Active, d.First)
+}
+
+// brickClockAhead: by the clock, the sighting on the new certificate stays the
+// latest for a day after the device has gone back.
+func brickClockAhead(t *testing.T, open Open) {
+	r := start(t, open, func(s *Setup) { s.Profile.Terms.Grace = time.Hour })
+	d := r.Device("d")
+	next := d.Take(d.First)
+	r.clock.Jump(24 * time.Hour)
+	r.must(d.Connect(next))
+	d.Ack(next).OK()
+	r.clock.Jump(-24 * time.Hour)
+	r.must(d.Connect(d.First)) // its new one is lost
+	d.Overwrite(d.First)
+	r.Advance(27 * time.Hour) // the clock is trusted again, and the grace is over
+	r.Sweep()
+	d.Want(certificate.Active, d.First, next)
+	if left, ok := d.retirement(d.First); !ok || !left.Reverted {
+		t.Errorf("not reverted: %+v", left)
+	}
 }
