@@ -6,37 +6,45 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/certvendor/certvendor/protocol"
 )
 
 // Agent rotates the certificate of one device. Its methods are safe for
-// concurrent use; only one of Run, RunOnce and Rotate is at work at a time.
+// concurrent use; only one of Run, RunOnce and Rotate is at work at a time, and
+// has the directory to itself until it returns.
 type Agent struct {
 	cfg     Config
 	store   *store
 	busy    atomic.Bool
 	current atomic.Pointer[tls.Certificate]
+
+	// Of whoever is at work:
+	unseen int           // looks for a job in a row that nobody answered
+	lost   int           // renewals in a row that ended with their connection
+	glance time.Duration // how often it is seen whether a renewal is due
 }
 
 // work is what a rotation is about.
 type work struct {
-	job    jobReference
-	topics protocol.Topics
+	job     jobReference
+	topics  protocol.Topics
+	renewal bool // the certificate's age began it
 }
 
 // New returns the agent of a provisioned device; it connects to nothing.
-// ErrNotProvisioned if the directory holds no certificate.
+// ErrNotProvisioned if the directory holds no certificate, ErrInUse while
+// another agent is at work there.
 func New(cfg Config) (*Agent, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, fmt.Errorf("configure device: %w", err)
 	}
-	s, err := openStore(cfg)
-	if err != nil {
+	a := &Agent{cfg: cfg, store: newStore(cfg), glance: renewalGlance}
+	if err := a.store.exclusively(func() error { return nil }); err != nil {
 		return nil, fmt.Errorf("open the store of device %s: %w", cfg.Device, err)
 	}
-	a := &Agent{cfg: cfg, store: s}
 	a.setCurrent()
 	return a, nil
 }
@@ -50,11 +58,13 @@ func (a *Agent) setCurrent() {
 	a.current.Store(&certificate)
 }
 
-// Run stays connected and carries out rotation jobs until ctx ends, whose
-// error it returns, or ErrBusy. What goes wrong is told to Config.Event.
+// Run stays connected, carries out rotation jobs and, when the certificate has
+// reached the age that Config.RenewAt says, rotates without one, until ctx
+// ends, whose error it returns. It returns ErrBusy, ErrInUse or what is wrong
+// with the directory at once; whatever else goes wrong is told to Config.Event.
 func (a *Agent) Run(ctx context.Context) error {
 	return a.exclusively(func() error {
-		return a.repeat(ctx, a.awaitJob, func(bool, error) bool { return false })
+		return a.repeat(ctx, a.awaitWork, func(bool, error) bool { return false })
 	})
 }
 
@@ -87,7 +97,14 @@ func (a *Agent) exclusively(work func() error) error {
 		return ErrBusy
 	}
 	defer a.busy.Store(false)
-	return work()
+	err := a.store.exclusively(func() error {
+		a.setCurrent()
+		return work()
+	})
+	if errors.Is(err, ErrInUse) {
+		return fmt.Errorf("open the store of device %s: %w", a.cfg.Device, err)
+	}
+	return err
 }
 
 // repeat takes turns until enough says so or ctx ends.
@@ -135,51 +152,76 @@ func (a *Agent) turn(ctx context.Context, find finder) (ended bool, err error) {
 	return a.rotate(ctx, c, find)
 }
 
+// noJob needs no reason to rotate.
 func (a *Agent) noJob(context.Context, *connection) (work, error) {
+	if w, ok := a.unfinished(); ok {
+		return w, nil
+	}
 	return work{topics: a.cfg.Topics}, nil
 }
 
-// awaitJob waits until there is a rotation job. Jobs that ask for something
-// else are left alone.
+// awaitJob waits until there is a rotation job.
 func (a *Agent) awaitJob(ctx context.Context, c *connection) (work, error) {
+	if w, ok := a.unfinished(); ok {
+		return w, nil
+	}
+	return a.await(ctx, c, func() bool { return false })
+}
+
+// awaitWork waits until there is a rotation job or the certificate's renewal
+// is due. A renewal that nobody answered waits for either, too.
+func (a *Agent) awaitWork(ctx context.Context, c *connection) (work, error) {
+	if w, ok := a.unfinished(); ok && (!w.renewal || w.job.ID != "" || a.store.state.Candidate.Issued) {
+		return w, nil
+	}
+	return a.await(ctx, c, a.renewalDue)
+}
+
+func (a *Agent) unfinished() (work, bool) {
+	c := a.store.state.Candidate
+	if c == nil {
+		return work{}, false
+	}
+	return work{job: c.Job, topics: c.Topics, renewal: c.Renewal}, true
+}
+
+// await returns the rotation job, or the renewal once due says so, even where
+// nobody answers about jobs.
+func (a *Agent) await(ctx context.Context, c *connection, due func() bool) (work, error) {
 	notices, stop := c.listen(a.jobTopic("notify-next"))
 	defer stop()
-	if err := a.followJobs(ctx, c); err != nil {
-		return work{}, err
-	}
 	for {
-		execution, err := a.nextJob(ctx, c)
+		w, found, err := a.pendingJob(ctx, c)
+		if found || ctx.Err() != nil || !c.alive() {
+			return w, err
+		}
+		if due() {
+			return a.renewal(), nil
+		}
 		if err != nil {
 			return work{}, err
 		}
-		if w, ok := a.workOf(ctx, c, execution); ok {
-			return w, nil
-		}
-		select {
-		case <-notices.messages:
-		case <-c.lost:
-			return work{}, ErrConnectionLost
-		case <-ctx.Done():
-			return work{}, ctx.Err()
+		if err := a.untilNews(ctx, c, notices, due); err != nil {
+			return work{}, err
 		}
 	}
 }
 
-func (a *Agent) workOf(ctx context.Context, c *connection, execution *protocol.JobExecution) (work, bool) {
-	if execution == nil {
-		return work{}, false
+// untilNews waits for a notice about jobs or until due says so.
+func (a *Agent) untilNews(ctx context.Context, c *connection, notices *listener, due func() bool) error {
+	// A timer for the moment itself would trust a clock that may yet be set.
+	ticker := time.NewTicker(a.glance)
+	defer ticker.Stop()
+	for !due() {
+		select {
+		case <-notices.messages:
+			return nil
+		case <-ticker.C:
+		case <-c.lost:
+			return ErrConnectionLost
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	var document jobDocument
-	if err := protocol.Decode(execution.JobDocument, &document); err != nil || !document.rotates() {
-		a.tell(Event{Kind: JobIgnored, Job: execution.JobID, Err: err})
-		return work{}, false
-	}
-	job := jobReference{ID: execution.JobID, Execution: execution.ExecutionNumber}
-	if job == a.store.state.Finished {
-		// Done already; only the report was lost. Its error is told.
-		_ = a.report(ctx, c, job, protocol.JobUpdate{Status: protocol.JobSucceeded})
-		return work{}, false
-	}
-	a.tell(Event{Kind: JobReceived, Job: job.ID})
-	return work{job: job, topics: document.topics(a.cfg.Topics)}, true
+	return nil
 }

@@ -55,13 +55,15 @@ type ackBody struct {
 }
 
 // request is a get or an ack. take looks at an accepted answer; an answer it
-// refuses is passed over as one that belongs to something else.
+// refuses is passed over as one that belongs to something else. fail, where
+// set, may look at the error where no answer was taken.
 type request struct {
 	action protocol.Action
 	topics protocol.Topics
 	body   any // nil for an empty one
 	token  string
 	take   func([]byte) error
+	fail   func(error)
 }
 
 // ask asks the vendor until it answers. It returns nil once take took an
@@ -100,6 +102,9 @@ func (a *Agent) askOnce(ctx context.Context, c *connection, r request) (retryAft
 	}
 	a.tell(Event{Kind: Asked, Action: r.action})
 	payload, accepted, err := c.ask(ctx, a.cfg.Retry.Reply, q)
+	if err != nil && r.fail != nil {
+		r.fail(err)
+	}
 	if err != nil || accepted {
 		return 0, err
 	}

@@ -51,8 +51,7 @@ func (a *Agent) connect(ctx context.Context, clientID string, certificate tls.Ce
 	socket := make(chan net.Conn, 1)
 	c.client = mqtt.NewClient(a.options(clientID, c).
 		SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) {
-			dialer := tls.Dialer{Config: a.tls(address, certificate)}
-			conn, err := dialer.DialContext(ctx, "tcp", address)
+			conn, err := a.dial(ctx, address, certificate)
 			if err == nil {
 				socket <- conn
 			}
@@ -78,6 +77,15 @@ func (a *Agent) connect(ctx context.Context, clientID string, certificate tls.Ce
 	return c, nil
 }
 
+func (a *Agent) dial(ctx context.Context, address string, certificate tls.Certificate) (net.Conn, error) {
+	cfg := a.tls(address, certificate)
+	conn, err := (&tls.Dialer{Config: cfg}).DialContext(ctx, "tcp", address)
+	if moment, ok := a.notYet(err); ok {
+		return (&tls.Dialer{Config: at(cfg, moment)}).DialContext(ctx, "tcp", address)
+	}
+	return conn, err
+}
+
 func (a *Agent) options(clientID string, c *connection) *mqtt.ClientOptions {
 	return mqtt.NewClientOptions().
 		AddBroker("tls://broker"). // only the custom open function knows the address
@@ -100,7 +108,7 @@ func (a *Agent) tls(address string, certificate tls.Certificate) *tls.Config {
 		MinVersion: tls.VersionTLS12,
 		RootCAs:    a.cfg.Roots,
 		ServerName: host,
-		Time:       a.cfg.Now,
+		Time:       a.clock,
 		// Whatever CAs the broker names: it may trust an issuing CA without
 		// naming it, and to send nothing is never better.
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {

@@ -4,7 +4,8 @@
 //
 // At every moment, also after a power cut, the directory holds a pair of key
 // and certificate that the broker takes. Read this file, then rotation.go
-// (the steps in their order), switchover.go, then store.go (what is on disk when).
+// (the steps in their order), switchover.go, then store.go (what is on disk
+// when) and renew.go (rotating without being asked).
 package device
 
 import (
@@ -56,7 +57,8 @@ type Config struct {
 	Roots        *x509.CertPool
 	PackageRoots *x509.CertPool
 	// Directory holds the keys and certificates; Provision makes it. Only one
-	// process may use it.
+	// agent is at work in it at a time, which a lock sees to where the system
+	// has flock.
 	Directory string
 	// Topics are the protocol's; protocol.DefaultTopics. Usable topics of a
 	// job document take their place for that job.
@@ -66,6 +68,12 @@ type Config struct {
 	// Keys holds the private keys elsewhere, for example in a secure element;
 	// nil keeps them as files. Keys of packages are always files.
 	Keys Keys
+	// FixedKey is the one key of a device that cannot make others, for example
+	// in a secure element with a single slot: every certificate is asked for
+	// with it. The vendor must allow that (csr.reuse_key: allow). It excludes
+	// Keys and ByPackage. A pair whose key is a file stays in use until the
+	// next rotation.
+	FixedKey crypto.Signer
 	// NewKey makes the keys that are kept as files; P-256.
 	NewKey func() (crypto.Signer, error)
 	// Proof adds a signature by the new key to the ack, for vendors that cannot
@@ -86,7 +94,14 @@ type Config struct {
 	KeepAlive time.Duration
 	// Retry paces whatever is tried again.
 	Retry Retry
-	// Now is time.Now. It decides whether a certificate is still valid.
+	// RenewAt is the share of the certificate's lifetime after which Run
+	// rotates without a job; 0.66, negative for never. RenewJitter is the share
+	// over which a fleet spreads from there; 0.1, or half of what RenewAt
+	// leaves if that is less; negative for none.
+	RenewAt     float64
+	RenewJitter float64
+	// Now is time.Now. It decides when to renew, and whether the broker's
+	// certificate is valid. It may be wrong: see RenewalTime.
 	Now func() time.Time
 	// Event is told what happens, in order and on the goroutine at work: it
 	// must not block and not call the Agent. Nil for nobody.
@@ -109,6 +124,13 @@ const candidateSuffix = "/candidate"
 // What AWS IoT allows as a thing name (API reference, CreateThing).
 var deviceName = regexp.MustCompile(`^[a-zA-Z0-9:_-]{1,128}$`)
 
+// Validate returns what New would refuse in the configuration itself, without
+// looking at the directory; nil if nothing.
+func (c Config) Validate() error {
+	_, err := c.withDefaults()
+	return err
+}
+
 func (c Config) withDefaults() (Config, error) {
 	if c.Topics == (protocol.Topics{}) {
 		c.Topics = protocol.DefaultTopics()
@@ -119,6 +141,7 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.Retry.Max, 5*time.Minute)
 	setDefault(&c.Retry.Reply, 15*time.Second)
 	setDefault(&c.Retry.Attempts, 8)
+	c.setRenewalDefaults()
 	if c.Retry.Jitter == nil {
 		c.Retry.Jitter = rand.Float64
 	}
@@ -134,10 +157,15 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Event == nil {
 		c.Event = func(Event) {}
 	}
-	return c, c.validate()
+	return c, c.check()
 }
 
-func (c Config) validate() error {
+func (c *Config) setRenewalDefaults() {
+	setDefault(&c.RenewAt, 0.66)
+	setDefault(&c.RenewJitter, min(0.1, (1-c.RenewAt)/2))
+}
+
+func (c Config) check() error {
 	switch {
 	case !deviceName.MatchString(c.Device):
 		return fmt.Errorf("device name %.40q: must be 1 to 128 letters, digits, colons, underscores and hyphens", c.Device)
@@ -147,6 +175,10 @@ func (c Config) validate() error {
 		return errors.New("no directory for keys and certificates")
 	case c.Flow != ByCSR && c.Flow != ByPackage:
 		return fmt.Errorf("unknown flow %q", c.Flow)
+	case c.FixedKey != nil && (c.Keys != nil || c.Flow == ByPackage):
+		return errors.New("a fixed key excludes other keys and packages")
+	case !(c.RenewAt < 1 && c.RenewAt+c.RenewJitter < 1): // also where one is no number
+		return fmt.Errorf("renewal at %g with a jitter of %g: must be shares of the lifetime, together below 1", c.RenewAt, c.RenewJitter)
 	case c.KeepAlive < time.Second || c.KeepAlive > 20*time.Minute:
 		return fmt.Errorf("keep-alive %s: must be from 1 s to 20 min", c.KeepAlive)
 	case c.Retry.Base < 0 || c.Retry.Max < c.Retry.Base || c.Retry.Reply < 0 || c.Retry.Attempts < 1:

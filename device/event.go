@@ -15,6 +15,7 @@ const (
 	Disconnected       EventKind = "disconnected"        // Err says why
 	JobReceived        EventKind = "job received"        // a rotation is asked for
 	JobIgnored         EventKind = "job ignored"         // it asks for something else
+	RenewalDue         EventKind = "renewal due"         // the age of CertificateID asks for a rotation
 	KeyMade            EventKind = "key made"            // and durable
 	Asked              EventKind = "asked"               // a get or an ack went out
 	Waiting            EventKind = "waiting"             // Err says why, Pause for how long

@@ -61,22 +61,35 @@ func (a *Agent) followJobs(ctx context.Context, c *connection) error {
 		a.jobTopic("notify-next"), a.jobTopic("start-next/+"))
 }
 
-// nextJob starts the next pending job, or returns nil if there is none. A job
+// startNext starts the next pending job, or returns nil if there is none. A job
 // that is already in progress is returned again.
-func (a *Agent) nextJob(ctx context.Context, c *connection) (*protocol.JobExecution, error) {
+func (a *Agent) startNext(ctx context.Context, c *connection) (*protocol.JobExecution, error) {
 	var reply protocol.JobExecutionReply
 	token := a.token()
-	topic := a.jobTopic("start-next")
-	q := question{
-		message:  message{topic: topic, payload: protocol.Encode(protocol.JobStartNext{ClientToken: token})},
-		accepted: topic + "/accepted", rejected: topic + "/rejected",
-		token: token,
-		take:  func(payload []byte) error { return protocol.Decode(payload, &reply) },
-	}
+	q := a.jobQuestion("start-next", token, protocol.JobStartNext{ClientToken: token}, &reply)
 	if err := a.askForJob(ctx, c, q); err != nil {
 		return nil, fmt.Errorf("start the next job: %w", err)
 	}
-	return reply.Execution, nil
+	return present(reply.Execution), nil
+}
+
+func (a *Agent) jobQuestion(suffix, token string, body any, reply *protocol.JobExecutionReply) question {
+	topic := a.jobTopic(suffix)
+	return question{
+		message:  message{topic: topic, payload: protocol.Encode(body)},
+		accepted: topic + "/accepted", rejected: topic + "/rejected",
+		token: token,
+		take:  func(payload []byte) error { return protocol.Decode(payload, reply) },
+	}
+}
+
+// present returns nil for an execution that says nothing: the answer where
+// nothing is pending has no execution, or an empty one.
+func present(execution *protocol.JobExecution) *protocol.JobExecution {
+	if execution == nil || execution.JobID == "" {
+		return nil
+	}
+	return execution
 }
 
 // report ends the job. A job that has ended or gone meanwhile is no error.

@@ -1,6 +1,7 @@
 package device
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -58,14 +59,46 @@ func TestOtherJobsAreLeftAloneAndLostStartsRepeated(t *testing.T) {
 	a := open(t, cfg)
 	go func() { done <- a.RunOnce(deadline(t)) }()
 	eventually(t, func() bool { return len(seen.of(JobIgnored)) == 1 })
-	if len(w.updates) != 0 {
-		t.Errorf("a foreign job was updated: %+v", w.updates)
-	}
+	w.script(func() {
+		if len(w.updates) != 0 || w.job.Status != protocol.JobQueued {
+			t.Errorf("a foreign job is %s, updates %+v", w.job.Status, w.updates)
+		}
+	})
 	w.queueJob("rotate-1", protocol.NewJobDocument(protocol.DefaultTopics()))
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
 	checkRotated(t, w, cfg, 1)
+}
+
+func TestJobsAreStartedUnseenWhereNobodyShowsThem(t *testing.T) {
+	for name, unlike := range map[string]func(*world){
+		"no answer": func(w *world) { w.noLook = true },
+		"refused":   func(w *world) { w.denySub = "$aws/things/" + deviceUnderTest + "/jobs/$next/get/+" },
+		"disconnected": func(w *world) {
+			w.noLook, w.onLook = true, func() {
+				for _, cl := range w.broker.Clients.GetAll() {
+					if !cl.Net.Inline {
+						cl.Stop(errors.New("not allowed to ask that"))
+					}
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			cfg := w.provision()
+			w.script(func() { unlike(w) })
+			w.queueJob("rotate-1", protocol.NewJobDocument(protocol.DefaultTopics()))
+			if err := open(t, cfg).RunOnce(deadline(t)); err != nil {
+				t.Fatal(err)
+			}
+			checkRotated(t, w, cfg, 1)
+			if w.looks > maxUnseen {
+				t.Errorf("looked %d times", w.looks)
+			}
+		})
+	}
 }
 
 func TestFinishedJobIsReportedAgainNotCarriedOutAgain(t *testing.T) {

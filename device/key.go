@@ -36,9 +36,9 @@ func encodeKey(key crypto.Signer) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// decodeKey reads a PEM private key in any of the forms in use. Its errors
-// never repeat the key.
-func decodeKey(text []byte) (crypto.Signer, error) {
+// ParseKey reads a PEM private key: PKCS #8, SEC 1 or PKCS #1, unencrypted. Its
+// errors never repeat the key.
+func ParseKey(text []byte) (crypto.Signer, error) {
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
 		switch block.Type {
 		case "PRIVATE KEY":

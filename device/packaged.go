@@ -56,7 +56,8 @@ func (a *Agent) adopt(w work, p pair, reply protocol.GetAccepted) error {
 	if id == "" {
 		id = idOf(p)
 	}
-	next := candidate{CertificateID: id, Nonce: reply.Nonce, Job: w.job, Topics: w.topics}
+	next := w.candidate()
+	next.CertificateID, next.Nonce = id, reply.Nonce
 	if err := a.store.adopt(next, p); err != nil {
 		return err
 	}
@@ -79,7 +80,7 @@ func (a *Agent) fetch(ctx context.Context, link string) (pair, error) {
 	if err != nil {
 		return pair{}, fmt.Errorf("open the package: %w", err)
 	}
-	return p, a.check(p)
+	return p, check(p)
 }
 
 func (a *Agent) download(ctx context.Context, link string) ([]byte, error) {
@@ -94,7 +95,7 @@ func (a *Agent) download(ctx context.Context, link string) ([]byte, error) {
 	}
 	transport := &http.Transport{
 		Proxy:             http.ProxyFromEnvironment,
-		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: a.cfg.PackageRoots, Time: a.cfg.Now},
+		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: a.cfg.PackageRoots, Time: a.clock},
 		DisableKeepAlives: true,
 		ForceAttemptHTTP2: true,
 	}
@@ -128,7 +129,7 @@ func unpack(content []byte) (pair, error) {
 		return pair{}, err
 	}
 	var p pair
-	if p.key, err = decodeKey(keyText); err != nil {
+	if p.key, err = ParseKey(keyText); err != nil {
 		return pair{}, err
 	}
 	p.chain, err = decodeChain(chainText)

@@ -30,8 +30,10 @@ func (p pair) tls() tls.Certificate {
 	return certificate
 }
 
-func (s *store) pairPath(n int) string {
-	return filepath.Join(s.directory, pairsDirectory, strconv.Itoa(n))
+func (s *store) pairPath(n int) string { return pairPath(s.directory, n) }
+
+func pairPath(directory string, n int) string {
+	return filepath.Join(directory, pairsDirectory, strconv.Itoa(n))
 }
 
 // freePair returns a number that no pair has, nor a leftover.
@@ -45,26 +47,32 @@ func (s *store) freePair() int {
 	}
 }
 
+// makeKey returns the key of a new pair: the fixed one, or a new one, which is
+// durable on return.
 func (s *store) makeKey(n int) (crypto.Signer, error) {
-	if s.keys != nil {
-		if err := makeDirectory(s.pairPath(n)); err != nil {
-			return nil, err
-		}
-		key, err := s.keys.Create(keyName(n))
+	if s.fixed == nil && s.keys == nil {
+		key, err := s.newKey()
 		if err != nil {
+			return nil, fmt.Errorf("make a key: %w", err)
+		}
+		return key, s.writePair(n, pair{key: key})
+	}
+	if err := makeDirectory(s.pairPath(n)); err != nil {
+		return nil, err
+	}
+	key := s.fixed
+	if key == nil {
+		var err error
+		if key, err = s.keys.Create(keyName(n)); err != nil {
 			return nil, fmt.Errorf("create a key: %w", err)
 		}
-		return key, s.cut("key elsewhere")
 	}
-	key, err := s.newKey()
-	if err != nil {
-		return nil, fmt.Errorf("make a key: %w", err)
-	}
-	return key, s.writePair(n, pair{key: key})
+	return key, s.cut("key elsewhere")
 }
 
 func keyName(n int) string { return "pair-" + strconv.Itoa(n) }
 
+// writePair writes a pair whose key is a file; its chain may be yet to come.
 func (s *store) writePair(n int, p pair) error {
 	directory := s.pairPath(n)
 	if err := makeDirectory(directory); err != nil {
@@ -80,7 +88,11 @@ func (s *store) writePair(n int, p pair) error {
 	if len(p.chain) == 0 {
 		return nil
 	}
-	return writeFile(filepath.Join(directory, certificateFile), encodeChain(p.chain), s.cut)
+	return s.writeChain(n, p.chain)
+}
+
+func (s *store) writeChain(n int, chain []*x509.Certificate) error {
+	return writeFile(filepath.Join(s.pairPath(n), certificateFile), encodeChain(chain), s.cut)
 }
 
 func (s *store) readPair(n int, issued bool) (pair, error) {
@@ -105,15 +117,21 @@ func (s *store) readPair(n int, issued bool) (pair, error) {
 	return p, nil
 }
 
+// readKey prefers the file: the keys of packages are always files, and so are
+// those made before the key was kept elsewhere.
 func (s *store) readKey(n int) (crypto.Signer, error) {
 	text, err := os.ReadFile(filepath.Join(s.pairPath(n), keyFile))
-	if errors.Is(err, fs.ErrNotExist) && s.keys != nil {
+	switch {
+	case !errors.Is(err, fs.ErrNotExist):
+	case s.fixed != nil:
+		return s.fixed, nil
+	case s.keys != nil:
 		return s.keys.Open(keyName(n))
 	}
 	if err != nil {
 		return nil, err
 	}
-	return decodeKey(text)
+	return ParseKey(text)
 }
 
 // removeLeftovers removes every pair that the state does not name.

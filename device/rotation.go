@@ -27,12 +27,19 @@ import (
 // rotate performs a rotation over a connection with the certificate in use. It
 // reports true if the rotation ended, well or not.
 func (a *Agent) rotate(ctx context.Context, c *connection, find finder) (ended bool, err error) {
-	w, resumed := a.unfinished()
-	if !resumed {
-		if w, err = find(ctx, c); err != nil {
-			return false, err
-		}
+	w, err := find(ctx, c)
+	if err != nil {
+		return false, err
 	}
+	ended, err = a.carryOut(ctx, c, w)
+	if w.renewal && w.job.ID == "" {
+		err = errors.Join(err, a.renewed(ctx, err))
+	}
+	return ended, err
+}
+
+func (a *Agent) carryOut(ctx context.Context, c *connection, w work) (ended bool, err error) {
+	resumed := a.store.state.Candidate != nil
 	err = a.obtain(ctx, c, w)
 	if resumed && isReason(err, protocol.CSRRejected) {
 		// The vendor may have dropped a key that waited too long.
@@ -66,14 +73,6 @@ func (a *Agent) install(ctx context.Context, c *connection, w work) (ended bool,
 	return true, a.giveUp(ctx, c, w, err)
 }
 
-func (a *Agent) unfinished() (work, bool) {
-	c := a.store.state.Candidate
-	if c == nil {
-		return work{}, false
-	}
-	return work{job: c.Job, topics: c.Topics}, true
-}
-
 // obtain gets the candidate's certificate, and first its key.
 func (a *Agent) obtain(ctx context.Context, c *connection, w work) error {
 	switch candidate := a.store.state.Candidate; {
@@ -82,12 +81,24 @@ func (a *Agent) obtain(ctx context.Context, c *connection, w work) error {
 	case candidate == nil && a.cfg.Flow == ByPackage:
 		return a.obtainPackage(ctx, c, w)
 	case candidate == nil:
-		if err := a.store.create(w.job, w.topics); err != nil {
+		if err := a.store.create(w.candidate()); err != nil {
 			return err
 		}
-		a.tell(Event{Kind: KeyMade, Job: w.job.ID})
+		if a.cfg.FixedKey == nil {
+			a.tell(Event{Kind: KeyMade, Job: w.job.ID})
+		}
+	case candidate.Job != w.job: // one came for a renewal that waited
+		next := *candidate
+		next.Job, next.Topics = w.job, w.topics
+		if err := a.store.attach(next); err != nil {
+			return err
+		}
 	}
 	return a.obtainForKey(ctx, c, w)
+}
+
+func (w work) candidate() candidate {
+	return candidate{Job: w.job, Topics: w.topics, Renewal: w.renewal}
 }
 
 func (a *Agent) obtainForKey(ctx context.Context, c *connection, w work) error {
@@ -101,6 +112,11 @@ func (a *Agent) obtainForKey(ctx context.Context, c *connection, w work) error {
 		action: protocol.Get, topics: w.topics, token: token,
 		body: getBody{CSR: csr, PreviousCertificateID: a.previous(), ClientToken: token},
 		take: func(payload []byte) error { return a.readIssued(payload, &issued) },
+		fail: func(err error) {
+			if errors.Is(err, errInUse) && issued.reply.ClientToken == token {
+				a.finishEarlier(ctx, c, issued.reply)
+			}
+		},
 	})
 	if err != nil {
 		return err
@@ -136,8 +152,11 @@ type issuance struct {
 	chain []*x509.Certificate
 }
 
+// errInUse is the kind of an answer that holds the certificate in use.
+var errInUse = errors.New("the certificate is the one in use")
+
 // readIssued takes an answer only if its certificate is for the candidate's
-// key: an answer to an earlier request may still be under way.
+// key, and new: an answer to an earlier request may still be under way.
 func (a *Agent) readIssued(payload []byte, into *issuance) error {
 	if err := protocol.Decode(payload, &into.reply); err != nil {
 		return err
@@ -147,18 +166,31 @@ func (a *Agent) readIssued(payload []byte, into *issuance) error {
 		return err
 	}
 	into.chain = chain
-	if into.reply.CertificateID == "" {
-		into.reply.CertificateID = idOf(pair{chain: chain})
+	id := idOf(pair{chain: chain})
+	if id == idOf(a.store.current) {
+		return errInUse
 	}
-	return a.check(pair{key: a.store.candidate.key, chain: chain})
+	if into.reply.CertificateID == "" {
+		into.reply.CertificateID = id
+	}
+	return check(pair{key: a.store.candidate.key, chain: chain})
 }
 
-func (a *Agent) check(p pair) error {
+// finishEarlier is for a key that is used again. A vendor that answers with the
+// certificate in use still has its rotation open, since the ack that ends it
+// never arrived, and would answer so for ever.
+func (a *Agent) finishEarlier(ctx context.Context, c *connection, reply protocol.GetAccepted) {
+	earlier := *a.store.state.Candidate
+	earlier.CertificateID, earlier.Nonce = idOf(a.store.current), reply.Nonce
+	// Its error matters no more: the next answer tells.
+	_ = a.acknowledge(ctx, c, earlier)
+}
+
+// check tells a certificate for another key. Whether it is valid now is not
+// asked: this device's clock may be wrong, the broker's is what counts.
+func check(p pair) error {
 	if !isFor(p.chain[0], p.key) {
 		return errors.New("the certificate is not for the key")
-	}
-	if !p.chain[0].NotAfter.After(a.cfg.Now()) {
-		return fmt.Errorf("the certificate has expired at %s", p.chain[0].NotAfter)
 	}
 	return nil
 }

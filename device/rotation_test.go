@@ -382,6 +382,21 @@ func TestRefusedSubscriptionIsAnError(t *testing.T) {
 	}
 }
 
+func TestALPNIsOfferedWhereItIsWanted(t *testing.T) {
+	for _, wanted := range []bool{false, true} {
+		w := newWorld(t)
+		cfg := w.provision()
+		cfg.ALPN = wanted
+		if err := open(t, cfg).Rotate(deadline(t)); err != nil {
+			t.Fatal(err)
+		}
+		checkRotated(t, w, cfg, 1)
+		if want := map[bool]string{true: "x-amzn-mqtt-ca"}[wanted]; len(w.spoken) != 1 || !w.spoken[want] {
+			t.Errorf("wanted %t: agreed on %v", wanted, w.spoken)
+		}
+	}
+}
+
 func TestUnreachableBrokerDoesNotOutlastTheContext(t *testing.T) {
 	w := newWorld(t)
 	cfg := w.provision()

@@ -5,10 +5,10 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/certvendor/certvendor/protocol"
 )
@@ -40,6 +40,10 @@ type state struct {
 	Current   int          `json:"current"`
 	Candidate *candidate   `json:"candidate,omitempty"`
 	Finished  jobReference `json:"finished"` // the last job carried out
+	// By the device's own clock: when the pair in use came into use (zero for
+	// the first), and when a renewal of it was last tried in vain.
+	Obtained time.Time `json:"obtained,omitzero"`
+	Tried    time.Time `json:"tried,omitzero"`
 }
 
 // candidate is the pair that may follow the one in use. Until Issued it is a
@@ -51,12 +55,15 @@ type candidate struct {
 	Nonce         string          `json:"nonce,omitempty"`
 	Job           jobReference    `json:"job"`
 	Topics        protocol.Topics `json:"topics"`
+	// Renewal is set where the certificate's age began it, not a job or a person.
+	Renewal bool `json:"renewal,omitempty"`
 }
 
 // store keeps the pairs of one device. Not safe for concurrent use.
 type store struct {
 	directory string
 	keys      Keys
+	fixed     crypto.Signer
 	newKey    func() (crypto.Signer, error)
 	cut       func(step string) error // called after each durable step; ends the work with its error
 	state     state
@@ -68,22 +75,45 @@ type store struct {
 // private key (PEM) into directory, which it makes. A power cut leaves either
 // a directory that New takes or one that may be provisioned again.
 func Provision(directory string, certificate, key []byte) error {
-	signer, err := decodeKey(key)
+	signer, err := ParseKey(key)
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(filepath.Join(directory, stateFile)); err == nil {
-		return ErrProvisioned
-	}
+	return provision(directory, certificate, signer, (*store).writePair)
+}
+
+// ProvisionFixed does the same for a device whose key stays elsewhere
+// (Config.FixedKey): only the certificate is written.
+func ProvisionFixed(directory string, certificate []byte, key crypto.Signer) error {
+	return provision(directory, certificate, key, func(s *store, n int, p pair) error {
+		if err := makeDirectory(s.pairPath(n)); err != nil {
+			return err
+		}
+		return s.writeChain(n, p.chain)
+	})
+}
+
+func provision(directory string, certificate []byte, key crypto.Signer, write func(*store, int, pair) error) error {
 	chain, err := decodeChain(certificate)
 	if err != nil {
 		return err
 	}
-	if !isFor(chain[0], signer) {
+	if !isFor(chain[0], key) {
 		return errors.New("the certificate is not for the key")
 	}
+	if err := makeDirectory(directory); err != nil {
+		return err
+	}
+	release, err := lock(directory)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if _, err := os.Stat(filepath.Join(directory, stateFile)); err == nil {
+		return ErrProvisioned
+	}
 	s := &store{directory: directory, cut: noCut}
-	if err := s.writePair(1, pair{key: signer, chain: chain}); err != nil {
+	if err := write(s, 1, pair{key: key, chain: chain}); err != nil {
 		return err
 	}
 	return s.save(state{Current: 1})
@@ -91,38 +121,63 @@ func Provision(directory string, certificate, key []byte) error {
 
 func noCut(string) error { return nil }
 
-// openStore reads what state.json names and removes what it does not.
-func openStore(cfg Config) (*store, error) {
-	s := &store{directory: cfg.Directory, keys: cfg.Keys, newKey: cfg.NewKey, cut: noCut}
-	text, err := os.ReadFile(filepath.Join(s.directory, stateFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, ErrNotProvisioned
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := json.Unmarshal(text, &s.state); err != nil {
-		return nil, fmt.Errorf("read %s: %w", stateFile, err)
-	}
-	if s.current, err = s.readPair(s.state.Current, true); err != nil {
-		return nil, err
-	}
-	if c := s.state.Candidate; c != nil {
-		if s.candidate, err = s.readPair(c.Pair, c.Issued); err != nil {
-			return nil, err
-		}
-	}
-	return s, s.removeLeftovers()
+func newStore(cfg Config) *store {
+	return &store{directory: cfg.Directory, keys: cfg.Keys, fixed: cfg.FixedKey, newKey: cfg.NewKey, cut: noCut}
 }
 
-// create makes a candidate with a new key, which is durable on return.
-func (s *store) create(job jobReference, topics protocol.Topics) error {
-	n := s.freePair()
-	key, err := s.makeKey(n)
+// exclusively calls work with the directory's lock held and its content read
+// anew: somebody else may have changed it since. ErrInUse, ErrNotProvisioned.
+func (s *store) exclusively(work func() error) error {
+	if _, err := os.Stat(filepath.Join(s.directory, stateFile)); errors.Is(err, fs.ErrNotExist) {
+		return ErrNotProvisioned
+	}
+	release, err := lock(s.directory)
 	if err != nil {
 		return err
 	}
-	return s.enter(candidate{Pair: n, Job: job, Topics: topics}, pair{key: key})
+	defer release()
+	if err := s.load(); err != nil {
+		return err
+	}
+	return work()
+}
+
+// load reads what state.json names and removes what it does not.
+func (s *store) load() (err error) {
+	next, err := readState(s.directory)
+	if err != nil {
+		return err
+	}
+	if next.sameMoments(s.state) {
+		// In memory they count without the wall clock's jumps.
+		next.Obtained, next.Tried = s.state.Obtained, s.state.Tried
+	}
+	s.state = next
+	if s.current, err = s.readPair(s.state.Current, true); err != nil {
+		return err
+	}
+	s.candidate = pair{}
+	if c := s.state.Candidate; c != nil {
+		if s.candidate, err = s.readPair(c.Pair, c.Issued); err != nil {
+			return err
+		}
+	}
+	return s.removeLeftovers()
+}
+
+func (s state) sameMoments(other state) bool {
+	return s.Obtained.Equal(other.Obtained) && s.Tried.Equal(other.Tried)
+}
+
+// create makes a candidate with a key, which is durable on return. c says what
+// the candidate is for.
+func (s *store) create(c candidate) error {
+	c.Pair = s.freePair()
+	key, err := s.makeKey(c.Pair)
+	if err != nil {
+		return err
+	}
+	return s.enter(c, pair{key: key})
 }
 
 // adopt makes a candidate of a pair that came from elsewhere.
@@ -136,8 +191,7 @@ func (s *store) adopt(c candidate, p pair) error {
 
 // issue gives the candidate its certificate, durably.
 func (s *store) issue(c candidate, chain []*x509.Certificate) error {
-	path := filepath.Join(s.pairPath(c.Pair), certificateFile)
-	if err := writeFile(path, encodeChain(chain), s.cut); err != nil {
+	if err := s.writeChain(c.Pair, chain); err != nil {
 		return err
 	}
 	c.Issued = true
@@ -145,9 +199,9 @@ func (s *store) issue(c candidate, chain []*x509.Certificate) error {
 }
 
 // promote makes the candidate the pair in use and removes the one it follows.
-func (s *store) promote() error {
+func (s *store) promote(now time.Time) error {
 	c := *s.state.Candidate
-	if err := s.save(state{Current: c.Pair, Finished: c.Job}); err != nil {
+	if err := s.save(state{Current: c.Pair, Finished: c.Job, Obtained: now}); err != nil {
 		return err
 	}
 	s.current, s.candidate = s.candidate, pair{}
@@ -156,15 +210,29 @@ func (s *store) promote() error {
 
 // discard removes the candidate.
 func (s *store) discard() error {
-	if err := s.save(state{Current: s.state.Current, Finished: s.state.Finished}); err != nil {
+	next := s.state
+	next.Candidate = nil
+	if err := s.save(next); err != nil {
 		return err
 	}
 	s.candidate = pair{}
 	return s.removeLeftovers()
 }
 
+// attach makes the candidate that of a job.
+func (s *store) attach(c candidate) error { return s.enter(c, s.candidate) }
+
+// tried keeps the moment of a renewal that came to nothing.
+func (s *store) tried(now time.Time) error {
+	next := s.state
+	next.Tried = now
+	return s.save(next)
+}
+
 func (s *store) enter(c candidate, p pair) error {
-	if err := s.save(state{Current: s.state.Current, Candidate: &c, Finished: s.state.Finished}); err != nil {
+	next := s.state
+	next.Candidate = &c
+	if err := s.save(next); err != nil {
 		return err
 	}
 	s.candidate = p

@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -132,13 +133,23 @@ func TestConfigIsChecked(t *testing.T) {
 		"unknown flow":        func(c *Config) { c.Flow = "carrier pigeon" },
 		"keep-alive too long": func(c *Config) { c.KeepAlive = time.Hour },
 		"no attempts":         func(c *Config) { c.Retry.Attempts = -1 },
+		"fixed key and keys":  func(c *Config) { c.FixedKey, c.Keys = newKey(t), vault{} },
+		"fixed key, packages": func(c *Config) { c.FixedKey, c.Flow = newKey(t), ByPackage },
+		"renewed at the end":  func(c *Config) { c.RenewAt = 1 },
+		"renewed at no share": func(c *Config) { c.RenewAt = math.NaN() },
+		"too much jitter":     func(c *Config) { c.RenewJitter = 0.5 },
 		"a topic missing":     func(c *Config) { c.Topics = protocol.Topics{Get: "a/{thingName}"} },
 	} {
 		cfg := w.provision()
 		breakIt(&cfg)
-		if _, err := New(cfg); err == nil {
+		if _, err := New(cfg); err == nil || cfg.Validate() == nil {
 			t.Errorf("%s: taken", name)
 		}
+	}
+	cfg := w.provision()
+	cfg.Directory = "/nowhere"
+	if err := cfg.Validate(); err != nil {
+		t.Errorf("sound, but refused: %v", err)
 	}
 }
 
@@ -186,15 +197,15 @@ func TestKeysAreReadInEveryForm(t *testing.T) {
 		ec: pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: sec1}),
 		r:  pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(r)}),
 	} {
-		if got, err := decodeKey(text); err != nil || !cmp.Equal(got.Public(), want.Public()) {
+		if got, err := ParseKey(text); err != nil || !cmp.Equal(got.Public(), want.Public()) {
 			t.Errorf("%T in its own form: %v", want, err)
 		}
 	}
-	if got, err := decodeKey(append([]byte("text before\n"), pkcs8...)); err != nil || !cmp.Equal(got.Public(), r.Public()) {
+	if got, err := ParseKey(append([]byte("text before\n"), pkcs8...)); err != nil || !cmp.Equal(got.Public(), r.Public()) {
 		t.Errorf("PKCS #8: %v", err)
 	}
 	for _, text := range []string{"", "x", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"} {
-		if _, err := decodeKey([]byte(text)); err == nil {
+		if _, err := ParseKey([]byte(text)); err == nil {
 			t.Errorf("%q was taken for a key", text)
 		}
 	}

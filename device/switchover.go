@@ -13,9 +13,6 @@ import (
 // group, and with it an execution that has not ended.
 func (a *Agent) switchOver(ctx context.Context) error {
 	candidate := *a.store.state.Candidate
-	if err := a.check(a.store.candidate); err != nil {
-		return fmt.Errorf("%w: %w", ErrCandidate, err)
-	}
 	c, err := a.connectCandidate(ctx)
 	if err != nil {
 		return err
@@ -25,6 +22,10 @@ func (a *Agent) switchOver(ctx context.Context) error {
 	if err := a.store.cut("candidate connected"); err != nil {
 		return err
 	}
+	if err := a.join(ctx, c); err != nil {
+		return err
+	}
+	candidate.Job = a.store.state.Candidate.Job
 	// A report that does not get through, which is told, must not keep the
 	// device from finishing: the next start-next shows the job again.
 	_ = a.report(ctx, c, candidate.Job, protocol.JobUpdate{Status: protocol.JobSucceeded})
@@ -40,7 +41,7 @@ func (a *Agent) switchOver(ctx context.Context) error {
 	}
 	// The vendor knows of no rotation, or cannot see this certificate: it will
 	// take nothing away, and the certificate works.
-	if err := a.store.promote(); err != nil {
+	if err := a.store.promote(a.cfg.Now()); err != nil {
 		return err
 	}
 	a.setCurrent()

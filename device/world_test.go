@@ -40,6 +40,8 @@ type world struct {
 	broker  *mqtt.Server
 
 	mu       sync.Mutex
+	server   *tls.Config         // what the broker shows
+	spoken   map[string]bool     // protocol names agreed on
 	accepted map[string]bool     // certificate ID -> the broker takes it
 	issued   []*x509.Certificate // for CSRs, in order
 	byKey    map[string]*x509.Certificate
@@ -61,17 +63,23 @@ type world struct {
 	refuse    func(cert, id string) bool // connections not taken
 	denySub   string                     // filter refused
 	dropStart int                        // start-next requests left without answer
+	noLook    bool                       // $next/get is left without answer
+	noJobs    bool                       // nobody answers about jobs
+	onLook    func()                     // called at each $next/get
+	looks     int                        // how many there were
+	reuse     bool                       // a key in use gets another certificate
+	from, to  time.Duration              // what certificates are valid, around now
 }
 
 const nonce = "bm9uY2U"
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, accepted: map[string]bool{}, byKey: map[string]*x509.Certificate{}}
+	w := &world{t: t, accepted: map[string]bool{}, byKey: map[string]*x509.Certificate{}, spoken: map[string]bool{}, from: -time.Hour, to: time.Hour}
 	w.caKey = newKey(t)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
+		NotBefore: time.Now().Add(-365 * 24 * time.Hour), NotAfter: time.Now().Add(365 * 24 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
 	}
 	w.ca = template
 	w.ca = w.sign(template, w.caKey.Public())
@@ -103,26 +111,41 @@ func (w *world) sign(template *x509.Certificate, public crypto.PublicKey) *x509.
 }
 
 func (w *world) leaf(name string, public crypto.PublicKey) *x509.Certificate {
+	return w.leafFor(name, public, w.from, w.to)
+}
+
+// leafFor makes a certificate that is valid between two moments, from now.
+func (w *world) leafFor(name string, public crypto.PublicKey, from, to time.Duration) *x509.Certificate {
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	return w.sign(&x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		NotBefore: time.Now().Add(from), NotAfter: time.Now().Add(to),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 	}, public)
 }
 
 func (w *world) serverTLS() *tls.Config {
+	return w.serverFor(-300*24*time.Hour, 300*24*time.Hour)
+}
+
+func (w *world) serverFor(from, to time.Duration) *tls.Config {
 	key := newKey(w.t)
-	leaf := w.leaf("server", key.Public())
+	leaf := w.leafFor("server", key.Public(), from, to)
 	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{leaf.Raw}, PrivateKey: key}}}
 }
 
 func (w *world) listen() {
-	cfg := w.serverTLS()
-	cfg.ClientAuth, cfg.ClientCAs = tls.RequireAndVerifyClientCert, w.roots
+	w.server = w.serverTLS()
+	cfg := &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		now := w.server.Clone()
+		now.ClientAuth, now.ClientCAs, now.NextProtos = tls.RequireAndVerifyClientCert, w.roots, []string{"x-amzn-mqtt-ca"}
+		return now, nil
+	}}
 	listener, err := tls.Listen("tcp", "127.0.0.1:0", cfg)
 	if err != nil {
 		w.t.Fatal(err)
@@ -210,6 +233,7 @@ func (h *hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 	h.w.mu.Lock()
 	defer h.w.mu.Unlock()
 	id := certificateOf(cl)
+	h.w.spoken[cl.Net.Conn.(*tls.Conn).ConnectionState().NegotiatedProtocol] = true
 	device, _, _ := strings.Cut(cl.ID, "/")
 	if device != deviceUnderTest || pk.Connect.WillFlag || pk.Connect.Keepalive == 0 || pk.Connect.Keepalive > 1200 || !pk.Connect.Clean {
 		return false
@@ -312,7 +336,7 @@ func (w *world) answerGet(payload []byte) any {
 		return protocol.Rejected{Message: protocol.CSRRejected, ClientToken: r.ClientToken}
 	}
 	certificate := w.byKey[spki]
-	if certificate == nil {
+	if certificate == nil || w.reuse && w.open == "" {
 		certificate = w.leaf(deviceUnderTest, public)
 		w.byKey[spki] = certificate
 		w.issued = append(w.issued, certificate)
@@ -354,7 +378,12 @@ func (w *world) proven(r protocol.AckRequest) bool {
 }
 
 func (w *world) answerJob(topic, suffix string, payload []byte) (string, any) {
-	if suffix == "start-next" {
+	switch {
+	case w.noJobs:
+		return "", nil
+	case suffix == "$next/get":
+		return w.answerLook(topic, payload)
+	case suffix == "start-next":
 		if w.dropStart--; w.dropStart >= 0 {
 			return "", nil
 		}
@@ -363,7 +392,7 @@ func (w *world) answerJob(topic, suffix string, payload []byte) (string, any) {
 		if w.job != nil {
 			w.job.Status = protocol.JobInProgress
 		}
-		return topic + "/accepted", protocol.JobExecutionReply{Execution: w.job, ClientToken: body.ClientToken}
+		return topic + "/accepted", protocol.JobExecutionReply{Execution: w.jobNow(), ClientToken: body.ClientToken}
 	}
 	var body protocol.JobUpdate
 	if err := protocol.Decode(payload, &body); err != nil {
@@ -376,4 +405,26 @@ func (w *world) answerJob(topic, suffix string, payload []byte) (string, any) {
 	w.log = append(w.log, string(body.Status))
 	w.job = nil
 	return topic + "/accepted", protocol.JobUpdateAccepted{ClientToken: body.ClientToken}
+}
+
+func (w *world) answerLook(topic string, payload []byte) (string, any) {
+	w.looks++
+	if w.onLook != nil {
+		w.onLook()
+	}
+	if w.noLook {
+		return "", nil
+	}
+	var body protocol.JobDescribe
+	_ = protocol.Decode(payload, &body)
+	return topic + "/accepted", protocol.JobExecutionReply{Execution: w.jobNow(), ClientToken: body.ClientToken}
+}
+
+// jobNow returns the job as it stands.
+func (w *world) jobNow() *protocol.JobExecution {
+	if w.job == nil {
+		return nil
+	}
+	now := *w.job
+	return &now
 }

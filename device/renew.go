@@ -1,0 +1,138 @@
+package device
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"time"
+
+	"github.com/certvendor/certvendor/protocol"
+)
+
+// How often Run sees whether a renewal is due.
+const renewalGlance = time.Minute
+
+// The bounds of the pause between renewals, whatever the certificate's
+// lifetime and the device's clock say.
+const (
+	longestRenewalPause  = 24 * time.Hour
+	shortestRenewalPause = time.Hour
+)
+
+// maxLost is how many renewals in a row may end with their connection until
+// they count as tried: a bad network may be over in a minute, a broker that
+// closes the connection upon the request may not.
+const maxLost = 3
+
+// RenewalTime returns when Run renews a certificate without a job: RenewAt of
+// its lifetime after its start, and a part of RenewJitter that follows from its
+// ID, so that a fleet does not come at once and a restart changes nothing. It
+// reports false where RenewAt is negative: never.
+//
+// A certificate that was due already on the day it came into use was judged by
+// a clock that is ahead; as long as that clock goes on, age counts from there.
+func (c Config) RenewalTime(i Inspection) (time.Time, bool) {
+	c.setRenewalDefaults()
+	if c.RenewAt < 0 {
+		return time.Time{}, false
+	}
+	lifetime := i.NotAfter.Sub(i.NotBefore)
+	age := time.Duration((c.RenewAt + max(c.RenewJitter, 0)*phase(i.CertificateID)) * float64(lifetime))
+	due := i.NotBefore.Add(age)
+	// Round strips the reading that does not follow the clock when it is set.
+	obtained := i.Obtained.Round(0)
+	if !obtained.IsZero() && !obtained.Before(due) && !c.now().Round(0).Before(obtained) {
+		due = obtained.Add(age)
+	}
+	return due, true
+}
+
+func (c Config) now() time.Time {
+	if c.Now == nil {
+		return time.Now()
+	}
+	return c.Now()
+}
+
+// phase returns a number from [0,1) that is always the same for one
+// certificate, and evenly spread over many.
+func phase(certificateID string) float64 {
+	octets, err := hex.DecodeString(certificateID[:min(4, len(certificateID))])
+	if err != nil || len(octets) < 2 {
+		return 0
+	}
+	return float64(int(octets[0])<<8|int(octets[1])) / (1 << 16)
+}
+
+// renewalDue reports whether it is time to renew the certificate in use. It
+// never is sooner after the last success or failure than the pauses below,
+// however the clock jumps.
+func (a *Agent) renewalDue() bool {
+	leaf := a.store.current.chain[0]
+	now, state := a.cfg.Now(), a.store.state
+	i := Inspection{CertificateID: idOf(a.store.current), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter, Obtained: state.Obtained}
+	due, ever := a.cfg.RenewalTime(i)
+	lifetime := leaf.NotAfter.Sub(leaf.NotBefore)
+	return ever && !now.Before(due) &&
+		passed(state.Obtained, now, min(longestRenewalPause, lifetime/10)) &&
+		passed(state.Tried, now, retryPause(leaf.NotAfter.Sub(now), lifetime, phase(i.CertificateID)))
+}
+
+// passed reports whether pause has gone by since then. A moment that lies well
+// in the future was told by another clock.
+func passed(then, now time.Time, pause time.Duration) bool {
+	return then.IsZero() || now.Sub(then).Abs() >= pause
+}
+
+// retryPause returns how long to wait after a renewal in vain: an eighth of
+// what is left of the certificate, and so ever less. phase spreads it.
+func retryPause(left, lifetime time.Duration, phase float64) time.Duration {
+	shortest := min(shortestRenewalPause, lifetime/50)
+	pause := min(max(left/8, shortest), longestRenewalPause)
+	return pause - time.Duration(phase*float64(pause)/4)
+}
+
+// renewal is work that the certificate's age asks for.
+func (a *Agent) renewal() work {
+	a.tell(Event{Kind: RenewalDue, CertificateID: idOf(a.store.current)})
+	if w, ok := a.unfinished(); ok {
+		return w
+	}
+	return work{topics: a.cfg.Topics, renewal: true}
+}
+
+// renewed takes the outcome of a renewal's work. One that came to nothing is
+// not tried again before the pause, which is kept over a restart.
+func (a *Agent) renewed(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil {
+		a.lost = 0
+		return nil
+	}
+	if errors.Is(err, ErrConnectionLost) {
+		if a.lost++; a.lost < maxLost {
+			return nil
+		}
+	}
+	a.lost = 0
+	return a.store.tried(a.cfg.Now())
+}
+
+// join makes a job that came during a renewal the renewal's own, so that it is
+// reported and not carried out once more.
+func (a *Agent) join(ctx context.Context, c *connection) error {
+	candidate := *a.store.state.Candidate
+	if !candidate.Renewal || candidate.Job.ID != "" {
+		return nil
+	}
+	next, _ := a.look(ctx, c)
+	var document jobDocument
+	if next == nil || protocol.Decode(next.JobDocument, &document) != nil || !document.rotates() {
+		return nil
+	}
+	w, found, err := a.pendingJob(ctx, c)
+	if err != nil || !found {
+		return nil // the job stays where it is, and the certificate is renewed
+	}
+	candidate.Job = w.job
+	return a.store.attach(candidate)
+}
