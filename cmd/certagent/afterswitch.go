@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -30,18 +31,14 @@ const settledFile = "after_switch"
 // The command finds CERTAGENT_CERTIFICATE_ID, and the paths CERTAGENT_CERTIFICATE
 // and CERTAGENT_KEY, in its environment, and may be run more than once.
 type afterSwitch struct {
-	command   []string
-	directory string
-	timeout   time.Duration
-	log       *slog.Logger
-	switched  chan struct{}
+	settings settings
+	timeout  time.Duration
+	log      *slog.Logger
+	switched chan struct{}
 }
 
 func newAfterSwitch(s settings, log *slog.Logger) *afterSwitch {
-	return &afterSwitch{
-		command: s.afterSwitch, directory: s.device.Directory, timeout: commandTimeout,
-		log: log, switched: make(chan struct{}, 1),
-	}
+	return &afterSwitch{settings: s, timeout: commandTimeout, log: log, switched: make(chan struct{}, 1)}
 }
 
 // wake tells of a switch. It does not block.
@@ -79,28 +76,30 @@ func (a *afterSwitch) follow(ctx context.Context) {
 
 // settle runs the command unless it has succeeded for the certificate in use.
 func (a *afterSwitch) settle(ctx context.Context) error {
-	if len(a.command) == 0 {
+	if len(a.settings.afterSwitch) == 0 {
 		return nil
 	}
-	now, err := inspect(a.directory)
+	now, err := a.settings.inspect()
 	if err != nil {
 		return err
 	}
-	settled, err := os.ReadFile(filepath.Join(a.directory, settledFile))
+	directory := a.settings.device.Directory
+	settled, err := os.ReadFile(filepath.Join(directory, settledFile))
 	if err == nil && string(settled) == now.CertificateID {
 		return nil
 	}
 	if err := a.run(ctx, now); err != nil {
-		return fmt.Errorf("run %s: %w", a.command[0], err)
+		return fmt.Errorf("run %s: %w", a.settings.afterSwitch[0], err)
 	}
 	a.log.Info("after switch", "certificate", now.CertificateID)
-	return markSettled(a.directory, now.CertificateID)
+	return markSettled(directory, now.CertificateID)
 }
 
 func (a *afterSwitch) run(ctx context.Context, now standing) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, a.timeout, fmt.Errorf("it took longer than %s", a.timeout))
 	defer cancel()
-	command := exec.CommandContext(ctx, a.command[0], a.command[1:]...)
+	words := a.settings.afterSwitch
+	command := exec.CommandContext(ctx, words[0], words[1:]...)
 	command.Env = append(os.Environ(),
 		"CERTAGENT_CERTIFICATE_ID="+now.CertificateID, "CERTAGENT_CERTIFICATE="+now.Certificate, "CERTAGENT_KEY="+now.Key)
 	command.Stdout, command.Stderr = os.Stderr, os.Stderr
@@ -115,10 +114,23 @@ func (a *afterSwitch) run(ctx context.Context, now standing) error {
 	return err
 }
 
+// markSettled is durable: after a power cut the file is the old one or the new.
 func markSettled(directory, certificateID string) error {
 	path := filepath.Join(directory, settledFile)
-	if err := os.WriteFile(path+".new", []byte(certificateID), 0o600); err != nil {
+	file, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
 		return err
 	}
-	return os.Rename(path+".new", path)
+	_, err = file.WriteString(certificateID)
+	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	parent, err := os.Open(directory)
+	if err != nil {
+		return err
+	}
+	return errors.Join(parent.Sync(), parent.Close())
 }

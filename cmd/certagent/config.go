@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/goccy/go-yaml"
 
@@ -36,6 +35,18 @@ type file struct {
 	// Flow is csr (default: the key is made here and stays here) or package
 	// (key and certificate are downloaded together).
 	Flow device.Flow `yaml:"flow"`
+	// Key is file (default: every certificate has a key of its own, made here)
+	// or fixed: one key for ever, that of KeyFile, which is then read and never
+	// written. The vendor must allow it (csr.reuse_key: allow).
+	Key string `yaml:"key"`
+	// KeyFile is the PEM file with the key, where Key is fixed.
+	KeyFile string `yaml:"key_file"`
+	// RenewAt is the share of the certificate's lifetime after which run rotates
+	// without a job, such as 0.66 (the default); 0 for never.
+	RenewAt *float64 `yaml:"renew_at"`
+	// RenewJitter is the share over which a fleet spreads from there: 0.1, or
+	// half of what renew_at leaves if that is less.
+	RenewJitter *float64 `yaml:"renew_jitter"`
 	// Proof signs the ack with the new key, for vendors that cannot see which
 	// certificate a request came over.
 	Proof bool `yaml:"proof"`
@@ -63,12 +74,6 @@ type topics struct {
 	Ack         string `yaml:"ack"`
 	AckAccepted string `yaml:"ack_accepted"`
 	AckRejected string `yaml:"ack_rejected"`
-}
-
-// settings is the configuration, ready for use.
-type settings struct {
-	device      device.Config
-	afterSwitch []string
 }
 
 // configError is something wrong with the configuration. Line is 0 where no
@@ -152,98 +157,6 @@ func lineOf(text []byte, key string) int {
 		return 0
 	}
 	return node.GetToken().Position.Line
-}
-
-// settings names the key to blame where it returns an error.
-func (f file) settings(base string) (s settings, key string, err error) {
-	for _, required := range []struct{ key, value string }{
-		{"device", f.Device}, {"broker", f.Broker}, {"ca", f.CA}, {"directory", f.Directory},
-	} {
-		if required.value == "" {
-			return s, required.key, errors.New("is required")
-		}
-	}
-	s.device = device.Config{
-		Device: f.Device, Broker: f.Broker, Directory: absolute(base, f.Directory), Flow: f.Flow,
-		Proof: f.Proof, NamePrevious: f.NamePrevious, TakeOver: f.TakeOver, ALPN: f.ALPN,
-	}
-	if s.device.Roots, err = roots(absolute(base, f.CA)); err != nil {
-		return s, "ca", err
-	}
-	if f.PackageCA != "" {
-		if s.device.PackageRoots, err = roots(absolute(base, f.PackageCA)); err != nil {
-			return s, "package_ca", err
-		}
-	}
-	if f.KeepAlive != "" {
-		if s.device.KeepAlive, err = time.ParseDuration(f.KeepAlive); err != nil {
-			return s, "keepalive", errors.New("must be a duration with its unit, such as 30s")
-		}
-	}
-	if f.Topics != (topics{}) {
-		if f.Topics.Get == "" || f.Topics.Ack == "" {
-			return s, "topics", errors.New("get and ack are both required where one topic is named")
-		}
-		f.Topics.into(&s.device)
-	}
-	if len(f.AfterSwitch) > 0 {
-		if s.afterSwitch, err = command(base, f.AfterSwitch); err != nil {
-			return s, "after_switch", err
-		}
-	}
-	key, err = refused(s.device)
-	return s, key, err
-}
-
-// refused returns the first key whose value package device does not take. It
-// tries them one by one, and in a place where nothing is, so that a wrong
-// configuration is told from a directory that cannot be read.
-func refused(c device.Config) (key string, err error) {
-	fit := device.Config{Device: "x", Broker: "x:1", Roots: c.Roots, Directory: filepath.Join(c.Directory, "nothing is here")}
-	for _, try := range []struct {
-		key string
-		set func(*device.Config)
-	}{
-		{"device", func(t *device.Config) { t.Device = c.Device }},
-		{"broker", func(t *device.Config) { t.Broker = c.Broker }},
-		{"flow", func(t *device.Config) { t.Flow = c.Flow }},
-		{"keepalive", func(t *device.Config) { t.KeepAlive = c.KeepAlive }},
-		{"topics", func(t *device.Config) { t.Topics = c.Topics }},
-	} {
-		trial := fit
-		try.set(&trial)
-		if _, err := device.New(trial); !errors.Is(err, device.ErrNotProvisioned) {
-			return try.key, errors.Unwrap(err)
-		}
-	}
-	return "", nil
-}
-
-func (t topics) into(c *device.Config) {
-	c.Topics.Get, c.Topics.Ack = t.Get, t.Ack
-	c.Topics.GetAccepted = either(t.GetAccepted, t.Get+"/accepted")
-	c.Topics.GetRejected = either(t.GetRejected, t.Get+"/rejected")
-	c.Topics.AckAccepted = either(t.AckAccepted, t.Ack+"/accepted")
-	c.Topics.AckRejected = either(t.AckRejected, t.Ack+"/rejected")
-}
-
-func either(value, otherwise string) string {
-	if value == "" {
-		return otherwise
-	}
-	return value
-}
-
-// command returns the command with its path; a bare name is one of the PATH.
-func command(base string, args []string) ([]string, error) {
-	if args[0] == "" {
-		return nil, errors.New("the command has no name")
-	}
-	args = append([]string(nil), args...)
-	if strings.ContainsRune(args[0], filepath.Separator) {
-		args[0] = absolute(base, args[0])
-	}
-	return args, nil
 }
 
 func roots(path string) (*x509.CertPool, error) {

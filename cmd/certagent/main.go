@@ -25,7 +25,9 @@ const usage = `certagent keeps the certificate of one device current.
 
   certagent enrol   --config FILE --certificate FILE --key FILE
                     put the device's first certificate and key in place
-  certagent run     --config FILE [--json]   follow rotation jobs until SIGTERM
+                    (without --key where the configuration names key_file)
+  certagent run     --config FILE [--json]   follow rotation jobs, and rotate when
+                                             it is time, until SIGTERM
   certagent once    --config FILE [--json]   rotate now, or finish what was begun
   certagent status  --config FILE [--json]   what is in use, and what is unfinished
   certagent version
@@ -125,8 +127,8 @@ func (p *program) parse(verb string, args []string) error {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	case flags.NArg() > 0:
 		return fmt.Errorf("%w: unexpected %q", errUsage, flags.Arg(0))
-	case verb == "enrol" && (p.certificate == "" || p.key == ""):
-		return fmt.Errorf("%w: enrol needs --certificate and --key", errUsage)
+	case verb == "enrol" && p.certificate == "":
+		return fmt.Errorf("%w: enrol needs --certificate", errUsage)
 	}
 	return nil
 }
@@ -147,6 +149,8 @@ func (p *program) explain(err error) {
 		p.log().Error("ended", "err", err.Error())
 	case errors.Is(err, device.ErrNotProvisioned):
 		fmt.Fprintf(p.diagnostics, "certagent: %v: with certagent enrol\n", err)
+	case errors.Is(err, device.ErrInUse):
+		fmt.Fprintln(p.diagnostics, "certagent: another certagent is at work:", err)
 	default:
 		fmt.Fprintln(p.diagnostics, "certagent:", err)
 	}

@@ -51,6 +51,17 @@ func TestConfigurationErrorsNameTheLine(t *testing.T) {
 		{strings.Replace(minimal, "localhost:8883", "localhost", 1), `agent.yaml:2: broker: broker "localhost": must be host:port`},
 		{strings.Replace(minimal, "localhost:8883", "", 1), "agent.yaml:2: broker: is required"},
 		{strings.Replace(minimal, "pump-7", "pump/7", 1), "agent.yaml:1: device: device name"},
+		{minimal + "renew_at: 1\n", "agent.yaml:5: renew_at: renewal at 1 with"},
+		{minimal + "renew_at: -0.5\n", "agent.yaml:5: renew_at: must not be negative"},
+		{minimal + "renew_at: soon\n", "agent.yaml:5: cannot unmarshal string"},
+		{minimal + "renew_at: 0.6\nrenew_jitter: 0.4\n", "agent.yaml:6: renew_jitter: renewal at 0.6 with a jitter of 0.4"},
+		{minimal + "key: tpm\n", `agent.yaml:5: key: unknown key "tpm": must be file or fixed`},
+		{minimal + "key: fixed\n", "agent.yaml:5: key: fixed needs key_file"},
+		{minimal + "key_file: first.key\nkey: file\n", "agent.yaml:6: key: must be fixed where key_file is named"},
+		{minimal + "key_file: first.key\n", "agent.yaml: key: must be fixed where key_file is named"},
+		{minimal + "key: fixed\nkey_file: roots.pem\n", "agent.yaml:6: key_file: no private key"},
+		{minimal + "key: fixed\nkey_file: none.key\n", "agent.yaml:6: key_file: open "},
+		{minimal + "key: fixed\nkey_file: first.key\nflow: package\n", "agent.yaml:5: key: a fixed key excludes"},
 		{minimal + "flow: [\n", "agent.yaml:5: "},
 		{minimal + "flow: *x\n", "agent.yaml:5: "},
 		{minimal + "---\n" + minimal, "agent.yaml: more than one document"},
@@ -73,6 +84,8 @@ name_previous: true
 take_over: true
 alpn: true
 keepalive: 90s
+renew_at: 0.5
+renew_jitter: 0
 after_switch: [./reload, ./now]
 topics: {get: 'x/{thingName}/get', ack: 'x/{thingName}/ack', ack_rejected: 'x/{thingName}/ack/no'}
 `)
@@ -87,6 +100,7 @@ topics: {get: 'x/{thingName}/get', ack: 'x/{thingName}/ack', ack_rejected: 'x/{t
 	want := device.Config{
 		Device: "pump-7", Broker: "localhost:8883", Directory: filepath.Join(base, "store"), Flow: device.ByPackage,
 		Proof: true, NamePrevious: true, TakeOver: true, ALPN: true, KeepAlive: 90 * time.Second,
+		RenewAt: 0.5, RenewJitter: -1,
 		Roots: s.device.Roots, PackageRoots: s.device.PackageRoots,
 	}
 	want.Topics.Get, want.Topics.GetAccepted, want.Topics.GetRejected = "x/{thingName}/get", "x/{thingName}/get/accepted", "x/{thingName}/get/rejected"
@@ -98,6 +112,28 @@ topics: {get: 'x/{thingName}/get', ack: 'x/{thingName}/ack', ack_rejected: 'x/{t
 	s.device.Roots, s.device.PackageRoots, want.Roots, want.PackageRoots = nil, nil, nil, nil
 	if diff := cmp.Diff(want, s.device); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestFixedKeyIsReadFromItsFile(t *testing.T) {
+	path := configured(t, minimal+"key: fixed\nkey_file: first.key\nrenew_at: 0\n")
+	s, err := load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(s.keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := device.ParseKey(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.keyFile != filepath.Join(filepath.Dir(path), "first.key") || !cmp.Equal(s.device.FixedKey.Public(), want.Public()) {
+		t.Errorf("key of %s", s.keyFile)
+	}
+	if s.device.RenewAt != -1 {
+		t.Errorf("renew_at 0 is %g", s.device.RenewAt)
 	}
 }
 

@@ -5,10 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"sync"
-	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
@@ -17,11 +14,6 @@ import (
 
 // follow carries out rotation jobs until ctx ends, which is no error.
 func follow(ctx context.Context, s settings, log *slog.Logger) error {
-	release, err := lock(s.device.Directory)
-	if err != nil {
-		return err
-	}
-	defer release()
 	after := newAfterSwitch(s, log)
 	pulse := newPulse()
 	s.device.Event = func(e device.Event) {
@@ -53,11 +45,6 @@ func follow(ctx context.Context, s settings, log *slog.Logger) error {
 
 // once performs one rotation, or finishes one that was left unfinished.
 func once(ctx context.Context, s settings, log *slog.Logger) error {
-	release, err := lock(s.device.Directory)
-	if err != nil {
-		return err
-	}
-	defer release()
 	s.device.Event = func(e device.Event) { logEvent(ctx, log, e) }
 	agent, err := device.New(s.device)
 	if err != nil {
@@ -80,14 +67,10 @@ func (p *program) enrol(s settings) error {
 	if err != nil {
 		return err
 	}
-	key, err := readFile(p.key)
-	if err != nil {
+	if err := p.provision(s, certificate); err != nil {
 		return err
 	}
-	if err := device.Provision(s.device.Directory, certificate, key); err != nil {
-		return fmt.Errorf("enrol device %s: %w", s.device.Device, err)
-	}
-	first, err := inspect(s.device.Directory)
+	first, err := s.inspect()
 	if err != nil {
 		return err
 	}
@@ -96,6 +79,29 @@ func (p *program) enrol(s settings) error {
 		return err
 	}
 	return p.status(s)
+}
+
+func (p *program) provision(s settings, certificate []byte) error {
+	switch {
+	case s.keyFile != "" && p.key != "":
+		return fmt.Errorf("%w: --key is not for a device with key_file", errUsage)
+	case s.keyFile == "" && p.key == "":
+		return fmt.Errorf("%w: enrol needs --key", errUsage)
+	}
+	var err error
+	if s.keyFile != "" {
+		err = device.ProvisionFixed(s.device.Directory, certificate, s.device.FixedKey)
+	} else {
+		var key []byte
+		if key, err = readFile(p.key); err != nil {
+			return err
+		}
+		err = device.Provision(s.device.Directory, certificate, key)
+	}
+	if err != nil {
+		return fmt.Errorf("enrol device %s: %w", s.device.Device, err)
+	}
+	return nil
 }
 
 func logEvent(ctx context.Context, log *slog.Logger, e device.Event) {
@@ -121,26 +127,4 @@ func logEvent(ctx context.Context, log *slog.Logger, e device.Event) {
 		fields = append(fields, slog.String("err", e.Err.Error()))
 	}
 	log.LogAttrs(ctx, level, string(e.Kind), fields...)
-}
-
-// lock makes sure that no other certagent works in the directory, until
-// release is called or the process ends.
-func lock(directory string) (release func(), err error) {
-	path := filepath.Join(directory, "lock")
-	held, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_CLOEXEC, 0o600)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("open %s: %w", directory, device.ErrNotProvisioned)
-	}
-	if err != nil {
-		return nil, err
-	}
-	err = syscall.Flock(int(held.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		err = errors.New("another certagent is at work there")
-	}
-	if err != nil {
-		_ = held.Close()
-		return nil, fmt.Errorf("lock %s: %w", directory, err)
-	}
-	return func() { _ = held.Close() }, nil
 }

@@ -1,16 +1,7 @@
 package main
 
 import (
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/hex"
-	"encoding/json"
-	"encoding/pem"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/certvendor/certvendor/device"
@@ -19,31 +10,18 @@ import (
 // standing is what the directory holds. It is read without the lock, beside a
 // certagent at work.
 type standing struct {
-	Device        string      `json:"device"`
-	CertificateID string      `json:"certificateId"`
-	Subject       string      `json:"subject"`
-	NotBefore     time.Time   `json:"notBefore"`
-	NotAfter      time.Time   `json:"notAfter"`
-	Expired       bool        `json:"expired"`
-	Certificate   string      `json:"certificate"` // paths
-	Key           string      `json:"key"`
-	Unfinished    *unfinished `json:"unfinished,omitempty"`
-}
-
-// unfinished is a rotation that the next run or once goes on with.
-type unfinished struct {
-	Stage         string `json:"stage"`
-	CertificateID string `json:"certificateId,omitempty"`
-	Job           string `json:"job,omitempty"`
+	Device string `json:"device"`
+	device.Inspection
+	Expired bool `json:"expired"`
+	// Renews is when run rotates without a job; zero for never.
+	Renews time.Time `json:"renews,omitzero"`
 }
 
 func (p *program) status(s settings) error {
-	now, err := inspect(s.device.Directory)
+	now, err := s.inspect()
 	if err != nil {
-		return fmt.Errorf("read %s: %w", s.device.Directory, err)
+		return err
 	}
-	now.Device = s.device.Device
-	now.Expired = !time.Now().Before(now.NotAfter)
 	if p.json {
 		return p.writeJSON(now)
 	}
@@ -51,75 +29,27 @@ func (p *program) status(s settings) error {
 	if now.Expired {
 		expiry = "EXPIRED"
 	}
-	fmt.Fprintf(p.out, "device       %s\ncertificate  %s\nsubject      %s\n%s      %s\nfile         %s\nkey          %s\n",
-		now.Device, now.CertificateID, now.Subject, expiry, now.NotAfter.Format(time.RFC3339), now.Certificate, now.Key)
+	fmt.Fprintf(p.out, "device       %s\ncertificate  %s\nsubject      %s\n%s      %s\n",
+		now.Device, now.CertificateID, now.Subject, expiry, now.NotAfter.Format(time.RFC3339))
+	if !now.Renews.IsZero() {
+		fmt.Fprintf(p.out, "renews       %s\n", now.Renews.Format(time.RFC3339))
+	}
+	fmt.Fprintf(p.out, "file         %s\nkey          %s\n", now.Certificate, now.Key)
 	if u := now.Unfinished; u != nil {
 		fmt.Fprintf(p.out, "unfinished   %s %s %s\n", u.Stage, u.CertificateID, u.Job)
 	}
 	return nil
 }
 
-// inspect reads the directory. A rotation that ends meanwhile removes files
-// between two reads; then it is read again.
-func inspect(directory string) (standing, error) {
-	for range 10 {
-		found, err := inspectOnce(directory)
-		if !errors.Is(err, os.ErrNotExist) {
-			return found, err
-		}
-	}
-	return inspectOnce(directory)
-}
-
-// inspectOnce reads the files of package device, whose layout is described in
-// its store.go.
-func inspectOnce(directory string) (standing, error) {
-	var state struct {
-		Current   int `json:"current"`
-		Candidate *struct {
-			Issued        bool   `json:"issued"`
-			CertificateID string `json:"certificateId"`
-			Job           struct {
-				ID string `json:"id"`
-			} `json:"job"`
-		} `json:"candidate"`
-	}
-	text, err := os.ReadFile(filepath.Join(directory, "state.json"))
-	if errors.Is(err, os.ErrNotExist) {
-		return standing{}, device.ErrNotProvisioned
-	}
+func (s settings) inspect() (standing, error) {
+	found, err := device.Inspect(s.device.Directory)
 	if err != nil {
 		return standing{}, err
 	}
-	if err := json.Unmarshal(text, &state); err != nil {
-		return standing{}, fmt.Errorf("read state.json: %w", err)
+	if found.Key == "" {
+		found.Key = s.keyFile
 	}
-	pair := filepath.Join(directory, "pairs", strconv.Itoa(state.Current))
-	s := standing{Certificate: filepath.Join(pair, "certificate.pem"), Key: filepath.Join(pair, "private.key")}
-	if c := state.Candidate; c != nil {
-		s.Unfinished = &unfinished{Stage: "key made, waiting for its certificate", CertificateID: c.CertificateID, Job: c.Job.ID}
-		if c.Issued {
-			s.Unfinished.Stage = "certificate stored, not yet in use"
-		}
-	}
-	return s, s.readCertificate()
-}
-
-func (s *standing) readCertificate() error {
-	text, err := os.ReadFile(s.Certificate)
-	if err != nil {
-		return err
-	}
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return fmt.Errorf("%s holds no certificate", s.Certificate)
-	}
-	leaf, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return fmt.Errorf("parse %s: %w", s.Certificate, err)
-	}
-	id := sha256.Sum256(leaf.Raw)
-	s.CertificateID, s.Subject = hex.EncodeToString(id[:]), leaf.Subject.String()
-	s.NotBefore, s.NotAfter = leaf.NotBefore, leaf.NotAfter
-	return nil
+	now := standing{Device: s.device.Device, Inspection: found, Expired: !time.Now().Before(found.NotAfter)}
+	now.Renews, _ = s.device.RenewalTime(found) // zero where it never does
+	return now, nil
 }

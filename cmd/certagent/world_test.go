@@ -53,10 +53,14 @@ type vendor struct {
 	job      *protocol.JobExecution
 	updates  []protocol.JobUpdate
 	onGet    func() (reply any, usual bool) // called with mu held; nil for usual
+	from, to time.Duration                  // what certificates are valid, around now
+	reuse    bool                           // a key in use gets another certificate
+	// Called without mu, before a request is answered and after; nil for nobody.
+	heard func(topic string, answered bool)
 }
 
 func newVendor(t *testing.T) *vendor {
-	v := &vendor{t: t, accepted: map[string]bool{}, vended: map[string]*x509.Certificate{}}
+	v := &vendor{t: t, accepted: map[string]bool{}, vended: map[string]*x509.Certificate{}, from: -time.Hour, to: time.Hour}
 	v.key = newKey(t)
 	v.ca = v.sign(newAuthority(), v.key.Public())
 	v.serve()
@@ -66,7 +70,7 @@ func newVendor(t *testing.T) *vendor {
 func newAuthority() *x509.Certificate {
 	return &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
+		NotBefore: time.Now().Add(-240 * time.Hour), NotAfter: time.Now().Add(240 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
 	}
 }
 
@@ -129,7 +133,7 @@ func (v *vendor) leaf(name string, public crypto.PublicKey) *x509.Certificate {
 	}
 	return v.sign(&x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		NotBefore: time.Now().Add(v.from), NotAfter: time.Now().Add(v.to),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 	}, public)
 }
@@ -219,7 +223,15 @@ func (e *ears) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 		return pk, nil
 	}
 	var reply any
+	var heard func(string, bool)
+	e.v.script(func() { heard = e.v.heard })
+	if heard != nil {
+		heard(pk.TopicName, false)
+	}
 	e.v.script(func() { reply = e.v.answer(callerOf(cl), pk.TopicName, pk.Payload) })
+	if heard != nil {
+		heard(pk.TopicName, true)
+	}
 	switch reply.(type) {
 	case nil:
 	case protocol.Rejected:
@@ -237,7 +249,14 @@ func (v *vendor) answer(caller, topic string, payload []byte) any {
 		return v.get(payload)
 	case topic == vending+"/ack":
 		return v.ack(caller)
+	case topic == jobs+"$next/get":
+		return protocol.JobExecutionReply{Execution: v.job}
 	case topic == jobs+"start-next":
+		if v.job != nil {
+			started := *v.job
+			started.Status = protocol.JobInProgress
+			v.job = &started
+		}
 		return protocol.JobExecutionReply{Execution: v.job}
 	case v.job != nil && topic == jobs+v.job.JobID+"/update":
 		var update protocol.JobUpdate
@@ -271,7 +290,7 @@ func (v *vendor) get(payload []byte) any {
 		return nil
 	}
 	spki := string(csr.RawSubjectPublicKeyInfo)
-	if v.vended[spki] == nil {
+	if v.vended[spki] == nil || v.reuse && v.open == "" {
 		v.vended[spki] = v.leaf(pump, csr.PublicKey)
 	}
 	v.open = idOf(v.vended[spki])
@@ -282,10 +301,10 @@ func (v *vendor) get(payload []byte) any {
 	}
 }
 
-// ack retires at once whatever the new certificate replaces.
+// ack retires at once whatever the new certificate replaces. It may be repeated.
 func (v *vendor) ack(caller string) any {
 	v.acks++
-	if caller != v.open {
+	if caller != v.open && (v.open != "" || !v.accepted[caller]) {
 		return protocol.Rejected{Message: protocol.NotProven}
 	}
 	v.accepted, v.open = map[string]bool{caller: true}, ""
