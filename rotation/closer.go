@@ -67,7 +67,7 @@ func (c *Closer) Finish(ctx context.Context, r Rotation, h History) (Rotation, [
 	}
 	now := c.clock.Now()
 	r.State, r.ClosedAt, r.Lease = Finished, now, Lease{}
-	r.Behind = behind(r)
+	r.Behind = behind(r, h)
 	owed := c.terms(r.Profile).owed(r, h, held, now)
 	r, err = c.Journal.Advance(ctx, Change{Rotation: r, Retirements: owed})
 	return r, owed, err
@@ -77,15 +77,29 @@ func (c *Closer) Finish(ctx context.Context, r Rotation, h History) (Rotation, [
 // came: the device leaves the group, and nothing is removed.
 func (c *Closer) Acknowledge(ctx context.Context, r Rotation) (Rotation, error) {
 	r.State, r.AckedAt = Acknowledged, c.clock.Now()
-	r.Behind = behind(r)
+	r.Behind = behind(r, History{})
 	return c.Journal.Advance(ctx, Change{Rotation: r})
 }
 
-func behind(r Rotation) []Step {
-	if r.ByPackage && r.State == Finished {
+// behind returns what is left to do when a rotation is finished or
+// acknowledged.
+func behind(r Rotation, h History) []Step {
+	if r.State == Finished && len(spent(r, h)) > 0 {
 		return []Step{Attributes, Package, LeaveGroup}
 	}
 	return []Step{Attributes, LeaveGroup}
+}
+
+// spent returns the certificates of the packages that a finished rotation has
+// used up: its own, and those that gave way before it.
+func spent(r Rotation, h History) []certificate.ID {
+	var ids []certificate.ID
+	for _, over := range append(leftBehind(r, h), r) {
+		if over.ByPackage {
+			ids = append(ids, over.Certificate)
+		}
+	}
+	return ids
 }
 
 // RetireNow carries out those retirements that are due at once, as an ack does

@@ -53,7 +53,7 @@ func (f Facts) Allowed() error {
 	switch {
 	case seen && latest.ID == target.ID:
 		return Kept{Why: "the device was last seen on this certificate", Reverted: true}
-	case seen && f.proves(latest, target):
+	case seen && latest.Evidence != certificate.Proof && f.proves(latest, target):
 		return nil
 	case f.Retirement.Evidence == certificate.Proof:
 		return f.allowedByProof(target)
@@ -139,6 +139,8 @@ func (f Facts) whyNot(latest certificate.Holding) error {
 	switch {
 	case !f.proven(latest.ID, f.Retirement.Certificate):
 		return Kept{Why: fmt.Sprintf("the device was last seen on %s, which is not a proven successor", short)}
+	case latest.Evidence == certificate.Proof:
+		return Kept{Why: fmt.Sprintf("its successor %s was shown by signature only, not seen in use", short)}
 	case latest.Standing != certificate.Active:
 		return Kept{Why: fmt.Sprintf("its successor %s is %s", short, latest.Standing)}
 	case !f.usable(latest):

@@ -134,22 +134,30 @@ func (c *Closer) abandonUnissued(ctx context.Context, r Rotation, due Horizon, s
 // Settle does the steps that are left behind a rotation, in their order, and
 // writes which are done. A step that fails stays for the next sweep.
 func (c *Closer) Settle(ctx context.Context, r Rotation) error {
+	h, err := c.Journal.Find(ctx, r.Device)
+	if err != nil {
+		return fmt.Errorf("rotation %d of %s: %w", r.Number, r.Device, err)
+	}
 	for _, step := range r.Behind {
-		if err := c.do(ctx, step, r); err != nil {
+		if err := c.do(ctx, step, r, h); err != nil {
 			return fmt.Errorf("rotation %d of %s, step %s: %w", r.Number, r.Device, step, err)
 		}
 		r = r.Done(step)
 	}
-	_, err := c.Journal.Advance(ctx, Change{Rotation: r})
+	_, err = c.Journal.Advance(ctx, Change{Rotation: r})
 	return ignoreChanged(err)
 }
 
-func (c *Closer) do(ctx context.Context, step Step, r Rotation) error {
+func (c *Closer) do(ctx context.Context, step Step, r Rotation, h History) error {
 	switch step {
 	case Attributes:
-		return c.writeAttributes(ctx, r)
+		return c.writeAttributes(ctx, r, h)
 	case Package:
-		return c.Packages.Spend(ctx, r.Device, r.Certificate)
+		var errs []error
+		for _, id := range spent(r, h) {
+			errs = append(errs, c.Packages.Spend(ctx, r.Device, id))
+		}
+		return errors.Join(errs...)
 	case LeaveGroup:
 		return c.Group.Remove(ctx, r.Device, r.Opened)
 	}
@@ -158,7 +166,12 @@ func (c *Closer) do(ctx context.Context, step Step, r Rotation) error {
 
 // writeAttributes leaves the outcome in the registry, unless a newer rotation
 // has.
-func (c *Closer) writeAttributes(ctx context.Context, r Rotation) error {
+func (c *Closer) writeAttributes(ctx context.Context, r Rotation, h History) error {
+	for _, newer := range h.Rotations {
+		if newer.Number > r.Number && (newer.State == Finished || newer.State == Acknowledged) {
+			return nil
+		}
+	}
 	held, err := c.Inventory.Held(ctx, r.Device)
 	if err != nil {
 		return err

@@ -63,14 +63,12 @@ func (t Terms) owed(r Rotation, h History, held []certificate.Holding, now time.
 	}
 	replaced := t.replaced(r)
 	for _, left := range leftBehind(r, h) {
-		// Nobody was ever seen on it: with keep, too, it does not stay open.
+		// What nobody was ever seen on does not stay open, with keep neither.
 		mode := t.Previous
-		if mode == certificate.Keep {
+		if own, _ := certificate.Find(held, left.Certificate); mode == certificate.Keep && own.LastSeen.IsZero() {
 			mode = certificate.Deactivate
 		}
-		if !slices.Contains(replaced, left.Certificate) {
-			add(left.Certificate, mode)
-		}
+		add(left.Certificate, mode)
 		replaced = append(replaced, t.replaced(left)...)
 	}
 	for _, id := range replaced {
@@ -103,15 +101,15 @@ func (t Terms) replaced(r Rotation) []certificate.ID {
 	return nil
 }
 
-// leftBehind returns the device's rotations before r, down to the last
-// finished one, that ended without a proof.
+// leftBehind returns the device's rotations before r, down to the last that
+// was proven and finished, that gave way or went stale.
 func leftBehind(r Rotation, h History) []Rotation {
 	var left []Rotation
 	for _, older := range h.Rotations {
 		if older.Number >= r.Number {
 			continue
 		}
-		if older.State == Finished {
+		if older.State == Finished && !older.Unproven {
 			break
 		}
 		if older.State == Superseded || older.State == Stale {

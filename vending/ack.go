@@ -86,6 +86,9 @@ func (v *Vendor) verifyProof(ctx context.Context, a admission, r rotation.Rotati
 	if err := protocol.VerifyProof(parsed.PublicKey, string(a.Device), request.CertificateID, r.Nonce, request.Proof); err != nil {
 		return explain(protocol.NotProven, err.Error())
 	}
+	if r.IsProven() {
+		return nil // seen in use, which is worth more
+	}
 	err = v.Inventory.Seen(ctx, certificate.Sighting{
 		Device: a.Device, Certificate: r.Certificate, At: v.Now(), Evidence: certificate.Proof, Live: true,
 	})
@@ -127,7 +130,10 @@ func (v *Vendor) ackAgain(ctx context.Context, a admission, request protocol.Ack
 	if !mine && !v.provesAgain(a, *last, request) {
 		return explain(protocol.NoOpenRotation, "the last rotation is over")
 	}
-	return v.Closer.RetireReturned(ctx, a.Device)
+	if err := v.Closer.RetireReturned(ctx, a.Device); err != nil {
+		return &Unfinished{err}
+	}
+	return nil
 }
 
 // provesAgain reports whether a repeated ack carries the id that was proven:

@@ -22,7 +22,7 @@ type admission struct {
 }
 
 // admit lets a request in: its device is known and not blocked, and its
-// caller is bound to the device. The request itself counts as a sighting.
+// caller is bound to the device.
 func (v *Vendor) admit(ctx context.Context, caller Caller) (admission, error) {
 	a := admission{Caller: caller, profile: v.config.Profiles[0]}
 	var err error
@@ -38,10 +38,7 @@ func (v *Vendor) admit(ctx context.Context, caller Caller) (admission, error) {
 	if err := v.look(ctx, &a); err != nil {
 		return a, err
 	}
-	if err := v.bind(a); err != nil {
-		return a, err
-	}
-	return a, v.sight(ctx, caller)
+	return a, v.bind(a)
 }
 
 // look reads the device's rotations and certificates.
@@ -85,8 +82,10 @@ func (v *Vendor) vendedTo(a admission) bool {
 		func(r *rotation.Rotation) bool { return r != nil && r.Certificate == a.Certificate })
 }
 
-// sight records that the device speaks over a certificate now.
-func (v *Vendor) sight(ctx context.Context, caller Caller) error {
+// Heard records that the device speaks over a certificate now, whatever it
+// says and whatever it is answered. It comes before Get and Ack. An error is an
+// *Error, and the answer.
+func (v *Vendor) Heard(ctx context.Context, caller Caller) error {
 	if caller.Certificate == "" {
 		return nil
 	}
@@ -133,17 +132,18 @@ func (a admission) holding(id certificate.ID) *certificate.Certificate {
 // one that it holds and that is active, or the connection is refused. A rotation whose
 // certificate is seen this way is proven, and nothing else is done.
 func (v *Vendor) Present(ctx context.Context, caller Caller) error {
-	if _, err := v.Registry.Device(ctx, caller.Device); err != nil {
+	device, err := v.Registry.Device(ctx, caller.Device)
+	if err != nil {
 		return err
 	}
-	err := v.Inventory.Seen(ctx, certificate.Sighting{
+	err = v.Inventory.Seen(ctx, certificate.Sighting{
 		Device: caller.Device, Certificate: caller.Certificate, At: v.Now(), Evidence: caller.Evidence, Live: true,
 	})
 	if err != nil {
 		return err
 	}
 	history, err := v.Journal.Find(ctx, caller.Device)
-	if err != nil {
+	if err != nil || device.Blocked {
 		return nil // the sighting is durable: the sweep will prove it
 	}
 	v.proveIfSeen(ctx, caller, history.Current())

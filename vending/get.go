@@ -68,9 +68,11 @@ func (v *Vendor) issue(ctx context.Context, next *opening, order certificate.Ord
 		return c, refuseIssue(err)
 	}
 	c.Standing, c.Kind, c.Created, c.Policies = certificate.Active, certificate.Rotated, v.Now(), next.policies
-	if next.Rotation, err = v.Journal.Advance(ctx, next.issued(c)); err != nil {
+	r, err := v.Journal.Advance(ctx, next.issued(c))
+	if err != nil {
 		return c, lost(err)
 	}
+	next.Rotation = r
 	if err := v.Inventory.Register(ctx, order.Device, c); err != nil {
 		return c, refuseRegister(err)
 	}
@@ -91,14 +93,23 @@ func (v *Vendor) vendAgain(ctx context.Context, a admission, r rotation.Rotation
 	if held.Standing != certificate.Active {
 		return protocol.GetAccepted{}, explain(protocol.CSRRejected, "the certificate for this key was withdrawn, make a new key")
 	}
-	if r.State == rotation.Stale {
-		if _, err := v.Journal.Advance(ctx, vended(r, v.Now())); err != nil {
-			return protocol.GetAccepted{}, lost(err)
-		}
-	} else {
-		v.proveIfSeen(ctx, a.Caller, &r)
+	if err := v.revive(ctx, a, r); err != nil {
+		return protocol.GetAccepted{}, err
 	}
 	return acceptedCSR(r, held.Certificate), nil
+}
+
+// revive brings a stale rotation that is asked for again back to life. Asked
+// for over its own certificate, it is proven.
+func (v *Vendor) revive(ctx context.Context, a admission, r rotation.Rotation) error {
+	if r.State != rotation.Stale || a.Certificate == r.Certificate {
+		v.proveIfSeen(ctx, a.Caller, &r)
+		return nil
+	}
+	if _, err := v.Journal.Advance(ctx, vended(r, v.Now())); err != nil {
+		return lost(err)
+	}
+	return nil
 }
 
 func acceptedCSR(r rotation.Rotation, c certificate.Certificate) protocol.GetAccepted {

@@ -80,27 +80,39 @@ func (h *Handler) Serve(ctx context.Context, m Message) {
 		return
 	}
 	if m.Caller.Device != "" && m.Caller.Device != device {
-		h.finish(ctx, start, rejected(Outcome{Device: device, Action: action},
+		h.finish(ctx, start, rejected(Outcome{Device: device, Action: action, token: tokenOf(action, m)},
 			explain(protocol.NotBound, "a device asks on its own topics only")))
 		return
 	}
 	m.Caller.Device = device
+	if err := h.Vendor.Heard(ctx, m.Caller); err != nil {
+		h.finish(ctx, start, rejected(outcomeOf(action, m, tokenOf(action, m)), asError(err)))
+		return
+	}
 	outcome, err := h.Queue.Do(ctx, device, action, func(ctx context.Context) Outcome {
 		return h.answer(ctx, action, m)
 	})
 	if err != nil {
-		outcome = rejected(Outcome{Device: device, Action: action, token: tokenOf(action, m)}, later(time.Second, err))
+		outcome = rejected(outcomeOf(action, m, tokenOf(action, m)), later(time.Second, err))
 	}
 	h.finish(ctx, start, outcome)
 }
 
 func (h *Handler) answer(ctx context.Context, action protocol.Action, m Message) Outcome {
-	o := Outcome{Device: m.Caller.Device, Action: action, Evidence: m.Caller.Evidence, Certificate: m.Caller.Certificate}
+	o := outcomeOf(action, m, "")
 	at := protocol.Address{Device: string(o.Device), Action: action, Certificate: string(m.Caller.Certificate)}
 	if action == protocol.Ack {
 		return h.answerAck(ctx, o, m, at)
 	}
 	return h.answerGet(ctx, o, m, at)
+}
+
+// outcomeOf is what is known of a request before it is answered.
+func outcomeOf(action protocol.Action, m Message, token string) Outcome {
+	return Outcome{
+		Device: m.Caller.Device, Action: action, Evidence: m.Caller.Evidence,
+		Certificate: m.Caller.Certificate, token: token,
+	}
 }
 
 func (h *Handler) answerGet(ctx context.Context, o Outcome, m Message, at protocol.Address) Outcome {

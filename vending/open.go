@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/certvendor/certvendor/certificate"
@@ -90,6 +91,9 @@ func (v *Vendor) takeOver(ctx context.Context, left rotation.Rotation, next open
 func (v *Vendor) givesWay(r rotation.Rotation) *rotation.Rotation {
 	if r.State == rotation.Acknowledged {
 		r.State, r.Unproven = rotation.Finished, true
+		if r.ByPackage {
+			r.Behind = append(slices.Clone(r.Behind), rotation.Package)
+		}
 	} else {
 		r.State = rotation.Superseded
 	}

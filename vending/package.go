@@ -99,12 +99,9 @@ func (v *Vendor) linkAgain(ctx context.Context, a admission, r rotation.Rotation
 	if err != nil {
 		return protocol.GetAccepted{}, reject(protocol.LinkFailed, err)
 	}
-	if r.State == rotation.Stale {
-		if _, err := v.Journal.Advance(ctx, vended(r, v.Now())); err != nil {
-			return protocol.GetAccepted{}, lost(err)
-		}
+	if err := v.revive(ctx, a, r); err != nil {
+		return protocol.GetAccepted{}, err
 	}
-	v.proveIfSeen(ctx, a.Caller, &r)
 	return acceptedPackage(r, location), nil
 }
 

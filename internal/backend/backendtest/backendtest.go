@@ -57,6 +57,8 @@ func Run(t *testing.T, open Open) {
 		{"brake", brakeScenarios()},
 		{"lifecycle", lifecycleScenarios()},
 		{"crash", crashScenarios()},
+		{"edge", edgeScenarios()},
+		{"random", randomScenarios()},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			for _, s := range part.scenarios {
