@@ -24,6 +24,7 @@ import (
 	"github.com/certvendor/certvendor/internal/control"
 	"github.com/certvendor/certvendor/internal/standalone"
 	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/jobs"
 	"github.com/certvendor/certvendor/rotation"
 	"github.com/certvendor/certvendor/vending"
 )
@@ -84,8 +85,8 @@ func New(ctx context.Context, cfg config.Config, log zerolog.Logger) (*App, erro
 
 // Start lets devices and operators in. It does not block.
 func (a *App) Start(ctx context.Context) error {
-	if _, err := a.backend.Jobs.Ensure(ctx, a.job()); err != nil {
-		return fmt.Errorf("ensure the job: %w", err)
+	if err := a.ensureJob(ctx); err != nil {
+		return err
 	}
 	a.goBehind(ctx)
 	if a.listen != nil {
@@ -100,6 +101,22 @@ func (a *App) Start(ctx context.Context) error {
 	}
 	a.log.Info().Str("broker", a.BrokerAddr()).Str("packages", a.PackagesAddr()).
 		Str("metrics", a.MetricsAddr()).Str("control", a.config.Control.Socket).Msg("certvendor serves")
+	return nil
+}
+
+// ensureJob makes the job of this configuration. One that gave way to other
+// topics goes on when its topics are back.
+func (a *App) ensureJob(ctx context.Context) error {
+	job, err := a.backend.Jobs.Ensure(ctx, a.job())
+	if err != nil {
+		return fmt.Errorf("ensure the job: %w", err)
+	}
+	if job.State != jobs.Canceled {
+		return nil
+	}
+	if err := a.world.Store().Jobs().Resume(ctx, job.ID); err != nil {
+		return fmt.Errorf("resume the job: %w", err)
+	}
 	return nil
 }
 
