@@ -46,6 +46,15 @@ func (d Device) validate(o Options) error {
 	default:
 		return fmt.Errorf("device %s: unknown firmware %q", d.Name, d.Firmware)
 	}
+	if d.Plan == nil {
+		return nil
+	}
+	if d.Firmware != Agent && d.Firmware != CDF {
+		return fmt.Errorf("device %s: firmware %s takes no plan", d.Name, d.Firmware)
+	}
+	if o.Operator == nil || o.Directory == "" {
+		return fmt.Errorf("device %s: a device with a plan needs an operator and a directory", d.Name)
+	}
 	return nil
 }
 
@@ -72,6 +81,9 @@ func (o Options) play(ctx context.Context, d Device) Result {
 var errUnchanged = errors.New("ended with the certificate it began with")
 
 func (o Options) behave(ctx context.Context, d Device, r *Result) error {
+	if d.Plan != nil {
+		return o.live(ctx, d, r)
+	}
 	switch d.Firmware {
 	case CDF, EarlyAcker:
 		return o.playCDF(ctx, d, r)

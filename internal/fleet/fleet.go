@@ -5,7 +5,9 @@
 //
 // Read this file, then firmware.go (what a kind of firmware is), agent.go and
 // cdf.go (the two kinds), actors.go (who behaves badly) and verify.go (whether
-// all ended well).
+// all ended well). What goes wrong is in faults.go (what, and the plan of it),
+// script.go (how a plan comes true), wire.go (a device's network) and judge.go
+// (the disks against the inventory).
 package fleet
 
 import (
@@ -39,6 +41,14 @@ type Device struct {
 	Flow        device.Flow // ByCSR if empty; ByPackage for Agent only
 	AckEarly    bool        // CDF: acks over the old connection, and never again
 	Victim      string      // Impersonator: whom it tries to speak for
+	// Plan is what will go wrong, for Agent and CDF; nil: nothing, and the device
+	// has one try. With a plan the device keeps its pairs in Options.Directory,
+	// is started again after whatever went wrong, and joins the rotation group
+	// when it starts, so that no job waits for a device that is not there.
+	Plan *Plan
+	// InstallDelay is how long a device with a plan stays on its old certificate
+	// after the vend.
+	InstallDelay time.Duration
 }
 
 // Options say which devices are played, and how.
@@ -57,8 +67,15 @@ type Options struct {
 	// refuse the old certificate, for Verify. 0 leaves the old one alone: trying
 	// it, where it is still taken, would count as using it.
 	RefusedWithin time.Duration
+	// Operator is required for devices with a plan, and for Judge.
+	Operator Operator
+	// TTL is after how long the vendor calls a rotation stale, for
+	// AckAfterTTL, where a device can wait so long; 0: it waits a second.
+	TTL time.Duration
 	// Done is told each result as it comes, from any goroutine; may be nil.
 	Done func(Result)
+
+	now func() time.Time // a device's clock; nil: the right one
 }
 
 // Result is how it went for one device.
@@ -70,8 +87,9 @@ type Result struct {
 	OldID    certificate.ID
 	NewID    certificate.ID // of the certificate in use at the end
 	Timing
-	Notes []string // what was tried and refused, for people
-	Err   error
+	Notes  []string // what was tried and refused, for people
+	Faults []Fault  // what of its plan came true, as far as it is a moment's
+	Err    error
 
 	old, current tls.Certificate
 }

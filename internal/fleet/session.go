@@ -69,7 +69,7 @@ func (o Options) dial(ctx context.Context, certificate tls.Certificate) (net.Con
 		return nil, err
 	}
 	dialer := tls.Dialer{Config: &tls.Config{
-		MinVersion: tls.VersionTLS12, RootCAs: o.Roots, ServerName: host,
+		MinVersion: tls.VersionTLS12, RootCAs: o.Roots, ServerName: host, Time: o.now,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &certificate, nil },
 	}}
 	return dialer.DialContext(ctx, "tcp", o.Broker)
@@ -91,6 +91,7 @@ func (s *session) options(clientID string) *mqtt.ClientOptions {
 		SetAutoReconnect(false).
 		SetOrderMatters(false).
 		SetKeepAlive(30 * time.Second).
+		SetWriteTimeout(5 * time.Second). // for which a request waits on a connection that is just being lost
 		SetConnectionLostHandler(func(mqtt.Client, error) { close(s.lost) }).
 		SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) {
 			select {
@@ -178,4 +179,16 @@ func (s *session) ask(ctx context.Context, topic string, payload []byte, replies
 		return nil, err
 	}
 	return s.receive(ctx, s.wait, replies...)
+}
+
+// pause waits for d, or returns the context's error at its end.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
 }

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -24,6 +25,7 @@ import (
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/protocol"
+	"github.com/certvendor/certvendor/rotation"
 )
 
 // world is a CA, a broker with topic rules, a vendor without grace and a job
@@ -44,6 +46,16 @@ type world struct {
 	succeeded map[string]int
 	issued    map[string]int
 	acks      map[string]int
+	connects  map[string]int
+	late      map[string]time.Duration // how long after it had connected a device acked
+	since     map[string]time.Time
+	trespass  map[string]int // publishes and subscriptions that were refused
+	malformed map[string]int
+	byKey     map[string]certificate.ID
+	chains    map[certificate.ID]*x509.Certificate
+	seen      map[certificate.ID]bool
+	stale     map[certificate.ID]bool
+	joined    map[string]int
 	// What is other than usual.
 	lax        bool // no topic rules, any client id
 	trusting   bool // takes any ack
@@ -56,11 +68,14 @@ func newWorld(t *testing.T) *world {
 	w := &world{
 		t: t, accepted: map[certificate.ID]bool{}, open: map[string]certificate.ID{},
 		held: map[string][]certificate.ID{}, succeeded: map[string]int{}, issued: map[string]int{}, acks: map[string]int{},
+		connects: map[string]int{}, late: map[string]time.Duration{}, since: map[string]time.Time{}, trespass: map[string]int{},
+		malformed: map[string]int{}, byKey: map[string]certificate.ID{}, chains: map[certificate.ID]*x509.Certificate{},
+		seen: map[certificate.ID]bool{}, stale: map[certificate.ID]bool{}, joined: map[string]int{},
 	}
 	w.key = w.newKey()
 	w.ca = &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(30 * 24 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
 	}
 	w.ca = w.sign(w.ca, &w.key.PublicKey)
 	w.roots = x509.NewCertPool()
@@ -106,7 +121,7 @@ func (w *world) leaf(name string, public any) *x509.Certificate {
 	w.must(err)
 	return w.sign(&x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(30 * 24 * time.Hour),
 	}, public)
 }
 
@@ -146,7 +161,14 @@ func (w *world) OnConnectAuthenticate(cl *mqtt.Client, _ packets.Packet) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	name, _, _ := strings.Cut(cl.ID, "/")
-	return w.accepted[certificate.IDOf(peer(cl).Raw)] && (w.lax || name == peer(cl).Subject.CommonName)
+	id := certificate.IDOf(peer(cl).Raw)
+	taken := w.accepted[id] && (w.lax || name == peer(cl).Subject.CommonName)
+	if taken {
+		w.connects[name]++
+		w.seen[id] = true
+		w.since[name] = time.Now()
+	}
+	return taken
 }
 
 func (w *world) OnACLCheck(cl *mqtt.Client, topic string, _ bool) bool {
@@ -154,7 +176,13 @@ func (w *world) OnACLCheck(cl *mqtt.Client, topic string, _ bool) bool {
 		return true
 	}
 	name := peer(cl).Subject.CommonName
-	return strings.HasPrefix(topic, "cdf/certificates/"+name+"/") || strings.HasPrefix(topic, "$aws/things/"+name+"/jobs/")
+	own := strings.HasPrefix(topic, "cdf/certificates/"+name+"/") || strings.HasPrefix(topic, "$aws/things/"+name+"/jobs/")
+	if !own {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.trespass[name]++
+	}
+	return own
 }
 
 func (w *world) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
@@ -172,8 +200,9 @@ func (w *world) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, e
 
 func (w *world) answer(c *x509.Certificate, pk packets.Packet) (suffix string, reply any) {
 	name, id := c.Subject.CommonName, certificate.IDOf(c.Raw)
-	switch last := pk.TopicName[strings.LastIndex(pk.TopicName, "/")+1:]; last {
-	case "start-next":
+	job := strings.HasPrefix(pk.TopicName, "$aws/")
+	switch last := pk.TopicName[strings.LastIndex(pk.TopicName, "/")+1:]; {
+	case last == "start-next", job && last == "get":
 		if w.succeeded[name] > 0 {
 			return "/accepted", protocol.JobExecutionReply{}
 		}
@@ -181,10 +210,10 @@ func (w *world) answer(c *x509.Certificate, pk packets.Packet) (suffix string, r
 			JobID: "rotate", ExecutionNumber: 1, Status: protocol.JobInProgress,
 			JobDocument: protocol.Encode(protocol.NewJobDocument(protocol.DefaultTopics())),
 		}}
-	case "update":
+	case last == "update":
 		w.succeeded[name]++
 		return "/accepted", protocol.JobUpdateAccepted{}
-	case "get":
+	case last == "get":
 		return w.get(name, pk.Payload)
 	default:
 		return w.ack(name, id)
@@ -192,12 +221,15 @@ func (w *world) answer(c *x509.Certificate, pk packets.Packet) (suffix string, r
 }
 
 func (w *world) get(name string, payload []byte) (string, any) {
-	w.issued[name]++
-	if w.issued[name] <= w.refuseGets {
+	r, err := protocol.DecodeGet(payload, protocol.Address{})
+	if err == nil {
+		w.issued[name]++
+	}
+	if w.issued[name] <= w.refuseGets && err == nil {
 		return "/rejected", protocol.Rejected{Message: protocol.TooManyRequests, RetryAfter: 1}
 	}
-	r, err := protocol.DecodeGet(payload, protocol.Address{})
 	if err != nil || r.CSR == nil {
+		w.malformed[name]++
 		return "/rejected", protocol.Rejected{Message: protocol.Malformed}
 	}
 	block, _ := pem.Decode([]byte(*r.CSR))
@@ -205,13 +237,19 @@ func (w *world) get(name string, payload []byte) (string, any) {
 	if err != nil {
 		return "/rejected", protocol.Rejected{Message: protocol.CSRRejected}
 	}
-	c := w.leaf(name, csr.PublicKey)
-	w.open[name] = w.hold(name, c)
+	key := string(csr.RawSubjectPublicKeyInfo)
+	c := w.chains[w.byKey[key]]
+	if c == nil {
+		c = w.leaf(name, csr.PublicKey)
+		w.open[name] = w.hold(name, c)
+		w.byKey[key], w.chains[w.open[name]] = w.open[name], c
+	}
 	return "/accepted", protocol.GetAccepted{Certificate: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))}
 }
 
 func (w *world) ack(name string, over certificate.ID) (string, any) {
 	w.acks[name]++
+	w.late[name] = time.Since(w.since[name])
 	if over != w.open[name] && !w.trusting {
 		return "/rejected", protocol.Rejected{Message: protocol.NotProven}
 	}
@@ -219,4 +257,49 @@ func (w *world) ack(name string, over certificate.ID) (string, any) {
 		w.accepted[id] = w.keepOld || id == w.open[name]
 	}
 	return "/accepted", protocol.AckAccepted{Message: "OK"}
+}
+
+// Join implements Operator.
+func (w *world) Join(_ context.Context, device string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.joined[device]++
+	return nil
+}
+
+// Account implements Operator.
+func (w *world) Account(_ context.Context, device string) (Account, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	account := Account{Holds: map[certificate.ID]certificate.Standing{}}
+	for i, id := range w.held[device] {
+		account.Holds[id] = certificate.Inactive
+		if w.accepted[id] {
+			account.Holds[id] = certificate.Active
+		}
+		if i == 0 {
+			continue // not vended
+		}
+		state := rotation.Vended
+		switch {
+		case w.seen[id]:
+			state = rotation.Proven
+		case id != w.open[device]:
+			state = rotation.Superseded
+		case w.stale[id]:
+			state = rotation.Stale
+		}
+		account.Vends = append([]Vend{{id, state}}, account.Vends...)
+	}
+	return account, nil
+}
+
+// Sweep implements Operator.
+func (w *world) Sweep(context.Context) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, id := range w.open {
+		w.stale[id] = w.stale[id] || !w.seen[id]
+	}
+	return nil
 }
