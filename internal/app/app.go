@@ -36,6 +36,7 @@ const drainTime = 15 * time.Second
 type App struct {
 	config  config.Config
 	log     zerolog.Logger
+	now     func() time.Time // the one clock of all parts
 	world   *standalone.World
 	backend backend.Backend
 	clock   *rotation.Clock
@@ -49,6 +50,7 @@ type App struct {
 	behind  chan rotation.Rotation
 
 	writable probe
+	warned   time.Time  // when the CA was last warned about; the sweep's goroutine only
 	failed   chan error // from a part that ended by itself
 	stack    []teardown
 	stopping sync.Once
@@ -70,11 +72,17 @@ func (a *App) onStop(what string, do func(context.Context) error) {
 // New opens everything that can fail to open: the world, the ports, the
 // sockets. If any of it fails, nothing stays open.
 func New(ctx context.Context, cfg config.Config, log zerolog.Logger) (*App, error) {
+	return newAt(ctx, cfg, log, time.Now)
+}
+
+// newAt is New with a clock of the caller's, which may be set while the
+// program runs.
+func newAt(ctx context.Context, cfg config.Config, log zerolog.Logger, now func() time.Time) (*App, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	a := &App{
-		config: cfg, log: log, metrics: newMetrics(),
+		config: cfg, log: log, now: now, metrics: newMetrics(),
 		behind: make(chan rotation.Rotation, behindLength), failed: make(chan error, 4),
 	}
 	if err := a.setup(ctx); err != nil {
@@ -95,9 +103,6 @@ func (a *App) Start(ctx context.Context) error {
 	a.run("control", a.control.Serve, a.control.Shutdown)
 	if err := a.world.Start(ctx); err != nil {
 		return err
-	}
-	for _, warning := range a.world.CA().Warnings() {
-		a.log.Warn().Msg(warning)
 	}
 	a.log.Info().Str("broker", a.BrokerAddr()).Str("packages", a.PackagesAddr()).
 		Str("metrics", a.MetricsAddr()).Str("control", a.config.Control.Socket).Msg("certvendor serves")

@@ -54,12 +54,43 @@ func (a *App) sweepForever(ctx context.Context) {
 	tick := time.NewTicker(time.Duration(a.config.Rotation.SweepEvery))
 	defer tick.Stop()
 	for {
+		a.warn()
 		a.sweepOnce(ctx)
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
+	}
+}
+
+// When the end of a certificate is near, in days, and how often that is said.
+const (
+	caSoon     = 180
+	serverSoon = 7
+	warnEvery  = 24 * time.Hour
+)
+
+// warn says, at the start and again every day, what an operator should look at
+// before it stops anything.
+func (a *App) warn() {
+	now := a.now().Round(0) // a day of the wall clock, which ends certificates, wherever it is set to
+	if now.Sub(a.warned).Abs() < warnEvery {
+		return
+	}
+	a.warned = now
+	for _, warning := range a.world.CA().Warnings() {
+		a.log.Warn().Msg(warning)
+	}
+	ca, server := a.world.CA().DaysLeft()
+	switch {
+	case ca <= 0:
+		a.log.Error().Float64("days", ca).Msg("the issuing CA, or one above it, has expired: nothing is vended")
+	case ca < caSoon:
+		a.log.Warn().Float64("days", ca).Msg("the issuing CA, or one above it, ends soon: so does every certificate that is vended")
+	}
+	if server < serverSoon {
+		a.log.Warn().Float64("days", server).Msg("the listeners' certificate ends soon: devices will not connect after that")
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,11 +31,35 @@ type world struct {
 	config config.Config
 	client *control.Client
 	target fleet.Target
-	log    *strings.Builder
+	log    *lines
+}
+
+// lines is a log that can be read while it is written.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 // start runs a daemon in a temporary directory, on ports of its own.
 func start(t *testing.T, change func(*config.Config)) *world {
+	t.Helper()
+	return startBy(t, change, app.New)
+}
+
+// startBy is start for a daemon that is made in another way.
+func startBy(t *testing.T, change func(*config.Config), make func(context.Context, config.Config, zerolog.Logger) (*app.App, error)) *world {
 	t.Helper()
 	dir := t.TempDir()
 	c := config.Default()
@@ -45,9 +70,9 @@ func start(t *testing.T, change func(*config.Config)) *world {
 	if change != nil {
 		change(&c)
 	}
-	w := &world{T: t, config: c, log: &strings.Builder{}}
+	w := &world{T: t, config: c, log: &lines{}}
 	var err error
-	if w.app, err = app.New(t.Context(), c, zerolog.New(zerolog.SyncWriter(w.log))); err != nil {
+	if w.app, err = make(t.Context(), c, zerolog.New(w.log)); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.app.Start(t.Context()); err != nil {

@@ -23,7 +23,7 @@ import (
 // setup joins the parts. It is one straight line, because each step needs what
 // the steps before it have made; each registers its end as soon as it exists.
 func (a *App) setup(ctx context.Context) (err error) {
-	world, err := worldConfig(a.config, a.log)
+	world, err := worldConfig(a.config, a.log, a.now)
 	if err != nil {
 		return err
 	}
@@ -38,7 +38,7 @@ func (a *App) setup(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	a.clock = rotation.NewClock(time.Now, nil, newest, a.config.Rotation.TTL)
+	a.clock = rotation.NewClock(a.now, nil, newest, a.config.Rotation.TTL)
 	profile := a.config.Profile()
 	a.closer = rotation.NewCloser(rotation.Ports{
 		Journal: a.backend.Journal, Retirements: a.backend.Rotations, Inventory: a.backend.Inventory,
@@ -85,7 +85,7 @@ func (a *App) vendor(instance string, profile vending.Profile) (*vending.Vendor,
 }
 
 // worldConfig says the configuration in the standalone world's words.
-func worldConfig(c config.Config, log zerolog.Logger) (standalone.Config, error) {
+func worldConfig(c config.Config, log zerolog.Logger, now func() time.Time) (standalone.Config, error) {
 	var passphrase string
 	if c.CA.Passphrase.IsSet() {
 		var err error
@@ -106,9 +106,9 @@ func worldConfig(c config.Config, log zerolog.Logger) (standalone.Config, error)
 		extra = append(extra, standalone.TopicRule{Filter: filter, Subscribe: true})
 	}
 	return standalone.Config{
-		Data: s.Data, Instance: fmt.Sprintf("%s/%d", host, os.Getpid()), Topics: c.Topics(), Now: time.Now, Log: log,
+		Data: s.Data, Instance: fmt.Sprintf("%s/%d", host, os.Getpid()), Topics: c.Topics(), Now: now, Log: log,
 		CA: standalone.CAConfig{
-			Passphrase: []byte(passphrase), Now: time.Now, Names: append(append([]string{}, s.Names...), host),
+			Passphrase: []byte(passphrase), Now: now, Names: append(append([]string{}, s.Names...), host),
 			ServerCertificate: s.ServerCertificate, ServerKey: s.ServerKey, ServerCA: s.ServerCA, ClientCA: s.ClientCA,
 		},
 		Broker: standalone.BrokerConfig{
@@ -126,11 +126,13 @@ func worldConfig(c config.Config, log zerolog.Logger) (standalone.Config, error)
 }
 
 // InitCA makes CA and store of an empty data directory, without a daemon.
-func InitCA(ctx context.Context, c config.Config) error {
+func InitCA(ctx context.Context, c config.Config) error { return initCAAt(ctx, c, time.Now) }
+
+func initCAAt(ctx context.Context, c config.Config, now func() time.Time) error {
 	if err := c.Validate(); err != nil {
 		return err
 	}
-	world, err := worldConfig(c, zerolog.Nop())
+	world, err := worldConfig(c, zerolog.Nop(), now)
 	if err != nil {
 		return err
 	}

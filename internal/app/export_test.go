@@ -1,0 +1,20 @@
+package app
+
+// NewAt and InitCAAt are New and InitCA with a clock that can be set.
+var (
+	NewAt    = newAt
+	InitCAAt = initCAAt
+)
+
+// AcceptErrors returns how many connections could not be accepted.
+func (a *App) AcceptErrors() int64 { return a.world.Broker().Stats().AcceptErrors }
+
+// Connections returns how many devices are connected, and Dropped how many
+// messages were too many for one of them.
+func (a *App) Connections() int { return a.world.Broker().Connections() }
+
+// Dropped: see Connections.
+func (a *App) Dropped() int64 {
+	stats := a.world.Broker().Stats()
+	return stats.Dropped + stats.Unacked
+}
