@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,7 +30,11 @@ var binary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
+// TestMain is also a certagent that loses its power: see unplug_test.go.
 func TestMain(m *testing.M) {
+	if line := os.Getenv(unplugAfter); line != "" {
+		os.Exit(unplugged(line))
+	}
 	status := m.Run()
 	_ = os.Remove(filepath.Join(os.TempDir(), fmt.Sprintf("certagent-test-%d", os.Getpid())))
 	os.Exit(status)
@@ -48,10 +53,20 @@ func newBox(t *testing.T, v *vendor, more string) box {
 	b := box{t: t, directory: t.TempDir()}
 	v.firstPair(b.directory)
 	b.write("agent.yaml", "device: pump-7\nbroker: "+v.address+"\nca: roots.pem\ndirectory: store\n"+more)
-	if out, status := b.call("enrol", "--certificate", b.path("first.pem"), "--key", b.path("first.key")); status != 0 {
-		t.Fatalf("enrol: %d, %s", status, out)
-	}
+	b.enrol("first.pem", "first.key")
 	return b
+}
+
+// enrol puts the first pair in place; its key, unless the configuration names one.
+func (b box) enrol(certificate, key string) {
+	b.t.Helper()
+	args := []string{"--certificate", b.path(certificate)}
+	if !strings.Contains(b.read("agent.yaml"), "key_file:") {
+		args = append(args, "--key", b.path(key))
+	}
+	if out, status := b.call("enrol", args...); status != 0 {
+		b.t.Fatalf("enrol: %d, %s", status, out)
+	}
 }
 
 func (b box) path(name string) string { return filepath.Join(b.directory, name) }
@@ -213,6 +228,9 @@ func TestEnrolHappensOnce(t *testing.T) {
 			t.Errorf("%s before enrol: %d, %s", verb, status, out)
 		}
 	}
+	if out, status := b.call("enrol", "--certificate", b.path("first.pem")); status != exitUsage || !strings.Contains(out, "needs --key") {
+		t.Errorf("enrol without --key: %d, %s", status, out)
+	}
 	out, status = b.call("enrol", "--certificate", b.path("first.pem"), "--key", b.path("first.pem"))
 	if status != 1 || strings.Contains(out, "BEGIN") {
 		t.Errorf("enrol without a key: %d, %s", status, out)
@@ -315,6 +333,56 @@ func TestRunFollowsJobs(t *testing.T) {
 	}
 	if b.read("reloaded") != "reloaded\n" {
 		t.Errorf("the command was run too often: %q", b.read("reloaded"))
+	}
+}
+
+func TestRunRenewsWithoutAJob(t *testing.T) {
+	v := newVendor(t)
+	v.from, v.to = -70*time.Hour, 30*time.Hour
+	b := newBox(t, v, "renew_jitter: 0\n")
+	v.script(func() { v.from, v.to = -time.Hour, 99*time.Hour })
+	first := b.status()
+	if !first.Renews.Equal(first.NotBefore.Add(66 * time.Hour)) {
+		t.Errorf("renews %s, valid from %s", first.Renews, first.NotBefore)
+	}
+	c := b.command("run")
+	log, ended := b.start(c)
+	eventually(t, "it has renewed", func() bool { return strings.Contains(log.String(), "msg=promoted") })
+	terminate(t, c, ended)
+	now := b.status()
+	if now.CertificateID == first.CertificateID || !v.onlyAccepts(now.CertificateID) || !now.Renews.After(time.Now()) {
+		t.Errorf("%+v; the broker takes %v", now, v.accepted)
+	}
+	if out := log.String(); strings.Count(out, `msg="renewal due"`) != 1 || len(v.updates) != 0 {
+		t.Errorf("job updates %+v; %s", v.updates, out)
+	}
+}
+
+func TestFixedKeyIsUsedForEveryCertificate(t *testing.T) {
+	v := newVendor(t)
+	v.reuse = true
+	b := newBox(t, v, "key: fixed\nkey_file: first.key\nafter_switch: [./reload]\n")
+	b.write("reload", "#!/bin/sh\necho $CERTAGENT_KEY >>"+b.path("reloaded"))
+	if out, status := b.call("enrol", "--certificate", b.path("first.pem"), "--key", b.path("first.key")); status != exitUsage {
+		t.Errorf("enrol with two keys: %d, %s", status, out)
+	}
+	for round := 1; round <= 2; round++ {
+		if out, status := b.call("once"); status != 0 {
+			t.Fatalf("once: %d, %s", status, out)
+		}
+		now := b.status()
+		if !v.onlyAccepts(now.CertificateID) || now.Key != b.path("first.key") {
+			t.Errorf("status: %+v", now)
+		}
+		if _, err := tls.LoadX509KeyPair(now.Certificate, now.Key); err != nil {
+			t.Error(err)
+		}
+		if got := strings.Count(b.read("reloaded"), b.path("first.key")+"\n"); got != round {
+			t.Errorf("reloaded %d times", got)
+		}
+	}
+	if len(v.vended) != 1 || len(v.gets) != 2 {
+		t.Errorf("%d keys in %d gets", len(v.vended), len(v.gets))
 	}
 }
 

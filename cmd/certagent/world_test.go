@@ -70,7 +70,7 @@ func newVendor(t *testing.T) *vendor {
 func newAuthority() *x509.Certificate {
 	return &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-240 * time.Hour), NotAfter: time.Now().Add(240 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
+		NotBefore: time.Now().Add(-240 * time.Hour), NotAfter: time.Now().Add(240 * time.Hour), KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 }
 
@@ -232,14 +232,18 @@ func (e *ears) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 	if heard != nil {
 		heard(pk.TopicName, true)
 	}
-	switch reply.(type) {
-	case nil:
-	case protocol.Rejected:
-		e.v.publish(pk.TopicName+"/rejected", reply)
-	default:
-		e.v.publish(pk.TopicName+"/accepted", reply)
+	if reply != nil {
+		e.v.publish(pk.TopicName+verdict(reply), reply)
 	}
 	return pk, packets.CodeSuccessIgnore
+}
+
+func verdict(reply any) string {
+	switch reply.(type) {
+	case protocol.Rejected, protocol.JobRefusal:
+		return "/rejected"
+	}
+	return "/accepted"
 }
 
 func (v *vendor) answer(caller, topic string, payload []byte) any {
@@ -258,6 +262,8 @@ func (v *vendor) answer(caller, topic string, payload []byte) any {
 			v.job = &started
 		}
 		return protocol.JobExecutionReply{Execution: v.job}
+	case v.job == nil && strings.HasPrefix(topic, jobs) && strings.HasSuffix(topic, "/update"):
+		return protocol.JobRefusal{Code: protocol.JobNotFound}
 	case v.job != nil && topic == jobs+v.job.JobID+"/update":
 		var update protocol.JobUpdate
 		if err := protocol.Decode(payload, &update); err != nil {
