@@ -101,7 +101,7 @@ func (h *herd) get(name string, request []byte) time.Duration {
 func TestHerd(t *testing.T) {
 	h := newHerd(t)
 	devices := 5000
-	if testing.Short() {
+	if testing.Short() || raceDetector {
 		devices = 500
 	}
 	requests := map[string][]byte{}
