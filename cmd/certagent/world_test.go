@@ -60,10 +60,16 @@ type vendor struct {
 }
 
 func newVendor(t *testing.T) *vendor {
+	v := newCA(t)
+	v.serve()
+	return v
+}
+
+// newCA returns a vendor without a broker.
+func newCA(t *testing.T) *vendor {
 	v := &vendor{t: t, accepted: map[string]bool{}, vended: map[string]*x509.Certificate{}, from: -time.Hour, to: time.Hour}
 	v.key = newKey(t)
 	v.ca = v.sign(newAuthority(), v.key.Public())
-	v.serve()
 	return v
 }
 
@@ -140,24 +146,46 @@ func (v *vendor) leaf(name string, public crypto.PublicKey) *x509.Certificate {
 
 // firstPair writes a certificate that the broker takes, its key and the roots.
 func (v *vendor) firstPair(directory string) {
-	key := newKey(v.t)
-	leaf := v.leaf(pump, key.Public())
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
+	v.t.Helper()
+	leaf := v.writePair(directory, "first", pump)
+	if err := os.WriteFile(filepath.Join(directory, "roots.pem"), pemOf("CERTIFICATE", v.ca.Raw), 0o600); err != nil {
 		v.t.Fatal(err)
-	}
-	for name, text := range map[string][]byte{
-		"roots.pem": pemOf("CERTIFICATE", v.ca.Raw), "first.pem": pemOf("CERTIFICATE", leaf.Raw), "first.key": pemOf("PRIVATE KEY", der),
-	} {
-		if err := os.WriteFile(filepath.Join(directory, name), text, 0o600); err != nil {
-			v.t.Fatal(err)
-		}
 	}
 	v.script(func() { v.accepted[idOf(leaf)] = true })
 }
 
+// writePair writes file.pem and file.key, a pair made out to name.
+func (v *vendor) writePair(directory, file, name string) *x509.Certificate {
+	v.t.Helper()
+	key := newKey(v.t)
+	leaf := v.leaf(name, key.Public())
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	for file, text := range map[string][]byte{file + ".pem": pemOf("CERTIFICATE", leaf.Raw), file + ".key": pemOf("PRIVATE KEY", der)} {
+		if err := os.WriteFile(filepath.Join(directory, file), text, 0o600); err != nil {
+			v.t.Fatal(err)
+		}
+	}
+	return leaf
+}
+
 func pemOf(kind string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+}
+
+func parse(t *testing.T, text string) *x509.Certificate {
+	t.Helper()
+	block, _ := pem.Decode([]byte(text))
+	if block == nil {
+		t.Fatal("no PEM")
+	}
+	certificate, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return certificate
 }
 
 func idOf(certificate *x509.Certificate) string {
@@ -179,13 +207,15 @@ func (v *vendor) onlyAccepts(id string) (only bool) {
 }
 
 func (v *vendor) queueJob(id string) {
-	v.script(func() {
-		v.job = &protocol.JobExecution{
-			JobID: id, ThingName: pump, Status: protocol.JobQueued, ExecutionNumber: 1,
-			JobDocument: protocol.Encode(protocol.NewJobDocument(protocol.DefaultTopics())),
-		}
-	})
+	v.script(func() { v.setJob(id) })
 	v.publish("$aws/things/"+pump+"/jobs/notify-next", protocol.JobExecutionReply{})
+}
+
+func (v *vendor) setJob(id string) {
+	v.job = &protocol.JobExecution{
+		JobID: id, ThingName: pump, Status: protocol.JobQueued, ExecutionNumber: 1,
+		JobDocument: protocol.Encode(protocol.NewJobDocument(protocol.DefaultTopics())),
+	}
 }
 
 func (v *vendor) publish(topic string, message any) {
