@@ -252,7 +252,8 @@ func idle(t *testing.T) {
 		t.Fatal(err)
 	}
 	fmt.Printf("connected %d\n", len(peers))
-	if asked, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
+	in := bufio.NewReader(os.Stdin)
+	if asked, err := in.ReadString('\n'); err != nil {
 		t.Fatalf("%q, %v", asked, err)
 	}
 	var alive sync.WaitGroup
@@ -263,4 +264,5 @@ func idle(t *testing.T) {
 	if !t.Failed() {
 		fmt.Printf("alive %d\n", len(peers))
 	}
+	_, _ = in.ReadString('\n') // stay connected until the other process has counted
 }
