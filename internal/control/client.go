@@ -323,8 +323,11 @@ func (c *Client) Thaw(ctx context.Context, what What) (Frozen, error) {
 }
 
 // VerifyAudit holds the audit's files against its store, and returns how many
-// events hold together.
+// events hold together from the first on. An audit that does not is an *Error.
 func (c *Client) VerifyAudit(ctx context.Context) (int64, error) {
 	reply, err := ask[verified](ctx, c, request{method: http.MethodPost, path: "/v1/audit/verify"})
+	if err == nil && reply.Why != "" {
+		err = &Error{http.StatusConflict, reply.Why}
+	}
 	return reply.Events, err
 }

@@ -1,9 +1,7 @@
 package control
 
 import (
-	"bytes"
 	"context"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
@@ -71,8 +69,7 @@ func (s *Server) mayAdd(ctx context.Context, asked AddRequest, key certificate.K
 		return d, err
 	}
 	if c, ok := works(held, s.Now()); ok && !asked.Another {
-		return d, refuse(http.StatusConflict, "device %s has a certificate that works already, %.12s until %s: --another gives it one more",
-			d.ID, c.ID, c.NotAfter.UTC().Format("2006-01-02"))
+		return d, hasOne(d, c)
 	}
 	known, err := s.Certificates.List(ctx, certificate.Query{Key: key, Limit: 1})
 	if err != nil {
@@ -82,6 +79,17 @@ func (s *Server) mayAdd(ctx context.Context, asked AddRequest, key certificate.K
 		return d, refuse(http.StatusConflict, "device %s: there is a certificate for this key already: make a new key", d.ID)
 	}
 	return d, nil
+}
+
+// hasOne refuses a device that has a certificate that works, or will work again
+// when the device is entered again.
+func hasOne(d registry.Device, c certificate.Holding) error {
+	until := c.NotAfter.UTC().Format("2006-01-02")
+	if d.Added.IsZero() {
+		return refuse(http.StatusConflict, "device %s was removed, and certificate %.12s works again until %s once it is entered: "+
+			"--another enters it with one more, --certificate FILE with that one", d.ID, c.ID, until)
+	}
+	return refuse(http.StatusConflict, "device %s has a certificate that works already, %.12s until %s: --another gives it one more", d.ID, c.ID, until)
 }
 
 // deviceOrNew returns the device, or one that is about to be entered.
@@ -109,90 +117,6 @@ func (s *Server) enter(ctx context.Context, id registry.DeviceID, attributes map
 		return nil
 	}
 	return s.Registry.SetAttributes(ctx, id, attributes)
-}
-
-// adoptDevice enters a device with a certificate that was made elsewhere, or
-// with none. Idempotent.
-func (s *Server) adoptDevice(r *http.Request) (any, error) {
-	ctx := r.Context()
-	var asked AdoptRequest
-	if err := read(r, &asked); err != nil {
-		return nil, err
-	}
-	d, err := s.deviceOrNew(ctx, asked.Name)
-	if err != nil {
-		return nil, err
-	}
-	if asked.Certificate == "" {
-		return Adopted{Device: string(d.ID)}, s.enter(ctx, d.ID, asked.Attributes, "device_add")
-	}
-	c, err := readPEM(asked.Certificate)
-	if err != nil {
-		return nil, refuse(http.StatusBadRequest, "device %s: %v", d.ID, err)
-	}
-	held, err := s.Inventory.Held(ctx, d.ID)
-	if err != nil {
-		return nil, err
-	}
-	h, holds := certificate.Find(held, c.ID)
-	if holds && h.Standing != certificate.Active {
-		return nil, refuse(http.StatusConflict, "device %s: certificate %.12s was taken away from it and is %s", d.ID, c.ID, h.Standing)
-	}
-	if err := s.enter(ctx, d.ID, asked.Attributes, "device_adopt"); err != nil {
-		return nil, err
-	}
-	adopted := Adopted{Device: string(d.ID), CertificateID: c.ID, NotAfter: c.NotAfter, Warning: s.warning(c)}
-	if holds {
-		return adopted, nil
-	}
-	c.Standing, c.Kind, c.Policies, c.Created = certificate.Active, certificate.Adopted, s.Policies, s.Now()
-	if asked.Birth {
-		c.Kind = certificate.Birth
-	}
-	if err := s.Inventory.Register(ctx, d.ID, c); err != nil {
-		return nil, fmt.Errorf("device %s: register its certificate: %w", d.ID, err)
-	}
-	return adopted, nil
-}
-
-// warning says why a device could not connect with a certificate.
-func (s *Server) warning(c certificate.Certificate) string {
-	if !s.Now().Before(c.NotAfter) {
-		return "the certificate has expired on " + c.NotAfter.Format("2006-01-02")
-	}
-	for _, ca := range s.CAs() {
-		if ca.Subject == c.Issuer && (ca.Role == "issuing" || ca.Role == "client-ca") {
-			return ""
-		}
-	}
-	return fmt.Sprintf("its issuer %q is not trusted for connecting: name that CA's file in standalone.client_ca", c.Issuer)
-}
-
-// readPEM reads a certificate, with its chain behind it.
-func readPEM(text string) (certificate.Certificate, error) {
-	var ders [][]byte
-	rest := []byte(text)
-	for {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			return certificate.Certificate{}, fmt.Errorf("a PEM block of type %.40s where a certificate should be", block.Type)
-		}
-		ders = append(ders, block.Bytes)
-	}
-	if len(ders) == 0 || len(bytes.TrimSpace(rest)) > 0 {
-		return certificate.Certificate{}, errors.New("not a certificate in PEM")
-	}
-	c, err := certificate.New(ders[0], ders[1:])
-	if err != nil {
-		return c, err
-	}
-	if parsed, err := c.X509(); err != nil || parsed.IsCA {
-		return c, errors.New("a CA certificate; the device's own must come first")
-	}
-	return c, nil
 }
 
 func (s *Server) listDevices(r *http.Request) (any, error) {
@@ -226,36 +150,6 @@ func limitOf(r *http.Request) (int, error) {
 	return n, nil
 }
 
-func (s *Server) showDevice(r *http.Request) (any, error) {
-	ctx := r.Context()
-	d, err := s.device(ctx, r.PathValue("name"))
-	if err != nil {
-		return nil, err
-	}
-	held, err := s.Inventory.Held(ctx, d.ID)
-	if err != nil {
-		return nil, err
-	}
-	history, err := s.Journal.Find(ctx, d.ID)
-	if err != nil {
-		return nil, err
-	}
-	retirements, err := s.Rotations.Retirements(ctx, rotation.Query{Device: d.ID})
-	if err != nil {
-		return nil, err
-	}
-	timeline, err := s.Timeline(ctx, d.ID)
-	if err != nil {
-		return nil, err
-	}
-	member, err := s.member(ctx, d.ID)
-	return DeviceDetail{
-		Device: deviceView(d), Member: !member.Since.IsZero(), MemberSince: member.Since,
-		Certificates: each(held, certificateView), Rotations: each(history.Rotations, rotationView),
-		Retirements: each(retirements, retirementView), Timeline: append([]Event{}, timeline...),
-	}, err
-}
-
 // member returns the device's membership, zero if it is none. The group is
 // listed by name only, so it asks for what comes after the last possible name
 // before this one: the letters of names lie below 0x7f.
@@ -268,6 +162,9 @@ func (s *Server) member(ctx context.Context, id registry.DeviceID) (rotation.Mem
 	}
 	return members[0], nil
 }
+
+// removal is the kind under which the audit has what a person removed.
+const removal = "operator.device_remove"
 
 func (s *Server) removeDevice(r *http.Request) (any, error) {
 	ctx := r.Context()

@@ -117,16 +117,19 @@ func TestAddDeviceAnother(t *testing.T) {
 func TestAdopt(t *testing.T) {
 	w := open(t)
 	c := w.leaf("made elsewhere")
-	for range 2 { // it can be repeated
-		adopted, err := w.AdoptDevice(w.ctx, AdoptRequest{Name: "old", Certificate: c.PEM()})
+	for i, attributes := range []map[string]string{nil, nil, {"site": "north"}, {"site": "north"}} { // it can be repeated
+		adopted, err := w.AdoptDevice(w.ctx, AdoptRequest{Name: "old", Certificate: c.PEM(), Attributes: attributes})
 		w.must(err)
-		if adopted.CertificateID != c.ID || adopted.Warning != "" {
-			t.Errorf("adopted %+v", adopted)
+		if adopted.CertificateID != c.ID || adopted.Warning != "" || adopted.Unchanged != (i%2 == 1) {
+			t.Errorf("%d: adopted %+v", i, adopted)
 		}
 	}
 	// Fifty devices may share one certificate.
-	_, err := w.AdoptDevice(w.ctx, AdoptRequest{Name: "twin", Certificate: c.PEM()})
+	twin, err := w.AdoptDevice(w.ctx, AdoptRequest{Name: "twin", Certificate: c.PEM()})
 	w.must(err)
+	if !strings.Contains(twin.Warning, "another device holds this certificate too") {
+		t.Errorf("warned %q", twin.Warning)
+	}
 	d, err := w.Device(w.ctx, "twin")
 	w.must(err)
 	if len(d.Certificates) != 1 || !d.Certificates[0].Shared || d.Certificates[0].Kind != certificate.Adopted {
@@ -166,10 +169,61 @@ func TestAdoptWarnsOfAStranger(t *testing.T) {
 	}
 }
 
+func TestAdoptWarnsOfAWeakKey(t *testing.T) {
+	w := open(t)
+	small, err := rsa.GenerateKey(rand.Reader, 1024)
+	w.must(err)
+	adopted, err := w.AdoptDevice(w.ctx, AdoptRequest{Name: "old", Certificate: w.leafFor("x", small.Public()).PEM()})
+	w.must(err)
+	if !strings.Contains(adopted.Warning, "its key is weak (rsa1024)") {
+		t.Errorf("warned %q", adopted.Warning)
+	}
+}
+
+// What a removed device was stays on record, and it can be entered again.
+func TestRemovedDevice(t *testing.T) {
+	w := open(t)
+	w.add("lamp")
+	_, err := w.RemoveDevice(w.ctx, "lamp")
+	w.must(err)
+	d, err := w.Device(w.ctx, "lamp")
+	w.must(err)
+	if !d.Removed || len(d.Certificates) != 1 || len(d.Timeline) != 2 {
+		t.Errorf("what is left is %+v", d)
+	}
+	_, err = w.BlockDevice(w.ctx, "lamp")
+	refused(t, err, http.StatusNotFound, "`certvendor device add lamp --out DIR --another`")
+	again := AddRequest{Name: "lamp", CSR: newCSR(t, newKey(t))}
+	_, err = w.AddDevice(w.ctx, again)
+	refused(t, err, http.StatusConflict, "--another enters it with one more")
+	again.Another = true
+	_, err = w.AddDevice(w.ctx, again)
+	w.must(err)
+	d, err = w.Device(w.ctx, "lamp")
+	w.must(err)
+	if d.Removed || len(d.Certificates) != 2 {
+		t.Errorf("entered again as %+v", d)
+	}
+}
+
+func TestJoinSaysWhoIsBlocked(t *testing.T) {
+	w := open(t)
+	w.add("lamp")
+	w.block()
+	var outcomes []Outcome
+	w.must(w.Join(w.ctx, []string{"lamp"}, func(o Outcome) { outcomes = append(outcomes, o) }))
+	if len(outcomes) != 1 || outcomes[0].Error != "" || !strings.Contains(outcomes[0].Warning, "`certvendor device unblock lamp`") {
+		t.Errorf("joined as %+v", outcomes)
+	}
+	if d, err := w.Device(w.ctx, "lamp"); err != nil || !d.Member {
+		t.Errorf("the blocked device is %+v: %v", d, err)
+	}
+}
+
 func TestUnknownDevice(t *testing.T) {
 	w := open(t)
 	_, err := w.Device(w.ctx, "nobody")
-	refused(t, err, http.StatusNotFound, "`certvendor device add nobody`")
+	refused(t, err, http.StatusNotFound, "`certvendor device add nobody --out DIR`")
 	_, err = w.BlockDevice(w.ctx, "nobody")
 	refused(t, err, http.StatusNotFound, "nobody")
 	_, err = w.RemoveDevice(w.ctx, "no/body")
@@ -278,6 +332,9 @@ func TestPutPackage(t *testing.T) {
 	refused(t, err, http.StatusRequestEntityTooLarge, "too large")
 	if len(w.files.kept) > 0 {
 		t.Error("a refused package was stored")
+	}
+	if last := w.notes[len(w.notes)-1]; last.Kind == "operator.package_put" {
+		t.Errorf("a refused package was noted: %+v", last)
 	}
 	_, err = w.PutPackage(w.ctx, "lamp", string(c.ID), with)
 	w.must(err)

@@ -22,7 +22,8 @@ func (s *Server) mayIssue(ctx context.Context, d registry.Device) error {
 		return fmt.Errorf("read what is frozen: %w", err)
 	}
 	if frozen.Vending {
-		return refuse(http.StatusConflict, "device %s: vending is frozen (%s): `certvendor thaw` lets it go on", d.ID, frozen.Why)
+		return refuse(http.StatusConflict, "device %s: vending is frozen (%s): `certvendor thaw vending` lets it go on",
+			d.ID, reasonsOf(frozen).vending)
 	}
 	return nil
 }

@@ -44,14 +44,19 @@ func (s *Server) listCAs(*http.Request) (any, error) {
 	return listing{append([]CA{}, s.CAs()...), string(s.Roots())}, nil
 }
 
-// verified is the answer of an audit that holds together.
+// verified is what became of verifying the audit.
 type verified struct {
-	Events int64 `json:"events"`
+	Events int64  `json:"events"`        // how many hold together, from the first on
+	Why    string `json:"why,omitempty"` // why not all do
 }
 
 func (s *Server) verifyAudit(r *http.Request) (any, error) {
 	n, err := s.VerifyAudit(r.Context())
-	return verified{n}, err
+	v := verified{Events: n}
+	if err != nil {
+		v.Why = err.Error()
+	}
+	return v, nil
 }
 
 // NewRequest returns a certificate request for a device, in PEM, signed with

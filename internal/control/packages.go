@@ -71,11 +71,17 @@ func (s *Server) putPackage(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, badBody(err)
 	}
+	c, held, err := s.put(ctx, d.ID, id, file)
+	if err != nil {
+		return nil, err
+	}
 	if err := s.note(ctx, Event{Kind: "package_put", Device: d.ID, Certificate: id}); err != nil {
 		return nil, err
 	}
-	if err := s.hold(ctx, d.ID, id, file); err != nil {
-		return nil, err
+	if !held {
+		if err := s.Inventory.Register(ctx, d.ID, c); err != nil {
+			return nil, fmt.Errorf("device %s: register its package's certificate: %w", d.ID, err)
+		}
 	}
 	if err := s.Packages.Put(ctx, d.ID, id, file); err != nil {
 		return nil, fmt.Errorf("device %s: store its package: %w", d.ID, err)
@@ -83,27 +89,28 @@ func (s *Server) putPackage(r *http.Request) (any, error) {
 	return Package{Device: string(d.ID), Certificate: id, Created: s.Now()}, nil
 }
 
-// hold sees to it that the device holds the package's certificate.
-func (s *Server) hold(ctx context.Context, d registry.DeviceID, id certificate.ID, file []byte) error {
+// put refuses a package that does not hold the certificate it is said to hold,
+// and returns what is to be registered, unless the device holds it already.
+func (s *Server) put(ctx context.Context, d registry.DeviceID, id certificate.ID, file []byte) (c certificate.Certificate, held bool, err error) {
 	c, found, err := packaged(file)
 	if err != nil {
-		return refuse(http.StatusBadRequest, "device %s: %v", d, err)
+		return c, false, refuse(http.StatusBadRequest, "device %s: %v", d, err)
 	}
 	if found && c.ID != id {
-		return refuse(http.StatusBadRequest, "device %s: the package's certificate is %.12s, not %.12s", d, c.ID, id)
+		return c, false, refuse(http.StatusBadRequest, "device %s: the package's certificate is %.12s, not %.12s", d, c.ID, id)
 	}
-	held, err := s.Inventory.Held(ctx, d)
+	all, err := s.Inventory.Held(ctx, d)
 	if err != nil {
-		return err
+		return c, false, err
 	}
-	if _, ok := certificate.Find(held, id); ok {
-		return nil
+	if _, ok := certificate.Find(all, id); ok {
+		return c, true, nil
 	}
 	if !found {
-		return refuse(http.StatusConflict, "device %s does not hold certificate %.12s, and the package has no certificate.pem to register", d, id)
+		return c, false, refuse(http.StatusConflict, "device %s does not hold certificate %.12s, and the package has no certificate.pem to register", d, id)
 	}
 	c.Standing, c.Kind, c.Policies, c.Created = certificate.Inactive, certificate.Packaged, s.Policies, s.Now()
-	return s.Inventory.Register(ctx, d, c)
+	return c, false, nil
 }
 
 // maxPEM bounds what is unpacked of a package.

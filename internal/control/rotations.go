@@ -23,7 +23,12 @@ type names struct {
 }
 
 func (s *Server) join(r *http.Request) (any, error) {
-	outcomes, err := s.forEach(r, "rotation_add", s.Group.Add)
+	outcomes, err := s.forEach(r, "rotation_add", func(ctx context.Context, d registry.Device) (warning string, err error) {
+		if d.Blocked {
+			warning = fmt.Sprintf("device %s is blocked, and gets no job before `certvendor device unblock %s`", d.ID, d.ID)
+		}
+		return warning, s.Group.Add(ctx, d.ID)
+	})
 	if err == nil {
 		s.AddedMember()
 	}
@@ -31,14 +36,17 @@ func (s *Server) join(r *http.Request) (any, error) {
 }
 
 func (s *Server) leave(r *http.Request) (any, error) {
-	return s.forEach(r, "rotation_remove", func(ctx context.Context, id registry.DeviceID) error {
-		return s.Group.Remove(ctx, id, time.Time{})
+	return s.forEach(r, "rotation_remove", func(ctx context.Context, d registry.Device) (string, error) {
+		return "", s.Group.Remove(ctx, d.ID, time.Time{})
 	})
 }
 
+// act is what a request about many devices does to each; it may warn.
+type act func(context.Context, registry.Device) (warning string, err error)
+
 // forEach does something to every device of a request, and says of each how it
 // went.
-func (s *Server) forEach(r *http.Request, kind string, do func(context.Context, registry.DeviceID) error) ([]Outcome, error) {
+func (s *Server) forEach(r *http.Request, kind string, do act) ([]Outcome, error) {
 	ctx := r.Context()
 	var asked names
 	if err := read(r, &asked); err != nil {
@@ -52,9 +60,10 @@ func (s *Server) forEach(r *http.Request, kind string, do func(context.Context, 
 	working.SetLimit(together)
 	for i, name := range asked.Names {
 		working.Go(func() error {
-			outcomes[i] = Outcome{Device: name}
-			if err := s.one(ctx, name, kind, do); err != nil {
-				outcomes[i].Error = err.Error()
+			warning, err := s.one(ctx, name, kind, do)
+			outcomes[i] = Outcome{Device: name, Warning: warning}
+			if err != nil {
+				outcomes[i] = Outcome{Device: name, Error: err.Error()}
 			}
 			return nil
 		})
@@ -63,15 +72,15 @@ func (s *Server) forEach(r *http.Request, kind string, do func(context.Context, 
 	return outcomes, nil
 }
 
-func (s *Server) one(ctx context.Context, name, kind string, do func(context.Context, registry.DeviceID) error) error {
+func (s *Server) one(ctx context.Context, name, kind string, do act) (warning string, err error) {
 	d, err := s.device(ctx, name)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := s.note(ctx, Event{Kind: kind, Device: d.ID}); err != nil {
-		return err
+		return "", err
 	}
-	return do(ctx, d.ID)
+	return do(ctx, d)
 }
 
 func (s *Server) listMembers(r *http.Request) (any, error) {

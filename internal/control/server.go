@@ -192,9 +192,32 @@ func (s *Server) device(ctx context.Context, name string) (registry.Device, erro
 	}
 	d, err := s.Registry.Device(ctx, id)
 	if errors.Is(err, registry.ErrUnknown) {
-		return d, refuse(http.StatusNotFound, "device %s is not known: `certvendor device add %s` enters it", id, id)
+		return d, s.unknown(ctx, id)
 	}
 	return d, err
+}
+
+// unknown says of a device that is not in the registry how it gets in.
+func (s *Server) unknown(ctx context.Context, id registry.DeviceID) error {
+	enter, err := s.enterCommand(ctx, id)
+	if err != nil {
+		return err
+	}
+	return refuse(http.StatusNotFound, "device %s is not known: `%s` enters it", id, enter)
+}
+
+// enterCommand is what to type to enter a device, which may have been removed
+// and hold certificates from before.
+func (s *Server) enterCommand(ctx context.Context, id registry.DeviceID) (string, error) {
+	held, err := s.Inventory.Held(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	command := fmt.Sprintf("certvendor device add %s --out DIR", id)
+	if _, ok := works(held, s.Now()); ok {
+		command += " --another"
+	}
+	return command, nil
 }
 
 // note writes into the audit who is about to do what.

@@ -72,7 +72,18 @@ func TestFreeze(t *testing.T) {
 	}
 	both, err = w.Freeze(w.ctx, What{Retiring: true}, "")
 	w.must(err)
-	if !both.Vending || !both.Retiring || !strings.Contains(both.Why, "uid ") {
+	if !both.Vending || !both.Retiring || !strings.HasPrefix(both.Why, "vending: one; retiring: frozen by uid ") {
+		t.Errorf("froze %+v", both)
+	}
+	// What is frozen keeps its reason, unless another one is given for it.
+	both, err = w.Freeze(w.ctx, What{Vending: true, Retiring: true}, "")
+	w.must(err)
+	if !strings.HasPrefix(both.Why, "vending: one; retiring: frozen by uid ") {
+		t.Errorf("froze %+v", both)
+	}
+	both, err = w.Freeze(w.ctx, What{Retiring: true}, "two")
+	w.must(err)
+	if both.Why != "vending: one; retiring: two" {
 		t.Errorf("froze %+v", both)
 	}
 	if _, err := w.Thaw(w.ctx, What{Vending: true}); err != nil {
@@ -80,7 +91,7 @@ func TestFreeze(t *testing.T) {
 	}
 	frozen, err := w.store.Brakes().Frozen(w.ctx)
 	w.must(err)
-	if frozen.Vending || !frozen.Retiring {
+	if frozen.Vending || !frozen.Retiring || frozen.Why != "two" || !frozen.At.Equal(both.At) {
 		t.Errorf("the store has %+v", frozen)
 	}
 	left, err := w.Thaw(w.ctx, What{Retiring: true})
@@ -118,6 +129,17 @@ func TestOperate(t *testing.T) {
 	w.add("lamp")
 	if n, err := w.VerifyAudit(w.ctx); err != nil || n == 0 {
 		t.Errorf("verified %d events: %v", n, err)
+	}
+}
+
+func TestAuditThatDoesNotHold(t *testing.T) {
+	w := open(t, func(p *Ports) {
+		p.VerifyAudit = func(context.Context) (int64, error) { return 7, errors.New("row 8 was changed") }
+	})
+	n, err := w.VerifyAudit(w.ctx)
+	refused(t, err, http.StatusConflict, "row 8 was changed")
+	if n != 7 {
+		t.Errorf("%d events hold together, want 7", n)
 	}
 }
 
@@ -194,7 +216,7 @@ func TestStuckSaysWhyAndWhatToType(t *testing.T) {
 	}
 	w.must(w.store.Devices().Block(w.ctx, "blocked", true))
 	want := map[string]string{
-		"blocked": "certvendor device unblock blocked", "gone": "certvendor device add gone",
+		"blocked": "certvendor device unblock blocked", "gone": "certvendor device add gone --out DIR, if",
 		"new": "certvendor rotation sweep", "reverted": "certvendor rotation show reverted", "a-stale": "certvendor rotation add a-stale",
 	}
 	check := func() {
@@ -216,7 +238,7 @@ func TestStuckSaysWhyAndWhatToType(t *testing.T) {
 	check()
 	_, err := w.Freeze(w.ctx, What{Retiring: true}, "a test")
 	w.must(err)
-	want["new"], want["reverted"] = "certvendor thaw", "certvendor thaw"
+	want["new"], want["reverted"] = "certvendor thaw retiring", "certvendor thaw retiring"
 	check()
 }
 

@@ -76,7 +76,8 @@ func (s *Server) advise(ctx context.Context, r rotation.Retirement) (string, err
 	d, err := s.Registry.Device(ctx, r.Device)
 	switch {
 	case errors.Is(err, registry.ErrUnknown):
-		return fmt.Sprintf("certvendor device add %s, if it is still there", r.Device), nil
+		enter, err := s.enterCommand(ctx, r.Device)
+		return enter + ", if it is still there", err
 	case err != nil:
 		return "", err
 	case d.Blocked:
@@ -87,64 +88,11 @@ func (s *Server) advise(ctx context.Context, r rotation.Retirement) (string, err
 	case err != nil:
 		return "", fmt.Errorf("read what is frozen: %w", err)
 	case frozen.Retiring:
-		return "certvendor thaw", nil
+		return "certvendor thaw retiring", nil
 	case r.Reverted:
 		return fmt.Sprintf("certvendor rotation show %s: it went back; when it returns, this goes on by itself", r.Device), nil
 	case r.Why == "":
 		return "certvendor rotation sweep", nil
 	}
 	return fmt.Sprintf("certvendor rotation show %s", r.Device), nil
-}
-
-func (s *Server) showFrozen(r *http.Request) (any, error) {
-	frozen, err := s.Brakes.Frozen(r.Context())
-	return Frozen(frozen), err
-}
-
-// freezeRequest says what to stop, or, for thaw, what to let go on.
-type freezeRequest struct {
-	Vending  bool   `json:"vending"`
-	Retiring bool   `json:"retiring"`
-	Why      string `json:"why,omitempty"`
-}
-
-func (s *Server) freeze(r *http.Request) (any, error) {
-	return s.brake(r, "freeze", func(asked freezeRequest, f *rotation.Freeze) {
-		f.Vending, f.Retiring = f.Vending || asked.Vending, f.Retiring || asked.Retiring
-		f.Why = asked.Why
-		if f.Why == "" {
-			f.Why = "frozen by " + peer(r.Context())
-		}
-	})
-}
-
-func (s *Server) thaw(r *http.Request) (any, error) {
-	return s.brake(r, "thaw", func(asked freezeRequest, f *rotation.Freeze) {
-		f.Vending, f.Retiring = f.Vending && !asked.Vending, f.Retiring && !asked.Retiring
-		if !f.Vending && !f.Retiring {
-			f.Why = ""
-		}
-	})
-}
-
-func (s *Server) brake(r *http.Request, kind string, set func(freezeRequest, *rotation.Freeze)) (any, error) {
-	ctx := r.Context()
-	var asked freezeRequest
-	if err := read(r, &asked); err != nil {
-		return nil, err
-	}
-	if !asked.Vending && !asked.Retiring {
-		return nil, refuse(http.StatusBadRequest, "neither vending nor retiring is named")
-	}
-	frozen, err := s.Brakes.Frozen(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read what is frozen: %w", err)
-	}
-	set(asked, &frozen)
-	frozen.At = s.Now()
-	detail := map[string]string{"vending": fmt.Sprint(frozen.Vending), "retiring": fmt.Sprint(frozen.Retiring)}
-	if err := s.note(ctx, Event{Kind: kind, Detail: detail}); err != nil {
-		return nil, err
-	}
-	return Frozen(frozen), s.Brakes.SetFrozen(ctx, frozen)
 }

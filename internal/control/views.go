@@ -49,6 +49,7 @@ type Certificate struct {
 // DeviceDetail is all that is known of a device.
 type DeviceDetail struct {
 	Device
+	Removed      bool          `json:"removed,omitempty"` // it is not in the registry any more
 	Member       bool          `json:"member"`
 	MemberSince  time.Time     `json:"memberSince,omitzero"`
 	Certificates []Certificate `json:"certificates"`
@@ -90,13 +91,15 @@ type Adopted struct {
 	Device        string         `json:"device"`
 	CertificateID certificate.ID `json:"certificateId,omitempty"`
 	NotAfter      time.Time      `json:"notAfter,omitzero"`
-	Warning       string         `json:"warning,omitempty"` // why the device may not be able to connect
+	Unchanged     bool           `json:"unchanged,omitempty"` // all of it was there already
+	Warning       string         `json:"warning,omitempty"`   // what is wrong with the certificate, which was taken nevertheless
 }
 
 // Outcome is how it went for one of many devices.
 type Outcome struct {
-	Device string `json:"device"`
-	Error  string `json:"error,omitempty"`
+	Device  string `json:"device"`
+	Error   string `json:"error,omitempty"`
+	Warning string `json:"warning,omitempty"` // it was done, and has no effect yet
 }
 
 // Member is a device of the rotation group.

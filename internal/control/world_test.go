@@ -134,7 +134,17 @@ func (w *world) ports() Ports {
 			w.notes = append(w.notes, e)
 			return nil
 		},
-		Timeline:    func(context.Context, registry.DeviceID) ([]Event, error) { return []Event{{Kind: "x"}}, nil },
+		Timeline: func(_ context.Context, id registry.DeviceID) ([]Event, error) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			var events []Event
+			for _, e := range w.notes {
+				if e.Device == id {
+					events = append(events, e)
+				}
+			}
+			return events, nil
+		},
 		VerifyAudit: w.store.Audit().Verify,
 		Ready:       func(context.Context) error { return nil },
 	}
@@ -185,11 +195,15 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 
 // leaf makes a certificate of the world's CA, as if elsewhere.
 func (w *world) leaf(name string) certificate.Certificate {
+	return w.leafFor(name, newKey(w.t).Public())
+}
+
+func (w *world) leafFor(name string, key crypto.PublicKey) certificate.Certificate {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(7), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, w.ca, newKey(w.t).Public(), w.caKey)
+	der, err := x509.CreateCertificate(rand.Reader, template, w.ca, key, w.caKey)
 	w.must(err)
 	c, err := certificate.New(der, nil)
 	w.must(err)

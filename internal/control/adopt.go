@@ -1,0 +1,151 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/registry"
+)
+
+// adoptDevice enters a device with a certificate that was made elsewhere, or
+// with none. Idempotent.
+func (s *Server) adoptDevice(r *http.Request) (any, error) {
+	ctx := r.Context()
+	var asked AdoptRequest
+	if err := read(r, &asked); err != nil {
+		return nil, err
+	}
+	d, err := s.deviceOrNew(ctx, asked.Name)
+	if err != nil {
+		return nil, err
+	}
+	same := !d.Added.IsZero() && merged(d.Attributes, asked.Attributes)
+	if asked.Certificate == "" {
+		return Adopted{Device: string(d.ID), Unchanged: same}, s.enter(ctx, d.ID, asked.Attributes, "device_add")
+	}
+	c, err := readPEM(asked.Certificate)
+	if err != nil {
+		return nil, refuse(http.StatusBadRequest, "device %s: %v", d.ID, err)
+	}
+	held, err := s.Inventory.Held(ctx, d.ID)
+	if err != nil {
+		return nil, err
+	}
+	h, holds := certificate.Find(held, c.ID)
+	if holds && h.Standing != certificate.Active {
+		return nil, refuse(http.StatusConflict, "device %s: certificate %.12s was taken away from it and is %s", d.ID, c.ID, h.Standing)
+	}
+	if err := s.enter(ctx, d.ID, asked.Attributes, "device_adopt"); err != nil {
+		return nil, err
+	}
+	if !holds {
+		if err := s.adopt(ctx, d.ID, c, asked.Birth); err != nil {
+			return nil, err
+		}
+	}
+	warning, err := s.warning(ctx, d.ID, c)
+	return Adopted{
+		Device: string(d.ID), CertificateID: c.ID, NotAfter: c.NotAfter, Unchanged: same && holds, Warning: warning,
+	}, err
+}
+
+func (s *Server) adopt(ctx context.Context, id registry.DeviceID, c certificate.Certificate, birth bool) error {
+	c.Standing, c.Kind, c.Policies, c.Created = certificate.Active, certificate.Adopted, s.Policies, s.Now()
+	if birth {
+		c.Kind = certificate.Birth
+	}
+	if err := s.Inventory.Register(ctx, id, c); err != nil {
+		return fmt.Errorf("device %s: register its certificate: %w", id, err)
+	}
+	return nil
+}
+
+// merged reports whether merging more into attributes would change nothing.
+func merged(attributes, more map[string]string) bool {
+	for name, value := range more {
+		if attributes[name] != value {
+			return false
+		}
+	}
+	return true
+}
+
+// warning says why a device may not be able to connect with a certificate that
+// it was entered with, or why nobody should rely on that certificate.
+func (s *Server) warning(ctx context.Context, id registry.DeviceID, c certificate.Certificate) (string, error) {
+	held, err := s.Inventory.Held(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	var all []string
+	if text := s.cannotConnect(c); text != "" {
+		all = append(all, text)
+	}
+	if h, _ := certificate.Find(held, c.ID); h.Shared {
+		all = append(all, "another device holds this certificate too, and each can connect as the other until both have rotated")
+	}
+	if parsed, err := c.X509(); err == nil && weak(parsed.PublicKey) {
+		all = append(all, fmt.Sprintf("its key is weak (%s): no new certificate would be made for such a key; rotate it soon", c.KeyType))
+	}
+	return strings.Join(all, "; "), nil
+}
+
+// weak reports whether a certificate request with such a key would be refused
+// for its kind or size.
+func weak(public any) bool {
+	switch key := public.(type) {
+	case *rsa.PublicKey:
+		return key.N.BitLen() < certificate.MinRSA
+	case *ecdsa.PublicKey:
+		return key.Curve.Params().BitSize < 256
+	}
+	return true
+}
+
+// cannotConnect says why the broker would refuse a certificate.
+func (s *Server) cannotConnect(c certificate.Certificate) string {
+	if !s.Now().Before(c.NotAfter) {
+		return "the certificate has expired on " + c.NotAfter.Format("2006-01-02")
+	}
+	for _, ca := range s.CAs() {
+		if ca.Subject == c.Issuer && (ca.Role == "issuing" || ca.Role == "client-ca") {
+			return ""
+		}
+	}
+	return fmt.Sprintf("its issuer %q is not trusted for connecting: name that CA's file in standalone.client_ca", c.Issuer)
+}
+
+// readPEM reads a certificate, with its chain behind it.
+func readPEM(text string) (certificate.Certificate, error) {
+	var ders [][]byte
+	rest := []byte(text)
+	for {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			return certificate.Certificate{}, fmt.Errorf("a PEM block of type %.40s where a certificate should be", block.Type)
+		}
+		ders = append(ders, block.Bytes)
+	}
+	if len(ders) == 0 || len(bytes.TrimSpace(rest)) > 0 {
+		return certificate.Certificate{}, errors.New("not a certificate in PEM")
+	}
+	c, err := certificate.New(ders[0], ders[1:])
+	if err != nil {
+		return c, err
+	}
+	if parsed, err := c.X509(); err != nil || parsed.IsCA {
+		return c, errors.New("a CA certificate; the device's own must come first")
+	}
+	return c, nil
+}
