@@ -1,0 +1,102 @@
+package backendtest
+
+import (
+	"pgregory.net/rapid"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/rotation"
+)
+
+// rare is what does not happen every day: the process dies or its store fails,
+// or an operator does something.
+func (f *fleet) rare(draw *rapid.T) {
+	l := one(draw, "device", f.lives...)
+	one(draw, "what",
+		f.freeze, l.block, l.group, l.abandonIt, l.given, l.sharing, f.fault, f.die, f.restart,
+	)(draw)
+}
+
+// freeze stops vending or retiring, or lets both go on.
+func (f *fleet) freeze(draw *rapid.T) {
+	kind := rapid.IntRange(0, 4).Draw(draw, "frozen")
+	f.must(f.world.Backend.Brakes.SetFrozen(f.ctx, rotation.Freeze{
+		Vending: kind == 3, Retiring: kind == 4, Why: "a test", At: f.clock.Now(),
+	}))
+}
+
+func (l *life) block(*rapid.T) {
+	l.blocked = !l.blocked
+	l.fleet.must(l.fleet.world.Backend.Registrar.Block(l.fleet.ctx, l.ID, l.blocked))
+}
+
+func (l *life) group(draw *rapid.T) {
+	group := l.fleet.world.Backend.Group
+	if rapid.Bool().Draw(draw, "leave") {
+		l.fleet.must(group.Remove(l.fleet.ctx, l.ID, l.fleet.clock.Now()))
+		return
+	}
+	l.fleet.must(group.Add(l.fleet.ctx, l.ID))
+}
+
+// abandonIt ends the open rotation, after which its key may get another
+// certificate.
+func (l *life) abandonIt(*rapid.T) {
+	if all := l.rotations(); len(all) > 0 && all[0].State.Open() {
+		l.reissued[all[0].Key] = true
+		l.abandon()
+	}
+}
+
+// given is a certificate that an operator gives the device by hand.
+func (l *life) given(*rapid.T) {
+	before := l.onDisk()
+	c := l.Given(certificate.Adopted)
+	l.put(c)
+	l.fleet.t.Logf("%s is given %.8s, beside %d", l.ID, c.ID, len(before))
+}
+
+// sharing gives the device what another one has, unless that came in a package:
+// judge.go takes one that none of the device's own rotations vended for waiting.
+func (l *life) sharing(draw *rapid.T) {
+	if other := one(draw, "of", l.fleet.lives...); other != l {
+		for _, c := range other.working() {
+			if l.fleet.known()[c.ID].Kind != certificate.Packaged {
+				l.hold(c)
+				return
+			}
+		}
+	}
+}
+
+// fault lets one operation of the store fail once.
+func (f *fleet) fault(draw *rapid.T) {
+	f.faults.fail(one(draw, "operation",
+		"open", "advance", "note", "register", "activate", "seen", "retire", "attributes", "leave", "link", "spend", "issue"), 1)
+	f.atWork(draw)
+	f.faults.failing = map[string]int{}
+}
+
+// die kills the process at one of its next operations, and starts it again.
+func (f *fleet) die(draw *rapid.T) {
+	f.faults.killAt = f.faults.count + rapid.IntRange(1, 12).Draw(draw, "at")
+	f.faults.after = rapid.Bool().Draw(draw, "after")
+	f.atWork(draw)
+	f.faults.killAt = 0
+	if f.faults.isDead() {
+		f.restart(draw)
+	}
+}
+
+// atWork has the process do something that a connection is not needed for
+// anew: where a CONNECT fails, the device was not let in.
+func (f *fleet) atWork(draw *rapid.T) {
+	l := one(draw, "for", f.lives...)
+	one(draw, "work", l.get, l.ack, l.unpack, func(*rapid.T) { f.Sweep() })(draw)
+}
+
+func (f *fleet) restart(*rapid.T) {
+	f.Crash()
+	for _, l := range f.lives {
+		l.conn = Cert{}
+	}
+}
