@@ -1,26 +1,48 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/certvendor/certvendor/internal/config"
 )
 
 func (c *cli) configuration() *cobra.Command {
 	return group("config", "The configuration", &cobra.Command{
-		Use: "check", Short: "Say everything that is wrong with --config", Args: cobra.NoArgs,
+		Use: "check", Short: "Say what is wrong with --config", Args: cobra.NoArgs,
+		Long: `Say what is wrong with --config.
+
+It stops at the first thing that is not in the right form, with its line. Then it
+lists every value that cannot work, and then every file, secret and group that the
+configuration names and serve would not find, for whoever calls it. It opens no
+port and does not look into the data directory.`,
 		RunE: func(*cobra.Command, []string) error {
-			if _, err := c.load(); err != nil {
-				for line := range strings.Lines(err.Error()) {
-					fmt.Fprintln(c.errs, "certvendor: "+strings.TrimSpace(line))
-				}
-				return errReported
+			cfg, err := c.load()
+			if err != nil {
+				return c.wrong(err)
+			}
+			problems, untold := checkSurroundings(cfg)
+			for _, err := range untold {
+				fmt.Fprintf(c.errs, "certvendor: %s: not looked at: %v\n", c.config, err)
+			}
+			if len(problems) > 0 {
+				return c.wrong(config.Located(c.config, errors.Join(problems...)))
 			}
 			return c.say(map[string]any{"config": c.config, "ok": true}, "%s: ok", c.config)
 		},
 	})
+}
+
+// wrong prints each line of an error.
+func (c *cli) wrong(err error) error {
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintln(c.errs, "certvendor: "+strings.TrimSpace(line))
+	}
+	return errReported
 }
 
 // build is what `version --json` prints.

@@ -60,36 +60,11 @@ func (c *cli) root() *cobra.Command {
 	)
 	root.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	root.SilenceUsage, root.SilenceErrors = true, true
+	saysWhatToGive(root)
 	root.PersistentFlags().StringVar(&c.config, "config", "config.yaml", "the configuration, which names the daemon's socket")
 	root.PersistentFlags().StringVar(&c.socket, "socket", "", "the daemon's socket, instead of the one in --config")
 	root.PersistentFlags().BoolVar(&c.json, "json", false, "print JSON")
 	return root
-}
-
-// group is a command that only has commands below it.
-func group(use, short string, below ...*cobra.Command) *cobra.Command {
-	g := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs}
-	g.AddCommand(below...)
-	// Without this, cobra takes a misspelt verb for a request for help, and
-	// ends with 0.
-	g.RunE = func(cmd *cobra.Command, _ []string) error {
-		return fmt.Errorf("%s: say which: %s", cmd.CommandPath(), strings.Join(verbs(cmd), ", "))
-	}
-	g.Args = func(cmd *cobra.Command, args []string) error {
-		if len(args) > 0 {
-			return fmt.Errorf("%s %s: no such command; there are %s", cmd.CommandPath(), args[0], strings.Join(verbs(cmd), ", "))
-		}
-		return nil
-	}
-	return g
-}
-
-func verbs(cmd *cobra.Command) []string {
-	var names []string
-	for _, below := range cmd.Commands() {
-		names = append(names, below.Name())
-	}
-	return names
 }
 
 // load reads the configuration.

@@ -128,7 +128,7 @@ func TestLoadRefuses(t *testing.T) {
 		"an unknown back end":    {text: "backend: azure\n", want: []string{"backend: \"azure\" is not standalone"}},
 		"an unknown policy mode": {text: "policy: {mode: some}\n", want: []string{"policy.mode: \"some\""}},
 		"an unknown binding":     {text: "admit: {binding: none}\n", want: []string{"admit.binding: \"none\""}},
-		"two problems":           {text: "rotation: {previous: burn, per_minute: 0}\n", want: []string{"rotation.previous: \"burn\"", "\nrotation.per_minute: must be"}},
+		"two problems":           {text: "rotation: {previous: burn, per_minute: 0}\n", want: []string{"rotation.previous: \"burn\"", "config.yaml: rotation.per_minute: must be"}},
 		"a pace beyond":          {text: "rotation: {per_minute: 1000001}\n", want: []string{"rotation.per_minute"}},
 		"a topic with wildcard":  {text: "mqtt: {topics: {get: a/+/b}}\n", want: []string{"mqtt.topics.get"}},
 		"replies apart":          {text: "mqtt: {topics: {get_rejected: \"x/{thingName}/no\"}}\n", want: []string{"mqtt.topics.get_rejected: must stand beside"}},

@@ -28,7 +28,7 @@ func Load(path string, environ []string) (Config, error) {
 		return config, fmt.Errorf("read configuration: %w", err)
 	}
 	if err := decode(text, &config); err != nil {
-		return config, located(path, err)
+		return config, Located(path, err)
 	}
 	env := environment(environ)
 	if err := override(&config, env); err != nil {
@@ -40,18 +40,23 @@ func Load(path string, environ []string) (Config, error) {
 	}
 	config.bind(base, env)
 	if err := config.Validate(); err != nil {
-		return config, fmt.Errorf("%s: %w", path, err)
+		return config, Located(path, err)
 	}
 	return config, nil
 }
 
-// located writes an error as file:line:column: text, or file: text.
-func located(path string, err error) error {
+// Located writes an error as file:line:column: text, or file: text; each line
+// of it, where it has several.
+func Located(path string, err error) error {
 	var p *problem
 	if errors.As(err, &p) && p.line > 0 {
 		return fmt.Errorf("%s:%w", path, err)
 	}
-	return fmt.Errorf("%s: %w", path, err)
+	var lines []error
+	for line := range strings.Lines(err.Error()) {
+		lines = append(lines, fmt.Errorf("%s: %s", path, strings.TrimSpace(line)))
+	}
+	return errors.Join(lines...)
 }
 
 // EnvName returns the name of the variable that overrides a dotted key.

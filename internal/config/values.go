@@ -77,6 +77,9 @@ type Secret struct{ ref, value string }
 
 const shown = "<secret>"
 
+// ErrNoCredentials is what Value returns for a credential outside of systemd.
+var ErrNoCredentials = errors.New("$CREDENTIALS_DIRECTORY is not set; is this run by systemd with LoadCredential?")
+
 var errSecret = errors.New("must be a reference: file:PATH, env:NAME or credential:NAME; a secret itself does not belong in a configuration")
 
 // NewSecret returns a reference, or an error that does not repeat the text.
@@ -116,7 +119,7 @@ func (s Secret) Value() (string, error) {
 		return s.value, nil
 	case "credential":
 		if s.value == "" {
-			return "", fmt.Errorf("secret credential:%s: $CREDENTIALS_DIRECTORY is not set; is this run by systemd with LoadCredential?", name)
+			return "", fmt.Errorf("secret credential:%s: %w", name, ErrNoCredentials)
 		}
 		name = filepath.Join(s.value, name)
 	}
