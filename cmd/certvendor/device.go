@@ -49,10 +49,8 @@ func (c *cli) deviceShow() *cobra.Command {
 			}
 			return c.print(d, func(w io.Writer) {
 				printDevice(w, d)
-				fmt.Fprintln(w)
 				printRotations(w, d)
-				fmt.Fprintln(w)
-				table(w, "WHEN WHAT CERTIFICATE DETAIL", d.Timeline, func(e control.Event) []string {
+				section(w, "WHEN WHAT CERTIFICATE DETAIL", d.Timeline, func(e control.Event) []string {
 					return []string{when(e.At), e.Kind, short(e.Certificate), pairs(e.Detail)}
 				})
 			})
@@ -65,9 +63,13 @@ func printDevice(w io.Writer, d control.DeviceDetail) {
 	if d.Member {
 		member = "since " + when(d.MemberSince)
 	}
-	fmt.Fprintf(w, "device      %s\nadded       %s\nblocked     %s\nattributes  %s\nin group    %s\n\n",
-		d.Name, when(d.Added), yes(d.Blocked), pairs(d.Attributes), member)
-	table(w, "CERTIFICATE STANDING KIND KEY EXPIRES SEEN CONNECTED SHARED", d.Certificates, func(h control.Certificate) []string {
+	if d.Removed {
+		fmt.Fprintf(w, "device      %s\nremoved     it is not in the registry any more; this is what is on record\n\n", d.Name)
+	} else {
+		fmt.Fprintf(w, "device      %s\nadded       %s\nblocked     %s\nattributes  %s\nin group    %s\n\n",
+			d.Name, when(d.Added), yes(d.Blocked), pairs(d.Attributes), member)
+	}
+	section(w, "CERTIFICATE STANDING KIND KEY EXPIRES SEEN CONNECTED SHARED", d.Certificates, func(h control.Certificate) []string {
 		return []string{
 			short(h.ID), string(h.Standing), string(h.Kind), h.Key, when(h.NotAfter), when(h.LastSeen),
 			yes(h.Connected), yes(h.Shared),

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -46,6 +47,9 @@ With --certificate, the device keeps the certificate in FILE, made elsewhere;
 the CA that issued it must be among standalone.client_ca.`,
 		Args: cobra.ExactArgs(1),
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, args []string) error {
+			if (f.out == "") == (f.certificate == "") {
+				return fmt.Errorf("device %s: give either --out, for a new certificate, or --certificate, for one made elsewhere", args[0])
+			}
 			attributes, err := parseAttributes(f.attributes)
 			if err != nil {
 				return err
@@ -62,8 +66,6 @@ the CA that issued it must be among standalone.client_ca.`,
 	flags.StringArrayVar(&f.attributes, "attribute", nil, "an attribute of the device, name=value; repeatable")
 	flags.BoolVar(&f.birth, "birth", false, "a birth certificate, for recovery: it is never retired")
 	flags.BoolVar(&f.another, "another", false, "also if the device has a certificate that works")
-	cmd.MarkFlagsMutuallyExclusive("out", "certificate")
-	cmd.MarkFlagsOneRequired("out", "certificate")
 	return cmd
 }
 
@@ -110,6 +112,9 @@ func (c *cli) add(ctx context.Context, daemon *control.Client, name string, f ad
 }
 
 func (c *cli) adopt(ctx context.Context, daemon *control.Client, name string, f addFlags, attributes map[string]string) error {
+	if _, err := registry.ParseDeviceID(name); err != nil {
+		return err
+	}
 	text, err := readBounded(f.certificate, maxCertificate)
 	if err != nil {
 		return fmt.Errorf("device %s: %w", name, err)
@@ -118,12 +123,21 @@ func (c *cli) adopt(ctx context.Context, daemon *control.Client, name string, f 
 		Name: name, Certificate: string(text), Attributes: attributes, Birth: f.birth,
 	})
 	if err != nil {
-		return err
+		return fromFile(f.certificate, err)
 	}
 	if adopted.Warning != "" {
 		fmt.Fprintf(c.errs, "certvendor: device %s: warning: %s\n", name, adopted.Warning)
 	}
 	return c.say(adopted, "device %s: keeps certificate %s, valid until %s", name, short(adopted.CertificateID), when(adopted.NotAfter))
+}
+
+// fromFile names the file that the daemon found unfit.
+func fromFile(path string, err error) error {
+	var refused *control.Error
+	if path != "" && errors.As(err, &refused) && refused.Status == http.StatusBadRequest {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return err
 }
 
 // keyPair is a key that was just made.
@@ -153,9 +167,16 @@ func newFiles(dir, name string) (deviceFiles, error) {
 	if _, err := registry.ParseDeviceID(name); err != nil {
 		return deviceFiles{}, err
 	}
+	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
+		return deviceFiles{}, fmt.Errorf("device %s: --out %s is a file: name a directory", name, dir)
+	}
 	files := deviceFiles{filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key"), filepath.Join(dir, "ca.crt")}
 	for _, path := range []string{files.certificate, files.key} {
-		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		switch _, err := os.Lstat(path); {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return files, fmt.Errorf("device %s: --out: %w", name, err)
+		default:
 			return files, fmt.Errorf("device %s: %s is there already and is never overwritten: name another --out", name, path)
 		}
 	}

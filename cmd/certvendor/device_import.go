@@ -15,6 +15,7 @@ import (
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/control"
+	"github.com/certvendor/certvendor/registry"
 )
 
 // atOnce is how many lines of an import are at work at a time.
@@ -30,9 +31,11 @@ func (c *cli) deviceImport() *cobra.Command {
 
 The certificate is a PEM file, relative to FILE.csv, or PEM itself, in quotes;
 empty enters the device without one. Attributes are k=v;k=v. A first line that
-begins with "name" is taken for a heading. What is there already is left as it
-is, so that an import can be repeated; a line that fails does not stop the
-others, and makes the exit code 1.`,
+begins with "name" is taken for a heading. A device that is there already keeps
+what it has: attributes are merged over its own (k= takes one away), a certificate
+comes beside those it holds, and a line that changes nothing says "unchanged", so
+that an import can be repeated. A line that fails does not stop the others, and
+makes the exit code 1.`,
 		Args: cobra.ExactArgs(1),
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, args []string) error {
 			lines, err := readCSV(args[0])
@@ -55,6 +58,7 @@ type imported struct {
 	Line          int            `json:"line"`
 	Device        string         `json:"device"`
 	CertificateID certificate.ID `json:"certificateId,omitempty"`
+	Unchanged     bool           `json:"unchanged,omitempty"`
 	Warning       string         `json:"warning,omitempty"`
 	Error         string         `json:"error,omitempty"`
 }
@@ -101,13 +105,34 @@ func (c *cli) importLines(ctx context.Context, daemon *control.Client, dir strin
 		}
 	}
 	bar.clear()
-	if err := c.say(results, "%d of %d devices taken in", len(results)-failed, len(lines)); err != nil {
+	if err := c.say(results, "%s", importSummary(results)); err != nil {
 		return err
 	}
 	if failed > 0 || ctx.Err() != nil {
 		return errReported
 	}
 	return nil
+}
+
+// importSummary counts devices: several lines may be about one.
+func importSummary(results []imported) string {
+	in, changed := map[string]bool{}, map[string]bool{}
+	failed := 0
+	for _, r := range results {
+		switch {
+		case r.Error != "":
+			failed++
+			continue
+		case !r.Unchanged:
+			changed[r.Device] = true
+		}
+		in[r.Device] = true
+	}
+	text := fmt.Sprintf("%d devices: %d taken in or changed, %d unchanged", len(in), len(changed), len(in)-len(changed))
+	if failed > 0 {
+		text += fmt.Sprintf("; %d of %d lines failed", failed, len(results))
+	}
+	return text
 }
 
 // reportLine says at once how it went with a line: to a person who watches,
@@ -120,6 +145,8 @@ func (c *cli) reportLine(bar *progress, r imported) {
 	case r.Warning != "":
 		bar.clear()
 		fmt.Fprintf(c.errs, "line %d: device %s: warning: %s\n", r.Line, r.Device, r.Warning)
+	case r.Unchanged && !c.json && !isTerminal(c.out):
+		fmt.Fprintf(c.out, "line %d: device %s: unchanged\n", r.Line, r.Device)
 	case !c.json && !isTerminal(c.out):
 		fmt.Fprintf(c.out, "line %d: device %s: %s\n", r.Line, r.Device, short(r.CertificateID))
 	}
@@ -140,11 +167,16 @@ func importSome(ctx context.Context, daemon *control.Client, dir string, lines [
 
 func importOne(ctx context.Context, daemon *control.Client, dir string, line csvLine) imported {
 	result := imported{Line: line.number, Device: strings.TrimSpace(strings.TrimPrefix(line.fields[0], "\ufeff"))}
-	request, err := line.request(dir, result.Device)
+	if _, err := registry.ParseDeviceID(result.Device); err != nil {
+		result.Error = oneLine(err)
+		return result
+	}
+	request, file, err := line.request(dir, result.Device)
 	if err == nil {
 		var adopted control.Adopted
 		adopted, err = daemon.AdoptDevice(ctx, request)
-		result.CertificateID, result.Warning = adopted.CertificateID, adopted.Warning
+		err = fromFile(file, err)
+		result.CertificateID, result.Unchanged, result.Warning = adopted.CertificateID, adopted.Unchanged, adopted.Warning
 	}
 	if err != nil {
 		result.Error = oneLine(err)
@@ -152,31 +184,31 @@ func importOne(ctx context.Context, daemon *control.Client, dir string, line csv
 	return result
 }
 
-func (l csvLine) request(dir, name string) (control.AdoptRequest, error) {
-	request := control.AdoptRequest{Name: name}
+// request returns what the line asks for, and the file its certificate is from.
+func (l csvLine) request(dir, name string) (request control.AdoptRequest, file string, err error) {
+	request.Name = name
 	if len(l.fields) > 3 {
-		return request, fmt.Errorf("device %s: %d columns, more than 3", name, len(l.fields))
+		return request, "", fmt.Errorf("device %s: %d columns, more than 3", name, len(l.fields))
 	}
 	if len(l.fields) > 1 && strings.TrimSpace(l.fields[1]) != "" {
 		request.Certificate = l.fields[1]
 		if !strings.Contains(request.Certificate, "-----BEGIN") {
-			path := strings.TrimSpace(request.Certificate)
-			if !filepath.IsAbs(path) {
-				path = filepath.Join(dir, path)
+			file = strings.TrimSpace(request.Certificate)
+			if !filepath.IsAbs(file) {
+				file = filepath.Join(dir, file)
 			}
-			text, err := readBounded(path, maxCertificate)
+			text, err := readBounded(file, maxCertificate)
 			if err != nil {
-				return request, fmt.Errorf("device %s: %w", name, err)
+				return request, file, fmt.Errorf("device %s: %w", name, err)
 			}
 			request.Certificate = string(text)
 		}
 	}
 	if len(l.fields) > 2 {
-		var err error
 		request.Attributes, err = parseAttributes(strings.FieldsFunc(l.fields[2], func(r rune) bool { return r == ';' }))
 		if err != nil {
-			return request, fmt.Errorf("device %s: %w", name, err)
+			return request, file, fmt.Errorf("device %s: %w", name, err)
 		}
 	}
-	return request, nil
+	return request, file, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -102,10 +103,24 @@ func (c *cli) audit() *cobra.Command {
 		Use: "verify", Short: "Hold the audit's files against its store", Args: cobra.NoArgs,
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, _ []string) error {
 			n, err := daemon.VerifyAudit(ctx)
-			if err != nil {
+			var broken *control.Error
+			switch {
+			case err == nil:
+				return c.say(verdict{OK: true, Events: n}, "the audit holds together: %d events", n)
+			case !errors.As(err, &broken):
 				return err
+			case c.json:
+				return errors.Join(c.printJSON(verdict{Events: n, Why: broken.Text}), errReported)
 			}
-			return c.say(map[string]int64{"events": n}, "the audit holds together: %d events", n)
+			return fmt.Errorf("%s; %d events before it hold together. Stop nothing and repair nothing: "+
+				"compare with the copies of audit/*.jsonl on another machine; each file is named by its first row", broken.Text, n)
 		}),
 	})
+}
+
+// verdict is what `audit verify --json` prints.
+type verdict struct {
+	OK     bool   `json:"ok"`
+	Events int64  `json:"events"` // how many hold together, from the first on
+	Why    string `json:"why,omitempty"`
 }

@@ -32,8 +32,10 @@ func (c *cli) packageCreate() *cobra.Command {
 				}
 				made = append(made, p)
 			}
-			if err := list(c, slice(made), packageColumns, packageRow); err != nil {
-				return err
+			if len(made) > 0 || c.json {
+				if err := list(c, slice(made), packageColumns, packageRow); err != nil {
+					return err
+				}
 			}
 			if failed {
 				return errReported
@@ -48,6 +50,9 @@ func (c *cli) packagePut() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "put NAME FILE.zip --certificate-id ID", Short: "Store a package that was made elsewhere", Args: cobra.ExactArgs(2),
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, args []string) error {
+			if id == "" {
+				return fmt.Errorf("device %s: give --certificate-id, the id of the certificate in the package", args[0])
+			}
 			zip, err := readBounded(args[1], maxPackage)
 			if err != nil {
 				return fmt.Errorf("device %s: %w", args[0], err)
@@ -60,7 +65,6 @@ func (c *cli) packagePut() *cobra.Command {
 		}),
 	}
 	cmd.Flags().StringVar(&id, "certificate-id", "", "the id of the certificate in it, 64 hex digits")
-	_ = cmd.MarkFlagRequired("certificate-id") // it is defined right above
 	return cmd
 }
 

@@ -48,7 +48,23 @@ func list[T any](c *cli, all iter.Seq2[T, error], columns string, row func(T) []
 		}
 		entries = append(entries, entry)
 	}
-	return c.print(entries, func(w io.Writer) { table(w, columns, entries, row) })
+	return c.print(entries, func(w io.Writer) {
+		if len(entries) == 0 {
+			fmt.Fprintln(w, "none")
+			return
+		}
+		table(w, columns, entries, row)
+	})
+}
+
+// section prints a table with an empty line behind it, or nothing where there
+// is nothing to show.
+func section[T any](w io.Writer, columns string, entries []T, row func(T) []string) {
+	if len(entries) == 0 {
+		return
+	}
+	table(w, columns, entries, row)
+	fmt.Fprintln(w)
 }
 
 func table[T any](w io.Writer, columns string, entries []T, row func(T) []string) {
@@ -60,7 +76,7 @@ func table[T any](w io.Writer, columns string, entries []T, row func(T) []string
 	_ = lines.Flush() // whoever read has gone
 }
 
-// one turns a slice into something list can go through.
+// slice turns a slice into something list can go through.
 func slice[T any](all []T) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		for _, entry := range all {

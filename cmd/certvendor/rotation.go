@@ -2,11 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -21,17 +20,12 @@ func (c *cli) rotation() *cobra.Command {
 	)
 }
 
-// whom says which devices a verb is about.
-type whom struct {
-	all  bool
-	file string
-}
-
 // grouped is what `rotation add --json` prints.
 type grouped struct {
 	Devices int               `json:"devices"`
 	Done    int               `json:"done"`
 	Failed  []control.Outcome `json:"failed"`
+	Warned  []control.Outcome `json:"warned,omitempty"` // done, and without effect yet
 }
 
 func (c *cli) rotationGroup(verb, text, done string, do func(*control.Client, context.Context, []string, func(control.Outcome)) error) *cobra.Command {
@@ -43,19 +37,21 @@ func (c *cli) rotationGroup(verb, text, done string, do func(*control.Client, co
 			if err != nil {
 				return err
 			}
-			result := grouped{Devices: len(devices), Failed: []control.Outcome{}}
-			bar := newProgress(c.errs, verb, len(devices))
-			err = do(daemon, ctx, devices, func(o control.Outcome) {
-				bar.step()
-				if o.Error == "" {
+			result := grouped{Devices: len(devices.names), Failed: []control.Outcome{}}
+			report := newReport(c.errs, verb, devices)
+			err = do(daemon, ctx, devices.names, func(o control.Outcome) {
+				report.add(o)
+				switch {
+				case o.Error != "":
+					result.Failed = append(result.Failed, o)
+				default:
 					result.Done++
-					return
 				}
-				result.Failed = append(result.Failed, o)
-				bar.clear()
-				fmt.Fprintln(c.errs, "certvendor: "+o.Error)
+				if o.Warning != "" {
+					result.Warned = append(result.Warned, o)
+				}
 			})
-			bar.clear()
+			report.end()
 			if err != nil {
 				return err
 			}
@@ -73,71 +69,15 @@ func (c *cli) rotationGroup(verb, text, done string, do func(*control.Client, co
 	return cmd
 }
 
-// devices returns the names, from the one source that was given.
-func (w whom) devices(ctx context.Context, daemon *control.Client, verb string, args []string) ([]string, error) {
-	given := 0
-	for _, is := range []bool{len(args) > 0, w.all, w.file != ""} {
-		if is {
-			given++
-		}
-	}
-	switch {
-	case given != 1:
-		return nil, fmt.Errorf("rotation %s: name devices, or give --all or --file, and only one of them", verb)
-	case w.file != "":
-		return readNames(w.file)
-	case w.all && verb == "remove":
-		var names []string
-		for m, err := range daemon.Members(ctx) {
-			if err != nil {
-				return nil, err
-			}
-			names = append(names, m.Device)
-		}
-		return names, nil
-	case w.all:
-		var names []string
-		for d, err := range daemon.Devices(ctx, nil) {
-			if err != nil {
-				return nil, err
-			}
-			names = append(names, d.Name)
-		}
-		return names, nil
-	}
-	return args, nil
-}
-
-// maxNames bounds a file of names, in octets: some million of the longest.
-const maxNames = 128 << 20
-
-func readNames(path string) ([]string, error) {
-	var text []byte
-	var err error
-	if path == "-" {
-		text, err = io.ReadAll(io.LimitReader(os.Stdin, maxNames))
-	} else {
-		text, err = readBounded(path, maxNames)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read names: %w", err)
-	}
-	var names []string
-	for line := range strings.Lines(string(text)) {
-		name := strings.TrimSpace(line)
-		if name != "" && !strings.HasPrefix(name, "#") {
-			names = append(names, name)
-		}
-	}
-	return names, nil
-}
-
 func (c *cli) rotationList() *cobra.Command {
 	var stuck, open bool
 	var state string
 	cmd := &cobra.Command{
 		Use: "list", Short: "List rotations, or with --stuck what does not go on by itself", Args: cobra.NoArgs,
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, _ []string) error {
+			if stuck && (open || state != "") {
+				return errors.New("rotation list: --stuck goes without --open and --state")
+			}
 			if stuck {
 				return list(c, daemon.Stuck(ctx), "DEVICE WHAT CERTIFICATE SINCE WHY DO", func(s control.Stuck) []string {
 					return []string{s.Device, s.What, short(s.Certificate), when(s.Since), s.Why, s.Do}
@@ -150,8 +90,6 @@ func (c *cli) rotationList() *cobra.Command {
 	cmd.Flags().BoolVar(&stuck, "stuck", false, "retirements that are due, or whose device went back, and stale rotations: why, and what to type")
 	cmd.Flags().StringVar(&state, "state", "", "only rotations in this state")
 	cmd.Flags().BoolVar(&open, "open", false, "only rotations that are open or stale")
-	cmd.MarkFlagsMutuallyExclusive("stuck", "state")
-	cmd.MarkFlagsMutuallyExclusive("stuck", "open")
 	return cmd
 }
 
@@ -169,9 +107,8 @@ func rotationRow(r control.Rotation) []string {
 }
 
 func printRotations(w io.Writer, d control.DeviceDetail) {
-	table(w, rotationColumns, d.Rotations, rotationRow)
-	fmt.Fprintln(w)
-	table(w, "RETIRED BY MODE DUE DONE REVERTED WHY", d.Retirements, func(r control.Retirement) []string {
+	section(w, rotationColumns, d.Rotations, rotationRow)
+	section(w, "RETIRED BY MODE DUE DONE REVERTED WHY", d.Retirements, func(r control.Retirement) []string {
 		return []string{
 			short(r.Certificate), strconv.FormatInt(r.Rotation, 10), string(r.Mode), when(r.Due), when(r.Done),
 			yes(r.Reverted), dash(r.Why),
@@ -187,10 +124,9 @@ func (c *cli) rotationShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			d.Timeline = nil
+			d.Timeline = []control.Event{}
 			return c.print(d, func(w io.Writer) {
 				printDevice(w, d)
-				fmt.Fprintln(w)
 				printRotations(w, d)
 			})
 		}),
