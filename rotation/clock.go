@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -24,7 +25,7 @@ type Clock struct {
 	lastWall time.Time
 	lastMono time.Duration
 	until    time.Duration // removals stop until elapsed() is past this
-	why      string
+	why      string        // and until when, for people; the same as long as it holds
 }
 
 // NewClock returns a clock that distrusts its first hour if now lies before
@@ -65,8 +66,7 @@ func (c *Clock) Steady() error {
 		c.why = ""
 		return nil
 	}
-	return fmt.Errorf("%s: nothing is retired for %s, or until `certvendor rotation sweep --now`",
-		c.why, (c.until - mono).Round(time.Second))
+	return errors.New(c.why)
 }
 
 // Trust takes the clock as it is now for right, on an operator's word.
@@ -77,5 +77,7 @@ func (c *Clock) Trust() {
 }
 
 func (c *Clock) distrust(why string) {
-	c.why, c.until = why, c.elapsed()+steadyTime
+	c.until = c.elapsed() + steadyTime
+	c.why = fmt.Sprintf("%s: nothing is retired until %s, or until `certvendor rotation sweep --now`",
+		why, c.now().Add(steadyTime).UTC().Format(time.RFC3339))
 }

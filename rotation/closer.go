@@ -108,22 +108,24 @@ func (c *Closer) RetireNow(ctx context.Context, retirements []Retirement) error 
 	var errs []error
 	for _, r := range retirements {
 		if r.Done.IsZero() && !r.Due.After(c.clock.Now()) {
-			errs = append(errs, c.retire(ctx, r))
+			_, err := c.retire(ctx, r)
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
 }
 
 // retire is the only caller of Inventory.Retire. It asks the one rule at the
-// moment of the removal, and notes the outcome either way.
-func (c *Closer) retire(ctx context.Context, r Retirement) error {
+// moment of the removal, and notes the outcome either way. It reports whether
+// something was removed.
+func (c *Closer) retire(ctx context.Context, r Retirement) (removed bool, err error) {
 	h, err := c.Journal.Find(ctx, r.Device)
 	if err != nil {
-		return fmt.Errorf("retire %s of %s: %w", r.Certificate, r.Device, err)
+		return false, fmt.Errorf("retire %s of %s: %w", r.Certificate, r.Device, err)
 	}
 	terms := c.terms(profileOf(h, r))
 	if err := c.stopped(ctx, r.Device, terms); err != nil {
-		return c.putOff(ctx, r, Kept{Why: err.Error(), Reverted: r.Reverted})
+		return false, c.putOff(ctx, r, Kept{Why: err.Error(), Reverted: r.Reverted})
 	}
 	mode, reverted := firstHalf(r), r.Reverted
 	err = c.Inventory.Retire(ctx, certificate.Removal{
@@ -131,6 +133,9 @@ func (c *Closer) retire(ctx context.Context, r Retirement) error {
 		Allowed: func(held []certificate.Holding) error {
 			facts := Facts{Retirement: r, Held: held, History: h, Now: c.clock.Now(),
 				Recent: terms.Recent, Grace: terms.Grace, Window: terms.Window}
+			if err := c.clock.Steady(); err != nil {
+				return Kept{Why: err.Error(), Reverted: reverted} // it jumped while this waited
+			}
 			if err := facts.Allowed(); err != nil || !reverted {
 				return err
 			}
@@ -142,13 +147,13 @@ func (c *Closer) retire(ctx context.Context, r Retirement) error {
 	switch {
 	case errors.As(err, &again):
 		r.Reverted, r.Due, r.Why = false, again.due, ""
-		return c.Journal.Note(ctx, r)
+		return false, c.Journal.Note(ctx, r)
 	case errors.As(err, &kept):
-		return c.putOff(ctx, r, kept)
+		return false, c.putOff(ctx, r, kept)
 	case err != nil:
-		return fmt.Errorf("retire %s of %s: %w", r.Certificate, r.Device, err)
+		return false, fmt.Errorf("retire %s of %s: %w", r.Certificate, r.Device, err)
 	}
-	return c.removed(ctx, r, mode)
+	return true, c.removed(ctx, r, mode)
 }
 
 // firstHalf returns what is to be done now: deleting is deactivating, then

@@ -32,8 +32,8 @@ type Facts struct {
 
 // Allowed is the one rule: a certificate is taken away only when a successor
 // of it is proven and the device's latest sighting is on that successor or a
-// later one, ACTIVE, unexpired and recent; or when it has expired for good. It
-// returns nil if the retirement may be carried out now, and a Kept otherwise.
+// later one, ACTIVE, unexpired and recent; or when it has expired for good and
+// the device was not last seen on it. It returns nil if the retirement may be carried out now, and a Kept otherwise.
 //
 // Neither time nor a request removes anything by itself: that no ack came does
 // not mean that a certificate is not in use.
@@ -46,13 +46,18 @@ func (f Facts) Allowed() error {
 		return Kept{Why: "birth certificates are never retired"}
 	case target.Kind == certificate.Packaged && target.Standing == certificate.Inactive && f.Retirement.Deactivated.IsZero():
 		return Kept{Why: "belongs to a package that waits for its device"}
-	case !f.Now.Before(target.NotAfter.Add(f.Window)):
-		return nil // expired: nobody can connect with it
 	}
 	latest, seen := certificate.Latest(f.Held)
 	switch {
 	case seen && latest.ID == target.ID:
+		// Also when it has expired: an open connection outlives it and may
+		// still rotate, and a clock that runs ahead calls everything expired.
 		return Kept{Why: "the device was last seen on this certificate", Reverted: true}
+	case f.expired(target):
+		return nil
+	case seen && f.soonWithout(latest, target):
+		return Kept{Why: fmt.Sprintf("its successor %s expires first, and soon: at %s",
+			latest.ID[:12], latest.NotAfter.UTC().Format(time.RFC3339))}
 	case seen && latest.Evidence != certificate.Proof && f.proves(latest, target):
 		return nil
 	case f.Retirement.Evidence == certificate.Proof:
@@ -61,6 +66,19 @@ func (f Facts) Allowed() error {
 		return Kept{Why: "the device was never seen on a successor"}
 	}
 	return f.whyNot(latest)
+}
+
+// expired says that nobody can connect with a certificate, or is connected
+// still.
+func (f Facts) expired(h certificate.Holding) bool {
+	return !f.Now.Before(h.NotAfter.Add(f.Window)) && !h.Connected
+}
+
+// soonWithout says that taking target away would leave the device with a
+// successor that ends before the device can be expected to rotate again, and
+// before target does: so it is with a CA that is about to expire.
+func (f Facts) soonWithout(latest, target certificate.Holding) bool {
+	return latest.NotAfter.Before(target.NotAfter) && latest.NotAfter.Sub(f.Now) < f.Recent
 }
 
 // proves reports whether the holding a device was last seen on justifies to
@@ -146,10 +164,9 @@ func (f Facts) whyNot(latest certificate.Holding) error {
 	case !f.usable(latest):
 		return Kept{Why: fmt.Sprintf("its successor %s has expired", short)}
 	}
-	age := f.Now.Sub(latest.LastSeen).Round(time.Minute)
-	if age < 0 {
-		return Kept{Why: fmt.Sprintf("its successor %s was last seen %s from now, by a clock that was wrong", short, -age)}
+	at := latest.LastSeen.UTC().Format(time.RFC3339)
+	if latest.LastSeen.After(f.Now) {
+		return Kept{Why: fmt.Sprintf("its successor %s was last seen at %s, by a clock that was wrong", short, at)}
 	}
-	return Kept{Why: fmt.Sprintf("its successor %s was last seen %s ago, more than rotation.recent",
-		short, age)}
+	return Kept{Why: fmt.Sprintf("its successor %s was last seen at %s, longer ago than rotation.recent", short, at)}
 }

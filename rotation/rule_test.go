@@ -80,10 +80,15 @@ func TestOneRule(t *testing.T) {
 		{"the successor has expired",
 			Facts{Held: []certificate.Holding{holding(a, time.Hour),
 				with(holding(b, time.Minute), func(h *certificate.Holding) { h.NotAfter = noon.Add(-time.Second) })},
+				History: history}, "expires first, and soon", false},
+		{"both have expired, and the old one's connection is open still",
+			Facts{Held: []certificate.Holding{
+				with(holding(a, time.Hour), func(h *certificate.Holding) { h.NotAfter, h.Connected = noon.Add(-2*time.Second), true }),
+				with(holding(b, time.Minute), func(h *certificate.Holding) { h.NotAfter = noon.Add(-time.Second) })},
 				History: history}, "has expired", false},
 		{"the sighting on the successor is too old",
 			Facts{Held: []certificate.Holding{holding(a, 50*time.Hour), holding(b, 25*time.Hour)}, History: history},
-			"more than rotation.recent", false},
+			"longer ago than rotation.recent", false},
 		{"the sighting is old but its connection still open",
 			Facts{Held: []certificate.Holding{holding(a, 50*time.Hour),
 				with(holding(b, 25*time.Hour), func(h *certificate.Holding) { h.Connected = true })}, History: history}, "", false},
@@ -108,7 +113,26 @@ func TestOneRule(t *testing.T) {
 				History: history}, "last seen on this certificate", true},
 		{"expired, with the device last seen on it",
 			Facts{Held: []certificate.Holding{with(holding(a, time.Minute), func(h *certificate.Holding) { h.NotAfter = noon }),
+				holding(b, never)}, History: history}, "last seen on this certificate", true},
+		{"expired, and never seen on anything",
+			Facts{Held: []certificate.Holding{with(holding(a, never), func(h *certificate.Holding) { h.NotAfter = noon }),
 				holding(b, never)}, History: history}, "", false},
+		{"expired, with the device last seen on something unproven",
+			Facts{Held: []certificate.Holding{with(holding(a, time.Hour), func(h *certificate.Holding) { h.NotAfter = noon }),
+				holding(b, time.Minute)}, History: History{Rotations: []Rotation{vended(1, b)}}}, "", false},
+		{"expired, but its connection is open still",
+			Facts{Held: []certificate.Holding{
+				with(holding(a, time.Hour), func(h *certificate.Holding) { h.NotAfter, h.Connected = noon, true }),
+				holding(b, time.Minute)}, History: History{Rotations: []Rotation{vended(1, b)}}}, "not a proven successor", false},
+		{"the successor ends within hours, the old one does not",
+			Facts{Held: []certificate.Holding{holding(a, time.Hour),
+				with(holding(b, time.Minute), func(h *certificate.Holding) { h.NotAfter = noon.Add(time.Hour) })},
+				History: history}, "expires first, and soon", false},
+		{"the successor ends within hours, as the old one does",
+			Facts{Held: []certificate.Holding{
+				with(holding(a, time.Hour), func(h *certificate.Holding) { h.NotAfter = noon.Add(time.Hour) }),
+				with(holding(b, time.Minute), func(h *certificate.Holding) { h.NotAfter = noon.Add(time.Hour) })},
+				History: history}, "", false},
 		{"expired, but the broker still takes it for a while",
 			Facts{Window: time.Hour, Held: []certificate.Holding{
 				with(holding(a, time.Minute), func(h *certificate.Holding) { h.NotAfter = noon }), holding(b, never)},
@@ -149,6 +173,8 @@ func TestOneRuleByProof(t *testing.T) {
 	blind := []certificate.Holding{holding(a, never), holding(b, 25*time.Hour)}
 	expired := holding(b, 25*time.Hour)
 	expired.NotAfter = noon
+	withdrawn := holding(b, 25*time.Hour)
+	withdrawn.Standing = certificate.Inactive
 	for _, test := range []struct {
 		name     string
 		mode     certificate.Mode
@@ -163,7 +189,9 @@ func TestOneRuleByProof(t *testing.T) {
 		{"within a longer grace", certificate.Deactivate, 25 * time.Hour, 48 * time.Hour, blind, "kept for 48h", false},
 		{"to delete", certificate.Delete, 25 * time.Hour, 0, blind, "never deletes", false},
 		{"the proven one has expired", certificate.Deactivate, 25 * time.Hour, 0,
-			[]certificate.Holding{holding(a, never), expired}, "not usable", false},
+			[]certificate.Holding{holding(a, never), expired}, "expires first, and soon", false},
+		{"the proven one was withdrawn", certificate.Deactivate, 25 * time.Hour, 0,
+			[]certificate.Holding{holding(a, never), withdrawn}, "not usable", false},
 		{"seen on the old one since", certificate.Deactivate, 25 * time.Hour, 0,
 			[]certificate.Holding{holding(a, 24*time.Hour), holding(b, 23*time.Hour+50*time.Minute)}, "", false},
 		{"seen last on the old one", certificate.Deactivate, 25 * time.Hour, 0,

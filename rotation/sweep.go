@@ -18,7 +18,7 @@ type Swept struct {
 	Finished int
 	Stale    int
 	Settled  int // rotations whose steps behind are done now
-	Retired  int // retirements looked at
+	Retired  int // certificates taken away, or the second half of that
 }
 
 // Sweep does what is due: it resolves what sightings have shown, finishes what
@@ -61,14 +61,20 @@ func (c *Closer) retireDue(ctx context.Context, r Retirement, terms Terms, swept
 			Reverted: r.Reverted,
 		})
 	}
-	swept.Retired++
-	return c.retire(ctx, r)
+	removed, err := c.retire(ctx, r)
+	if removed {
+		swept.Retired++
+	}
+	return err
 }
 
 // advance takes one rotation as far as it can go now.
 func (c *Closer) advance(ctx context.Context, r Rotation, due Horizon, swept *Swept) error {
 	device, err := c.Registry.Device(ctx, r.Device)
-	if err == nil && device.Blocked {
+	switch {
+	case err != nil && !errors.Is(err, registry.ErrUnknown):
+		return fmt.Errorf("sweep %s: %w", r.Device, err)
+	case device.Blocked:
 		return nil // a blocked device's rotation stands still
 	}
 	switch r.State {

@@ -21,7 +21,8 @@ func (v *Vendor) Ack(ctx context.Context, caller Caller, request protocol.AckReq
 	if err != nil {
 		return ok, nil, err
 	}
-	if a, err = v.awaitLease(ctx, a, func(rotation.Rotation) bool { return true }); err != nil {
+	anyRotation := func(rotation.Rotation) bool { return true }
+	if a, err = v.awaitLease(ctx, a, anyRotation); err != nil {
 		return ok, nil, err
 	}
 	r := a.history.Current()

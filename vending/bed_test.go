@@ -137,7 +137,7 @@ func (b *bed) handler() *vending.Handler {
 	return &vending.Handler{
 		Vendor: v, Topics: protocol.DefaultTopics(), Queue: b.queue, Publisher: b.publisher,
 		Served: func(o vending.Outcome) { b.served = append(b.served, o) },
-		Behind: func(r rotation.Rotation) { b.behind = append(b.behind, r) },
+		Settle: func(r rotation.Rotation) { b.behind = append(b.behind, r) },
 	}
 }
 

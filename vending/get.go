@@ -39,7 +39,7 @@ func (v *Vendor) getByCSR(ctx context.Context, a admission, request protocol.Get
 	if a, err = v.awaitLease(ctx, a, func(r rotation.Rotation) bool { return r.Key == csr.Key }); err != nil {
 		return protocol.GetAccepted{}, err
 	}
-	if r := a.history.Keyed(csr.Key); r != nil && r.Answers() && v.isRegistered(a, *r) {
+	if r := a.history.Keyed(csr.Key); r != nil && r.Answers() && v.isUsable(a, *r) {
 		return v.vendAgain(ctx, a, *r)
 	}
 	next, order, err := v.check(ctx, a, csr, request)
@@ -49,6 +49,8 @@ func (v *Vendor) getByCSR(ctx context.Context, a admission, request protocol.Get
 	if next, err = v.open(ctx, a, next); err != nil {
 		return protocol.GetAccepted{}, err
 	}
+	// Where issuing has no effect outside the store, what follows is one
+	// commit: the last Advance writes it all (see rotation.Journal).
 	issued, err := v.issue(ctx, &next, order)
 	if err != nil {
 		return protocol.GetAccepted{}, v.giveUp(ctx, next.Rotation, err)
@@ -79,11 +81,11 @@ func (v *Vendor) issue(ctx context.Context, next *opening, order certificate.Ord
 	return c, nil
 }
 
-// isRegistered reports whether the rotation's certificate has come as far as
-// the inventory.
-func (v *Vendor) isRegistered(a admission, r rotation.Rotation) bool {
-	_, ok := certificate.Find(a.held, r.Certificate)
-	return ok && r.State.Ready()
+// isUsable reports whether the rotation's certificate has come as far as the
+// inventory, and has not expired since.
+func (v *Vendor) isUsable(a admission, r rotation.Rotation) bool {
+	held, ok := certificate.Find(a.held, r.Certificate)
+	return ok && r.State.Ready() && v.Now().Before(held.NotAfter)
 }
 
 // vendAgain answers the key of the open rotation with the certificate it has.
@@ -93,17 +95,20 @@ func (v *Vendor) vendAgain(ctx context.Context, a admission, r rotation.Rotation
 	if held.Standing != certificate.Active {
 		return protocol.GetAccepted{}, explain(protocol.CSRRejected, "the certificate for this key was withdrawn, make a new key")
 	}
-	if err := v.revive(ctx, a, r); err != nil {
+	if err := v.askedAgain(ctx, a, r); err != nil {
 		return protocol.GetAccepted{}, err
 	}
 	return acceptedCSR(r, held.Certificate), nil
 }
 
-// revive brings a stale rotation that is asked for again back to life. Asked
-// for over its own certificate, it is proven.
-func (v *Vendor) revive(ctx context.Context, a admission, r rotation.Rotation) error {
-	if r.State != rotation.Stale || a.Certificate == r.Certificate {
+// askedAgain writes what a repeated request shows: over the rotation's own
+// certificate, that the device uses it; and that a stale rotation is alive.
+func (v *Vendor) askedAgain(ctx context.Context, a admission, r rotation.Rotation) error {
+	if a.Certificate == r.Certificate {
 		v.proveIfSeen(ctx, a.Caller, &r)
+		return nil
+	}
+	if r.State != rotation.Stale {
 		return nil
 	}
 	if _, err := v.Journal.Advance(ctx, vended(r, v.Now())); err != nil {

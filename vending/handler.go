@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"github.com/certvendor/certvendor/certificate"
@@ -20,7 +21,7 @@ type Publisher interface {
 // The kinds of errors that a Queue returns instead of an outcome.
 var (
 	ErrBusy = errors.New("the device has a request of this kind waiting already")
-	ErrLate = errors.New("the answer took too long; the work goes on")
+	ErrLate = errors.New("the answer took too long")
 )
 
 // Queue gives each request its turn: one of a device at a time, an ack before
@@ -45,7 +46,7 @@ type Outcome struct {
 
 	reply  any
 	token  string
-	behind *rotation.Rotation
+	settle *rotation.Rotation
 }
 
 // Handler answers messages: it reads them, has the vendor answer, and
@@ -58,8 +59,9 @@ type Handler struct {
 	Publisher Publisher
 	// Served is told of every request once its reply is out.
 	Served func(Outcome)
-	// Behind is handed a rotation that has steps left to be done.
-	Behind func(rotation.Rotation)
+	// Settle is handed a rotation that has steps left to be done, once its
+	// reply is out. It must not wait for them.
+	Settle func(rotation.Rotation)
 }
 
 // Present answers a connection.
@@ -80,7 +82,8 @@ func (h *Handler) Serve(ctx context.Context, m Message) {
 		return
 	}
 	if m.Caller.Device != "" && m.Caller.Device != device {
-		h.finish(ctx, start, rejected(Outcome{Device: device, Action: action, token: tokenOf(action, m)},
+		m.Caller = Caller{Device: device} // whose topic it is; nothing is to be learnt of the other
+		h.finish(ctx, start, rejected(outcomeOf(action, m, tokenOf(action, m)),
 			explain(protocol.NotBound, "a device asks on its own topics only")))
 		return
 	}
@@ -98,8 +101,15 @@ func (h *Handler) Serve(ctx context.Context, m Message) {
 	h.finish(ctx, start, outcome)
 }
 
-func (h *Handler) answer(ctx context.Context, action protocol.Action, m Message) Outcome {
-	o := outcomeOf(action, m, "")
+// answer has the vendor answer. A panic ends one request, not everybody's
+// daemon.
+func (h *Handler) answer(ctx context.Context, action protocol.Action, m Message) (o Outcome) {
+	o = outcomeOf(action, m, "")
+	defer func() {
+		if p := recover(); p != nil {
+			o = rejected(o, reject(protocol.Internal, fmt.Errorf("panic of type %T\n%s", p, debug.Stack())))
+		}
+	}()
 	at := protocol.Address{Device: string(o.Device), Action: action, Certificate: string(m.Caller.Certificate)}
 	if action == protocol.Ack {
 		return h.answerAck(ctx, o, m, at)
@@ -136,13 +146,13 @@ func (h *Handler) answerAck(ctx context.Context, o Outcome, m Message, at protoc
 	if err != nil {
 		return rejected(o, explain(protocol.Malformed, err.Error()))
 	}
-	reply, behind, err := h.Vendor.Ack(ctx, m.Caller, request)
+	reply, rotated, err := h.Vendor.Ack(ctx, m.Caller, request)
 	var unfinished *Unfinished
 	if err != nil && !errors.As(err, &unfinished) {
 		return rejected(o, asError(err))
 	}
 	reply.ClientToken = o.token
-	o.Accepted, o.reply, o.behind, o.Err = true, reply, behind, err
+	o.Accepted, o.reply, o.settle, o.Err = true, reply, rotated, err
 	return o
 }
 
@@ -171,8 +181,8 @@ func (h *Handler) finish(ctx context.Context, start time.Time, o Outcome) {
 			o.Err = errors.Join(o.Err, h.publish(ctx, failed))
 		}
 	}
-	if o.behind != nil && len(o.behind.Behind) > 0 {
-		h.Behind(*o.behind)
+	if o.settle != nil && len(o.settle.Behind) > 0 {
+		h.Settle(*o.settle)
 	}
 	o.Took = h.Vendor.Now().Sub(start)
 	h.Served(o)

@@ -17,7 +17,7 @@ func (v *Vendor) getPackage(ctx context.Context, a admission) (protocol.GetAccep
 		return protocol.GetAccepted{}, err
 	}
 	current := a.history.Current()
-	if current != nil && current.ByPackage && v.isRegistered(a, *current) && !v.isReplaced(ctx, a, *current) {
+	if current != nil && current.ByPackage && v.isUsable(a, *current) && !v.isReplaced(ctx, a, *current) {
 		return v.linkAgain(ctx, a, *current)
 	}
 	c, err := v.findPackage(ctx, a)
@@ -99,7 +99,7 @@ func (v *Vendor) linkAgain(ctx context.Context, a admission, r rotation.Rotation
 	if err != nil {
 		return protocol.GetAccepted{}, reject(protocol.LinkFailed, err)
 	}
-	if err := v.revive(ctx, a, r); err != nil {
+	if err := v.askedAgain(ctx, a, r); err != nil {
 		return protocol.GetAccepted{}, err
 	}
 	return acceptedPackage(r, location), nil

@@ -52,7 +52,7 @@ func (a *App) setup(ctx context.Context) (err error) {
 	a.queue = backend.NewQueue(runtime.NumCPU(), a.config.Vending.Patience)
 	a.handler = &vending.Handler{
 		Vendor: vendor, Topics: a.config.Topics(), Queue: a.queue, Publisher: a.backend.Bus,
-		Served: a.served, Behind: a.leave,
+		Served: a.served, Settle: a.leave,
 	}
 	a.onStop("requests", a.drain)
 	a.backend.Bus.Subscribe(a.handler)
@@ -65,9 +65,7 @@ func (a *App) setup(ctx context.Context) (err error) {
 // drain lets nobody in, and waits for the requests that are at work, whose
 // callers may have been told to try again later.
 func (a *App) drain(ctx context.Context) error {
-	err := a.world.Drain(ctx)
-	a.queue.Wait()
-	return err
+	return errors.Join(a.world.Drain(ctx), a.queue.Wait(ctx))
 }
 
 func (a *App) vendor(instance string, profile vending.Profile) (*vending.Vendor, error) {

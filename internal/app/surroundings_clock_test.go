@@ -214,3 +214,24 @@ func (w *world) sweeps(t *testing.T, trust bool) {
 		t.Fatal(err)
 	}
 }
+
+// TestClockPutRight has a device rotate while the clock is wrong, and then the
+// clock put right: the device works on, whichever certificate its firmware
+// kept.
+func TestClockPutRight(t *testing.T) {
+	for _, by := range []time.Duration{-365 * day, -day, day, 365 * day} {
+		t.Run(by.String(), func(t *testing.T) {
+			var clock wall
+			w := startOn(t, &clock, -2*365*day, func(c *config.Config) { c.Rotation.Grace, c.Rotation.Settle = 0, 0 })
+			d := w.actor(t, "dev")
+			over := w.open(t, "dev", "dev", d.old)
+			clock.set(by)
+			w.open(t, "dev", "dev/again", d.old)
+			w.rotate(t, d, over)
+			clock.set(0)
+			w.open(t, "dev", "dev/next", d.next)
+			w.sweeps(t, true)
+			w.open(t, "dev", "dev/last", d.next)
+		})
+	}
+}

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -61,7 +62,9 @@ func (q *Queue) Do(ctx context.Context, id registry.DeviceID, action protocol.Ac
 			return
 		}
 		defer func() { <-q.slots }()
-		done <- q.run(ctx, work)
+		if ctx.Err() == nil {
+			done <- q.run(ctx, work)
+		}
 	}()
 	select {
 	case outcome := <-done:
@@ -71,8 +74,18 @@ func (q *Queue) Do(ctx context.Context, id registry.DeviceID, action protocol.Ac
 	}
 }
 
-// Wait returns when no work is left. Nothing may be queued meanwhile.
-func (q *Queue) Wait() { q.work.Wait() }
+// Wait returns when no work is left, or with ctx's error when that ends first.
+// Nothing may be queued meanwhile.
+func (q *Queue) Wait(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() { q.work.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("requests are at work still: %w", ctx.Err())
+	}
+}
 
 func (q *Queue) run(ctx context.Context, work func(context.Context) vending.Outcome) vending.Outcome {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), workTime)

@@ -88,7 +88,9 @@ func (b *bench) wantAnswer(name string, start time.Time, after time.Duration, wa
 // wantIdle checks that nothing is remembered of devices that wait for nothing.
 func (b *bench) wantIdle() {
 	b.t.Helper()
-	b.queue.Wait()
+	if err := b.queue.Wait(b.t.Context()); err != nil {
+		b.t.Error(err)
+	}
 	if n := len(b.queue.lines); n != 0 {
 		b.t.Fatalf("%d lines are left of an idle queue", n)
 	}
@@ -144,7 +146,9 @@ func TestQueueLateWorkIsFinishedBehind(t *testing.T) {
 		// The device's turn is not over: what comes now waits for the slow one.
 		b.do("next", "d", protocol.Get, 0)
 		b.wantBegun("slow")
-		b.queue.Wait()
+		if err := b.queue.Wait(t.Context()); err != nil {
+			t.Error(err)
+		}
 		synctest.Wait()
 		b.wantBegun("slow", "next")
 		b.wantAnswer("next", start, deadline+time.Second, nil)
@@ -179,7 +183,9 @@ func TestQueueSlotThatComesTooLateIsNotBegun(t *testing.T) {
 		time.Sleep(deadline)
 		synctest.Wait()
 		b.wantAnswer("another device", start, deadline, vending.ErrLate)
-		b.queue.Wait()
+		if err := b.queue.Wait(t.Context()); err != nil {
+			t.Error(err)
+		}
 		b.wantBegun("slow")
 		b.wantIdle()
 	})
@@ -230,7 +236,9 @@ func TestQueueCallerThatGoesAwayCutsNothingShort(t *testing.T) {
 		if !errors.Is(err, vending.ErrLate) {
 			t.Errorf("error %v, want ErrLate", err)
 		}
-		q.Wait()
+		if err := q.Wait(t.Context()); err != nil {
+			t.Error(err)
+		}
 		if cut != nil {
 			t.Errorf("the work was cut short: %v", cut)
 		}
@@ -281,7 +289,9 @@ func TestQueueUnderLoad(t *testing.T) {
 		})
 	}
 	all.Wait()
-	q.Wait()
+	if err := q.Wait(t.Context()); err != nil {
+		t.Error(err)
+	}
 	if sum := answered.Load() + late.Load() + busy.Load(); sum != askers*50 {
 		t.Errorf("%d answers to %d requests", sum, askers*50)
 	}

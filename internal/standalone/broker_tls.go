@@ -38,6 +38,11 @@ func (b *Broker) tlsConfig() *tls.Config {
 func (b *Broker) verify(state tls.ConnectionState) error {
 	leaf, now := state.PeerCertificates[0], b.config.Now()
 	at := now
+	if now.Before(leaf.NotBefore) {
+		// It was vended while our clock ran ahead. Whether it counts is for
+		// the inventory to say; to refuse it here would lock its device out.
+		at = leaf.NotBefore
+	}
 	if now.After(leaf.NotAfter) {
 		if now.After(leaf.NotAfter.Add(b.config.Expired)) {
 			return fmt.Errorf("%w: %s ago", errCertificateExpired, now.Sub(leaf.NotAfter).Round(time.Second))

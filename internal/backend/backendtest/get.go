@@ -131,7 +131,9 @@ func sameKeyAtOnce(t *testing.T, open Open) {
 		})
 	}
 	all.Wait()
-	queue.Wait()
+	if err := queue.Wait(t.Context()); err != nil {
+		t.Error(err)
+	}
 	accepted := map[string]int{}
 	for _, m := range r.replies {
 		if m.topic != protocol.DefaultTopics().Accepted("d", protocol.Get) {

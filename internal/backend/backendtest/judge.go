@@ -48,7 +48,10 @@ func (r *Rig) judge(removal certificate.Removal, held []certificate.Holding) str
 	case target.Kind == certificate.Packaged && order[target.ID] == 0:
 		return "it waits in a package"
 	case !now.Before(target.NotAfter.Add(r.Terms().Window)):
-		return "" // it has expired
+		if last, _ := d.lastSeen(); last == target.ID {
+			return "it has expired, but the device was last on it, and its connection may be open still"
+		}
+		return ""
 	}
 	why := r.notReplaced(d, target, held)
 	if why != "" && r.provenFor(d, target.ID, removal.Mode, now) {

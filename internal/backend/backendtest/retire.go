@@ -205,10 +205,16 @@ func retireExpired(t *testing.T, open Open) {
 	r.Advance(30 * time.Hour)
 	r.Sweep()
 	d.Want(certificate.Active, d.First)
-	r.Advance(20 * time.Hour) // it has expired now: nobody can connect with it
+	r.Advance(20 * time.Hour) // it has expired now, but a connection may outlive it
+	r.Sweep()
+	d.Want(certificate.Active, d.First)
+	other := d.Get(next, NewKey()).OK() // it has come back, so the grace starts anew
+	r.Sweep()
+	d.Want(certificate.Active, d.First)
+	r.Advance(2 * time.Hour)
 	r.Sweep()
 	d.Want(certificate.Inactive, d.First)
-	d.Want(certificate.Active, next)
+	d.Want(certificate.Active, next, other)
 }
 
 func retireSuccessorExpired(t *testing.T, open Open) {

@@ -113,7 +113,7 @@ func (r *Rig) instance(name string) *instance {
 	i.handler = &vending.Handler{
 		Vendor: vendor, Topics: protocol.DefaultTopics(), Queue: queueOf{r}, Publisher: recorder{r},
 		Served: func(vending.Outcome) {},
-		Behind: func(left rotation.Rotation) { r.behind(i, left) },
+		Settle: func(left rotation.Rotation) { r.behind(i, left) },
 	}
 	return i
 }
