@@ -221,7 +221,7 @@ func (c *Closer) stopped(ctx context.Context, id registry.DeviceID, terms Terms)
 	case err != nil:
 		return fmt.Errorf("read what is frozen: %w", err)
 	case frozen.Retiring:
-		return fmt.Errorf("retiring is frozen (%s); `certvendor thaw` lets it go on", frozen.Why)
+		return fmt.Errorf("retiring is frozen (%s); `certvendor thaw retiring` lets it go on", frozen.Why)
 	}
 	return c.checkBreaker(ctx, terms, frozen)
 }

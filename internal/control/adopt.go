@@ -9,7 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/registry"
@@ -43,6 +45,9 @@ func (s *Server) adoptDevice(r *http.Request) (any, error) {
 	if holds && h.Standing != certificate.Active {
 		return nil, refuse(http.StatusConflict, "device %s: certificate %.12s was taken away from it and is %s", d.ID, c.ID, h.Standing)
 	}
+	if err := s.mayHold(ctx, d.ID, c.ID, holds); err != nil {
+		return nil, err
+	}
 	if err := s.enter(ctx, d.ID, asked.Attributes, "device_adopt"); err != nil {
 		return nil, err
 	}
@@ -64,6 +69,33 @@ func (s *Server) adopt(ctx context.Context, id registry.DeviceID, c certificate.
 	}
 	if err := s.Inventory.Register(ctx, id, c); err != nil {
 		return fmt.Errorf("device %s: register its certificate: %w", id, err)
+	}
+	// One that was retired from another device, its only holder until now, is
+	// inactive; for this device it is the only one, and a person has named it.
+	if err := s.Inventory.Activate(ctx, id, c.ID); err != nil {
+		return fmt.Errorf("device %s: activate its certificate: %w", id, err)
+	}
+	return nil
+}
+
+// taken are the audit's words for a certificate that was taken from a device.
+var taken = []string{"certificate.detached", "certificate.deleted", "certificate.deactivated"}
+
+// mayHold refuses to bring back what was taken away from the same device: a
+// fleet's list that is imported again must not undo its rotations.
+func (s *Server) mayHold(ctx context.Context, id registry.DeviceID, c certificate.ID, holds bool) error {
+	if holds {
+		return nil
+	}
+	events, err := s.Timeline(ctx, id)
+	if err != nil {
+		return err
+	}
+	for _, e := range events {
+		if e.Certificate == c && slices.Contains(taken, e.Kind) {
+			return refuse(http.StatusConflict, "device %s: certificate %.12s was taken away from it at %s, and stays so",
+				id, c, e.At.UTC().Format(time.RFC3339))
+		}
 	}
 	return nil
 }

@@ -160,6 +160,55 @@ func TestAdoptDoesNotBringBack(t *testing.T) {
 	refused(t, err, http.StatusConflict, "INACTIVE")
 }
 
+// A fleet's list is imported again: what was deleted, or only detached because
+// another device holds it too, stays away from the device it was taken from.
+func TestAdoptDoesNotUndoARemoval(t *testing.T) {
+	var w *world
+	w = open(t, func(p *Ports) {
+		p.Timeline = func(ctx context.Context, id registry.DeviceID) (events []Event, err error) {
+			rows, err := w.store.Audit().Timeline(ctx, id)
+			for _, row := range rows {
+				events = append(events, Event{At: row.At, Kind: row.Kind, Device: row.Device, Certificate: row.Certificate})
+			}
+			return events, err
+		}
+	})
+	for _, mode := range []certificate.Mode{certificate.Delete, certificate.Deactivate} {
+		name := "old-" + string(mode)
+		c := w.leaf(name)
+		_, err := w.AdoptDevice(w.ctx, AdoptRequest{Name: name, Certificate: c.PEM()})
+		w.must(err)
+		if mode == certificate.Deactivate {
+			_, err = w.AdoptDevice(w.ctx, AdoptRequest{Name: "shares-it", Certificate: c.PEM()})
+			w.must(err)
+		}
+		w.must(w.store.Certificates().Retire(w.ctx, certificate.Removal{
+			Device: registry.DeviceID(name), Certificate: c.ID, Mode: mode, Allowed: func([]certificate.Holding) error { return nil },
+		}))
+		_, err = w.AdoptDevice(w.ctx, AdoptRequest{Name: name, Certificate: c.PEM()})
+		refused(t, err, http.StatusConflict, "was taken away from it")
+	}
+}
+
+// A fleet that shares a certificate is imported device by device, and the first
+// has rotated before the second is there: the second's only certificate works.
+func TestAdoptOfWhatAnotherHasGivenUp(t *testing.T) {
+	w := open(t)
+	shared := w.leaf("claim")
+	_, err := w.AdoptDevice(w.ctx, AdoptRequest{Name: "first", Certificate: shared.PEM()})
+	w.must(err)
+	w.must(w.store.Certificates().Retire(w.ctx, certificate.Removal{
+		Device: "first", Certificate: shared.ID, Mode: certificate.Deactivate, Allowed: func([]certificate.Holding) error { return nil },
+	}))
+	_, err = w.AdoptDevice(w.ctx, AdoptRequest{Name: "second", Certificate: shared.PEM()})
+	w.must(err)
+	held, err := w.store.Certificates().Held(w.ctx, "second")
+	w.must(err)
+	if len(held) != 1 || held[0].Standing != certificate.Active {
+		t.Errorf("the second holds %+v", held)
+	}
+}
+
 func TestAdoptWarnsOfAStranger(t *testing.T) {
 	w := open(t, func(p *Ports) { p.CAs = func() []CA { return []CA{{Role: "server-ca", Subject: "CN=Test CA"}} } })
 	adopted, err := w.AdoptDevice(w.ctx, AdoptRequest{Name: "old", Certificate: w.leaf("x").PEM()})

@@ -31,6 +31,8 @@ type PackageRows interface {
 	// Find returns the device's package that is not spent, or else the newest
 	// that is, or vending.ErrNoPackage.
 	Find(context.Context, registry.DeviceID) (PackageRow, error)
+	// IsSpent reports whether that package of the device was used or replaced.
+	IsSpent(context.Context, registry.DeviceID, certificate.ID) (bool, error)
 	// Spend marks a package as used or replaced. Idempotent. It may return
 	// vending.ErrNoPackage for one that is not there.
 	Spend(context.Context, registry.DeviceID, certificate.ID) error
@@ -138,14 +140,18 @@ func (p *Packages) Link(_ context.Context, id registry.DeviceID, c certificate.I
 func (p *Packages) Put(ctx context.Context, id registry.DeviceID, c certificate.ID, zip []byte) error {
 	p.putting.Lock()
 	defer p.putting.Unlock()
+	spent, err := p.rows.IsSpent(ctx, id, c)
+	if err != nil {
+		return fmt.Errorf("put package of device %s: %w", id, err)
+	}
 	former, err := p.rows.Find(ctx, id)
 	switch {
 	case len(zip) > MaxPackage:
 		return fmt.Errorf("put package of device %s: %d octets, more than %d", id, len(zip), MaxPackage)
 	case err != nil && !errors.Is(err, vending.ErrNoPackage):
 		return fmt.Errorf("put package of device %s: %w", id, err)
-	case former.Certificate == c && !former.Spent.IsZero():
-		return fmt.Errorf("put package of device %s: that of certificate %s was used, create a new one", id, c)
+	case spent:
+		return fmt.Errorf("put package of device %s: that of certificate %s was used or replaced, create a new one", id, c)
 	}
 	// The file first: a row must never promise what is not there. The former
 	// one's end before the new one's beginning: no cut brings it back.

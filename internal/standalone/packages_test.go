@@ -47,6 +47,12 @@ func (r *rows) Find(context.Context, registry.DeviceID) (PackageRow, error) {
 	return found, errors.Join(err, r.broken)
 }
 
+func (r *rows) IsSpent(_ context.Context, _ registry.DeviceID, c certificate.ID) (bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.spent[c].IsZero(), r.broken
+}
+
 func (r *rows) Spend(_ context.Context, _ registry.DeviceID, c certificate.ID) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -273,4 +279,17 @@ func TestPackageNamesTellNothing(t *testing.T) {
 			names[name] = true
 		}
 	}
+}
+
+// TestReplacedPackageStaysAway puts a package again after another took its
+// place: it is refused, and the one that waits is not lost to it.
+func TestReplacedPackageStaysAway(t *testing.T) {
+	d := openDepot(t)
+	d.put(oneID, "zip one")
+	d.put(twoID, "zip two")
+	if err := d.Put(context.Background(), packaged, oneID, []byte("zip one")); err == nil {
+		t.Error("a replaced package was put again")
+	}
+	d.checkFound(vending.Package{Certificate: twoID}, nil)
+	d.checkFiles(map[string]string{file(twoID): "zip two"})
 }

@@ -307,6 +307,10 @@ func (p packageRows) Find(ctx context.Context, id registry.DeviceID) (PackageRow
 	return PackageRow{Certificate: row.Certificate, Spent: row.Spent}, err
 }
 
+func (p packageRows) IsSpent(ctx context.Context, id registry.DeviceID, c certificate.ID) (bool, error) {
+	return p.rows.IsSpent(ctx, id, c)
+}
+
 func (p packageRows) Spend(ctx context.Context, id registry.DeviceID, c certificate.ID) error {
 	err := p.rows.Spend(ctx, id, c)
 	if errors.Is(err, store.ErrNoPackage) {

@@ -49,6 +49,21 @@ func (h Packages) Put(ctx context.Context, device registry.DeviceID, id certific
 	return nil
 }
 
+// IsSpent reports whether a package was used, or replaced; false for one that
+// was never entered.
+func (h Packages) IsSpent(ctx context.Context, device registry.DeviceID, id certificate.ID) (bool, error) {
+	var spent bool
+	err := h.s.look(ctx, func(q querier) error {
+		at, _, err := single(q, value[int64], `SELECT spent FROM packages WHERE device = ? AND certificate = ?`, device, id)
+		spent = at != 0
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("find package of device %s: %w", device, err)
+	}
+	return spent, nil
+}
+
 // Find returns the newest package of a device that is not spent, or else the
 // newest that is. ErrNoPackage if it never had one.
 func (h Packages) Find(ctx context.Context, device registry.DeviceID) (Package, error) {
