@@ -123,7 +123,11 @@ func lifeHistory(t *testing.T, open Open) {
 	one := d.Take(d.First)
 	d.Ack(one).OK()
 	on := one
-	for range rotation.HistoryLimit + 5 {
+	rotations := rotation.HistoryLimit + 5
+	if raceDetector {
+		rotations = 20
+	}
+	for range rotations {
 		next := d.Get(on, NewKey()).OK()
 		d.Overwrite(next)
 		d.Ack(next).OK()

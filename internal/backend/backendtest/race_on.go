@@ -1,0 +1,7 @@
+//go:build race
+
+package backendtest
+
+// raceDetector says that everything takes ten times as long: what only repeats
+// itself is sampled then. The gate runs the whole examination without it too.
+const raceDetector = true
