@@ -2,9 +2,7 @@ package device
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -358,67 +356,5 @@ func TestSupersededKeyIsReplaced(t *testing.T) {
 	checkRotated(t, w, cfg, 1)
 	if w.keys[0] == w.keys[len(w.keys)-1] {
 		t.Error("the refused key was used again")
-	}
-}
-
-func TestTakeOverUsesOneClientID(t *testing.T) {
-	w := newWorld(t)
-	cfg := w.provision()
-	cfg.TakeOver = true
-	w.script(func() { w.refuse = func(_, id string) bool { return id != deviceUnderTest } })
-	if err := open(t, cfg).Rotate(deadline(t)); err != nil {
-		t.Fatal(err)
-	}
-	checkRotated(t, w, cfg, 1)
-}
-
-func TestRefusedSubscriptionIsAnError(t *testing.T) {
-	w := newWorld(t)
-	cfg := w.provision()
-	w.script(func() { w.denySub = "cdf/certificates/" + deviceUnderTest + "/get/+" })
-	err := open(t, cfg).Rotate(deadline(t))
-	if err == nil || !strings.Contains(err.Error(), "refused by the broker") || w.gets != 0 {
-		t.Errorf("%d gets, %v", w.gets, err)
-	}
-}
-
-func TestALPNIsOfferedWhereItIsWanted(t *testing.T) {
-	for _, wanted := range []bool{false, true} {
-		w := newWorld(t)
-		cfg := w.provision()
-		cfg.ALPN = wanted
-		if err := open(t, cfg).Rotate(deadline(t)); err != nil {
-			t.Fatal(err)
-		}
-		checkRotated(t, w, cfg, 1)
-		if want := map[bool]string{true: "x-amzn-mqtt-ca"}[wanted]; len(w.spoken) != 1 || !w.spoken[want] {
-			t.Errorf("wanted %t: agreed on %v", wanted, w.spoken)
-		}
-	}
-}
-
-func TestUnreachableBrokerDoesNotOutlastTheContext(t *testing.T) {
-	w := newWorld(t)
-	cfg := w.provision()
-	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections, says nothing
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer silent.Close()
-	cfg.Broker = silent.Addr().String()
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	if err := open(t, cfg).Rotate(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v", err)
-	}
-}
-
-func TestBrokerOfAnotherCAIsNotTrusted(t *testing.T) {
-	w, other := newWorld(t), newWorld(t)
-	cfg := w.provision()
-	cfg.Roots = other.roots
-	err := open(t, cfg).Rotate(deadline(t))
-	if unknown := (x509.UnknownAuthorityError{}); !errors.As(err, &unknown) {
-		t.Errorf("got %v", err)
 	}
 }

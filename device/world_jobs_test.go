@@ -1,0 +1,55 @@
+package device
+
+import "github.com/certvendor/certvendor/protocol"
+
+func (w *world) answerJob(topic, suffix string, payload []byte) (string, any) {
+	switch {
+	case w.noJobs:
+		return "", nil
+	case suffix == "$next/get":
+		return w.answerLook(topic, payload)
+	case suffix == "start-next":
+		if w.dropStart--; w.dropStart >= 0 {
+			return "", nil
+		}
+		var body protocol.JobStartNext
+		_ = protocol.Decode(payload, &body)
+		if w.job != nil {
+			w.job.Status = protocol.JobInProgress
+		}
+		return topic + "/accepted", protocol.JobExecutionReply{Execution: w.jobNow(), ClientToken: body.ClientToken}
+	}
+	var body protocol.JobUpdate
+	if err := protocol.Decode(payload, &body); err != nil {
+		w.t.Error(err)
+	}
+	if w.job == nil || suffix != w.job.JobID+"/update" {
+		return topic + "/rejected", protocol.JobRefusal{Code: protocol.JobNotFound, ClientToken: body.ClientToken}
+	}
+	w.updates = append(w.updates, body)
+	w.log = append(w.log, string(body.Status))
+	w.job = nil
+	return topic + "/accepted", protocol.JobUpdateAccepted{ClientToken: body.ClientToken}
+}
+
+func (w *world) answerLook(topic string, payload []byte) (string, any) {
+	w.looks++
+	if w.onLook != nil {
+		w.onLook()
+	}
+	if w.noLook {
+		return "", nil
+	}
+	var body protocol.JobDescribe
+	_ = protocol.Decode(payload, &body)
+	return topic + "/accepted", protocol.JobExecutionReply{Execution: w.jobNow(), ClientToken: body.ClientToken}
+}
+
+// jobNow returns the job as it stands.
+func (w *world) jobNow() *protocol.JobExecution {
+	if w.job == nil {
+		return nil
+	}
+	now := *w.job
+	return &now
+}
