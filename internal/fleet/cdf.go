@@ -225,7 +225,8 @@ func (f *original) getOnce(ctx context.Context, s *session) (next tls.Certificat
 	}}
 	if f.s != nil && f.s.plan.Duplicate > 0 && f.s.once(DuplicateRequest) {
 		d.twice = true
-		f.s.behind.Go(func() { f.o.beside(f.s).repeat(f.parent, f.d.Name, f.slot.pair, duplicate{body, f.s.plan.Duplicate}) })
+		over := f.slot.pair
+		f.s.behind.Go(func() { f.o.beside(f.s).repeat(f.parent, f.d.Name, over, duplicate{body, f.s.plan.Duplicate}) })
 	}
 	f.at(StepGet)
 	_, err = f.o.say(ctx, s, d)

@@ -124,12 +124,12 @@ func (s *script) at(ctx context.Context, step Step) {
 	}
 	switch step {
 	case StepGet:
-		s.lose(LostReply, s.plan.LostReply, StepGetAnswered, false)
+		s.lose(LostReply, StepGetAnswered)
 	case StepAck:
 		if s.plan.LateAck > 0 && s.once(LateAck) {
 			s.wire.delay(s.plan.LateAck)
 		}
-		s.lose(LostAck, s.plan.LostAck, StepAckAnswered, s.plan.AckLost)
+		s.lose(LostAck, StepAckAnswered)
 	case StepSwitched:
 		if s.plan.Dark && s.once(Dark) {
 			s.mu.Lock()
@@ -150,9 +150,9 @@ func (s Step) begins(other Step) bool {
 // its answer: the planned loss, or else a power cut when the answer comes. The
 // next request is the other's turn, or another try if the connection ended
 // before either happened.
-func (s *script) lose(fault Fault, planned bool, answered Step, request bool) {
-	if planned && !s.had(fault) {
-		s.wire.lose(&loss{request: request, then: func() { s.once(fault) }})
+func (s *script) lose(fault Fault, answered Step) {
+	if of, planned := s.plan.loses(fault); planned && !s.had(fault) {
+		s.wire.lose(&loss{of: of, then: func() { s.once(fault) }})
 		return
 	}
 	if m := s.plan.PowerCut; m != nil && m.Step == answered && !s.had(PowerCut) {
@@ -162,6 +162,17 @@ func (s *script) lose(fault Fault, planned bool, answered Step, request bool) {
 			}
 		}})
 	}
+}
+
+// loses returns what a fault loses, if it is planned.
+func (p Plan) loses(fault Fault) (of what, planned bool) {
+	switch {
+	case fault == LostReply:
+		return answer, p.LostReply
+	case p.AckLost:
+		return request, p.LostAck
+	}
+	return answer, p.LostAck
 }
 
 func (s *script) drop(ctx context.Context, m Moment) {

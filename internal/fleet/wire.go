@@ -44,10 +44,18 @@ type link struct {
 // loss is a request or its answer that will not arrive: at its first octets
 // the connection ends.
 type loss struct {
-	request bool   // it is lost on its way to the broker; else the answer is
-	then    func() // what happens with it; may be nil
-	spent   bool
+	of    what
+	then  func() // what happens with it; may be nil
+	spent bool
 }
+
+// what goes over a wire.
+type what int
+
+const (
+	answer  what = iota // from the broker
+	request             // to it
+)
 
 // newWire returns the way to a broker. It listens where the broker's name
 // leads, because a device verifies the broker by the name it dials.
@@ -172,7 +180,7 @@ func (w *wire) towardsBroker(l *link) (hold time.Duration, pace int, ok bool) {
 	hold, w.hold = w.hold, 0
 	lost := l.loss
 	l.asked = true
-	happens := lost.on(true)
+	happens := lost.hits(request)
 	w.mu.Unlock()
 	if happens {
 		lost.happen()
@@ -183,7 +191,7 @@ func (w *wire) towardsBroker(l *link) (hold time.Duration, pace int, ok bool) {
 func (w *wire) towardsDevice(l *link) (hold time.Duration, pace int, ok bool) {
 	w.mu.Lock()
 	lost := l.loss
-	happens := l.asked && lost.on(false)
+	happens := l.asked && lost.hits(answer)
 	pace = w.pace
 	w.mu.Unlock()
 	if happens {
@@ -192,10 +200,10 @@ func (w *wire) towardsDevice(l *link) (hold time.Duration, pace int, ok bool) {
 	return 0, pace, !happens
 }
 
-// on reports whether a planned loss happens to a request or to its answer; it
-// does once.
-func (l *loss) on(request bool) bool {
-	if l == nil || l.spent || l.request != request {
+// hits reports whether a planned loss happens to what is passed on; it does
+// once.
+func (l *loss) hits(passed what) bool {
+	if l == nil || l.spent || l.of != passed {
 		return false
 	}
 	l.spent = true

@@ -101,7 +101,7 @@ func TestWireLosesARequest(t *testing.T) {
 	}
 	<-e.got
 	happened := 0
-	w.lose(&loss{request: true, then: func() { happened++ }})
+	w.lose(&loss{of: request, then: func() { happened++ }})
 	if back, err := talk(t, conn, "lost"); err == nil {
 		t.Errorf("answered with %q", back)
 	}
