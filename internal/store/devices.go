@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
 )
 
@@ -162,6 +163,15 @@ func (h Devices) Remove(ctx context.Context, id registry.DeviceID) error {
 			return err
 		}
 		if err := leave(t, id); err != nil {
+			return err
+		}
+		// Nobody will end what it has begun: it would take a place in flight.
+		begun, err := collect(t, scanExecution, `SELECT `+executionColumns+` FROM executions
+			WHERE device = ? AND status IN ('QUEUED', 'IN_PROGRESS')`, id)
+		if err != nil {
+			return err
+		}
+		if err := endAll(t, begun, protocol.JobRemoved); err != nil {
 			return err
 		}
 		if err := t.change(`DELETE FROM devices WHERE id = ?`, id); err != nil {

@@ -395,3 +395,17 @@ func TestRemovedDeviceHasNoQueuedJob(t *testing.T) {
 	w.ok(w.Devices().Remove(w.ctx, "d1"))
 	w.wantStatus("d1", 1, protocol.JobRemoved)
 }
+
+func TestRemovedDeviceTakesNoPlaceInFlight(t *testing.T) {
+	w := open(t)
+	w.ensure(job)
+	w.member("d1")
+	w.wantReleased(9, "d1")
+	w.set("d1", protocol.JobInProgress)
+	w.ok(w.Devices().Remove(w.ctx, "d1"))
+	w.wantStatus("d1", 1, protocol.JobRemoved)
+	inFlight, err := w.Jobs().InFlight(w.ctx)
+	if err != nil || inFlight != 0 {
+		t.Errorf("%d in flight, %v", inFlight, err)
+	}
+}
