@@ -70,7 +70,7 @@ func (h *Handler) Present(ctx context.Context, caller Caller) error {
 }
 
 // Serve answers one message. A topic that is not a request's, or names no
-// device that could exist, has nobody to answer to and is only counted.
+// device that could exist, has nobody to answer to and is dropped.
 func (h *Handler) Serve(ctx context.Context, m Message) {
 	start := h.Vendor.Now()
 	name, action, ok := h.Topics.Parse(m.Topic)
