@@ -235,8 +235,7 @@ func (h Journal) advance(ctx context.Context, c rotation.Change) (rotation.Rotat
 		})
 	}
 	err := h.s.commit(ctx, func(t *tx) error { return advance(t, c) })
-	c.Rotation.Version++
-	return c.Rotation, err
+	return advanced(c), err
 }
 
 func (h Journal) advanceDraft(ctx context.Context, d *draft, c rotation.Change) (rotation.Rotation, error) {
@@ -275,8 +274,15 @@ func (h Journal) settle(ctx context.Context, d *draft, c rotation.Change, run fu
 	err := h.s.commitThen(ctx,
 		func(t *tx) error { return run(t, new(*taken)) },
 		func(err error) { h.s.drafts.settle(taken, err == nil || errors.Is(err, rotation.ErrChanged)) })
-	c.Rotation.Version++
-	return c.Rotation, err
+	return advanced(c), err
+}
+
+// advanced returns the rotation as a change leaves it. It does not touch the
+// change, which the writer may have in hand still when its caller gave up.
+func advanced(c rotation.Change) rotation.Rotation {
+	r := c.Rotation
+	r.Version++
+	return r
 }
 
 // advance writes a change to a rotation that is in the database.
