@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -162,8 +163,15 @@ func unplugAt(t *testing.T, mode string, line int) bool {
 		}
 	})
 	if len(done) == 0 {
-		terminate(t, c, ended)
-		return false
+		// It may be cut while it is asked to end.
+		if err := c.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			t.Fatal(err)
+		}
+		err := <-ended
+		if err == nil {
+			return false
+		}
+		done <- err
 	}
 	if c.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Fatalf("it ended with %v: %s", <-done, log)
