@@ -82,7 +82,10 @@ func simulateEach(t *testing.T, ctx context.Context, daemon *control.Client, bro
 				got, told, err := simulateOne(t, ctx, daemon, simulateFlags{
 					devices: 8, concurrency: 8, firmware: string(firmware), faults: fault, seed: 1, broker: broker,
 				})
-				if err != nil || got.Violations > 0 || got.Rotated != 8 || got.Failed > 0 {
+				// Under half of all faults at once a device may end without a
+				// rotation, never without a certificate that works.
+				mixed := fault == "all=0.5"
+				if err != nil || got.Violations > 0 || !mixed && (got.Rotated != 8 || got.Failed > 0) {
 					t.Errorf("%+v, %v\n%s", got, err, told)
 				}
 			})
