@@ -90,9 +90,7 @@ func (v *Vendor) verifyProof(ctx context.Context, a admission, r rotation.Rotati
 	if r.IsProven() {
 		return nil // seen in use, which is worth more
 	}
-	err = v.Inventory.Seen(ctx, certificate.Sighting{
-		Device: a.Device, Certificate: r.Certificate, At: v.Now(), Evidence: certificate.Proof, Live: true,
-	})
+	err = v.seen(ctx, a.Device, r.Certificate, certificate.Proof)
 	if errors.Is(err, certificate.ErrNotActive) {
 		return reject(protocol.NotProven, err)
 	}

@@ -89,9 +89,7 @@ func (v *Vendor) Heard(ctx context.Context, caller Caller) error {
 	if caller.Certificate == "" {
 		return nil
 	}
-	err := v.Inventory.Seen(ctx, certificate.Sighting{
-		Device: caller.Device, Certificate: caller.Certificate, At: v.Now(), Evidence: caller.Evidence, Live: true,
-	})
+	err := v.seen(ctx, caller.Device, caller.Certificate, caller.Evidence)
 	switch {
 	case errors.Is(err, certificate.ErrNotActive):
 		return reject(protocol.NotBound, err)
@@ -101,6 +99,11 @@ func (v *Vendor) Heard(ctx context.Context, caller Caller) error {
 		return later(0, err)
 	}
 	return nil
+}
+
+// seen records that a device uses a certificate at this moment.
+func (v *Vendor) seen(ctx context.Context, id registry.DeviceID, c certificate.ID, evidence certificate.Evidence) error {
+	return v.Inventory.Seen(ctx, certificate.Sighting{Device: id, Certificate: c, At: v.Now(), Evidence: evidence, Live: true})
 }
 
 // named checks the previous certificate that a device names: it must be one
@@ -136,9 +139,7 @@ func (v *Vendor) Present(ctx context.Context, caller Caller) error {
 	if err != nil {
 		return err
 	}
-	err = v.Inventory.Seen(ctx, certificate.Sighting{
-		Device: caller.Device, Certificate: caller.Certificate, At: v.Now(), Evidence: caller.Evidence, Live: true,
-	})
+	err = v.seen(ctx, caller.Device, caller.Certificate, caller.Evidence)
 	if err != nil {
 		return err
 	}

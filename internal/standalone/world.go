@@ -150,7 +150,7 @@ func (w *World) openStore(ctx context.Context) (err error) {
 	if _, err := w.store.Journal().VoidLeases(ctx); err != nil {
 		return err
 	}
-	const key = "issuing_ca"
+	const key = store.CACertificate
 	own := string(certificate.IDOf(w.ca.Issuer().Raw))
 	known, err := w.store.Meta(ctx, key)
 	switch {
