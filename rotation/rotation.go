@@ -106,6 +106,13 @@ func (r Rotation) Answers() bool { return r.State.Open() || r.State == Stale }
 // IsProven reports whether the device was ever proven to use its certificate.
 func (r Rotation) IsProven() bool { return !r.ProvenAt.IsZero() }
 
+// ShownBy reports whether a sighting of the rotation's certificate shows that
+// the device took it. A certificate for a key of the device's own did not exist
+// before; a package's may have been in use before the rotation opened.
+func (r Rotation) ShownBy(seen time.Time) bool {
+	return !seen.IsZero() && (!r.ByPackage || !seen.Before(r.Opened))
+}
+
 // Done returns the rotation without a step that has been done.
 func (r Rotation) Done(step Step) Rotation {
 	r.Behind = slices.DeleteFunc(slices.Clone(r.Behind), func(s Step) bool { return s == step })

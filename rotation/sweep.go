@@ -111,7 +111,7 @@ func (c *Closer) resolve(ctx context.Context, r Rotation, due Horizon, swept *Sw
 	}
 	own, _ := certificate.Find(held, r.Certificate)
 	switch {
-	case !own.LastSeen.IsZero() && !own.LastSeen.Before(r.VendedAt):
+	case r.ShownBy(own.LastSeen):
 		swept.Proven++
 		return c.Prove(ctx, r, own.Evidence, own.LastSeen)
 	case r.State == Vended && !r.VendedAt.After(due.Vended):

@@ -41,8 +41,9 @@ func (c *cli) simulate() *cobra.Command {
 into the rotation group and let it rotate: real TLS, real MQTT, keys made on the
 devices, and on each device and its network the faults that --faults says. At the
 end the daemon's inventory is held against what each device has on its disk. A
-device without a certificate that works is a violation: it is printed with all
-the daemon knows of it, and the exit code is 1.
+device without a certificate that works is a violation: it is printed with its
+timeline, and the exit code is 1. One that kept a working certificate and did not
+rotate is printed with the reason, the first ten with their timelines.
 
 Faults, each with its probability for a device (name=p,...; all=p for the rest):
 power-cut, disconnect, lost-reply, lost-ack, late-ack, ack-after-ttl, ack-on-old,

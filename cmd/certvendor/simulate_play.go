@@ -57,11 +57,7 @@ func (s *simulation) run(ctx context.Context) (result simulateResult, err error)
 	}
 	result = sum(report, verdicts)
 	result.seed = s.flags.seed
-	for _, v := range verdicts {
-		if v.Violation != nil {
-			s.tell(ctx, v)
-		}
-	}
+	s.tellAll(ctx, verdicts)
 	return result, nil
 }
 

@@ -26,8 +26,7 @@ type simulated struct {
 // simulateResult is how it went, in numbers and for people.
 type simulateResult struct {
 	simulated
-	seed   uint64
-	failed []string // why, by device
+	seed uint64
 }
 
 // sum counts the verdicts. A device rotates or fails; a violation is a failure
@@ -40,8 +39,6 @@ func sum(report fleet.Report, verdicts []fleet.Verdict) simulateResult {
 			result.Violations++
 		case v.Rotated:
 			result.Rotated++
-		default:
-			result.failed = append(result.failed, fmt.Sprintf("%s: %s", v.Device, oneLine(v.Why)))
 		}
 	}
 	result.Failed = result.Devices - result.Rotated
@@ -60,12 +57,6 @@ func sum(report fleet.Report, verdicts []fleet.Verdict) simulateResult {
 
 // words shows how it went to people.
 func (r simulateResult) words(w io.Writer) {
-	for _, why := range r.failed {
-		fmt.Fprintln(w, "NOT ROTATED "+why)
-	}
-	if len(r.failed) > 0 {
-		fmt.Fprintln(w)
-	}
 	millis := func(m float64) string { return strconv.FormatFloat(m, 'f', 0, 64) }
 	parts := []struct {
 		name string
@@ -81,13 +72,35 @@ func (r simulateResult) words(w io.Writer) {
 		r.Rotated, r.Devices, r.Seconds, r.RotationsPerSecond, r.Violations, r.seed)
 }
 
-// tell prints a violation, and all that the daemon recorded of its device.
-func (s *simulation) tell(ctx context.Context, v fleet.Verdict) {
-	fmt.Fprintf(s.errs, "VIOLATION %s: %s\n", v.Device, oneLine(v.Violation))
-	if v.Why != nil {
-		fmt.Fprintf(s.errs, "  the device says: %s\n", oneLine(v.Why))
+// toldFailures is of how many devices that did not rotate the timeline is
+// printed: what fails a thousand devices fails each in the same way.
+const toldFailures = 10
+
+// tellAll prints each violation, and each device that did not rotate.
+func (s *simulation) tellAll(ctx context.Context, verdicts []fleet.Verdict) {
+	failures := 0
+	for _, v := range verdicts {
+		switch {
+		case v.Violation != nil:
+			fmt.Fprintf(s.errs, "VIOLATION %s: %s\n", v.Device, oneLine(v.Violation))
+			if v.Why != nil {
+				fmt.Fprintf(s.errs, "  the device says: %s\n", oneLine(v.Why))
+			}
+		case v.Rotated:
+			continue
+		default:
+			fmt.Fprintf(s.errs, "NOT ROTATED %s: %s\n", v.Device, oneLine(v.Why))
+			if failures++; failures > toldFailures {
+				continue
+			}
+		}
+		s.tell(ctx, v.Device)
 	}
-	detail, err := s.daemon.Device(ctx, v.Device)
+}
+
+// tell prints all that the daemon recorded of a device.
+func (s *simulation) tell(ctx context.Context, device string) {
+	detail, err := s.daemon.Device(ctx, device)
 	if err != nil {
 		fmt.Fprintf(s.errs, "  its timeline cannot be read: %s\n", oneLine(err))
 		return

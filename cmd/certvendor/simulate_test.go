@@ -82,10 +82,7 @@ func simulateEach(t *testing.T, ctx context.Context, daemon *control.Client, bro
 				got, told, err := simulateOne(t, ctx, daemon, simulateFlags{
 					devices: 8, concurrency: 8, firmware: string(firmware), faults: fault, seed: 1, broker: broker,
 				})
-				// Under half of all faults at once a device may end without a
-				// rotation, never without a certificate that works.
-				mixed := fault == "all=0.5"
-				if err != nil || got.Violations > 0 || !mixed && (got.Rotated != 8 || got.Failed > 0) {
+				if err != nil || got.Violations > 0 || got.Rotated != 8 || got.Failed > 0 {
 					t.Errorf("%+v, %v\n%s", got, err, told)
 				}
 			})
@@ -122,10 +119,10 @@ func TestSimulationTellsOfViolations(t *testing.T) {
 		t.Fatal(err)
 	}
 	result := sum(report, verdicts)
-	if result.Violations != 1 || result.Rotated != 1 || result.Failed != 1 || len(result.failed) != 0 {
+	if result.Violations != 1 || result.Rotated != 1 || result.Failed != 1 {
 		t.Errorf("%+v", result)
 	}
-	s.tell(ctx, verdicts[1])
+	s.tellAll(ctx, verdicts)
 	for _, want := range []string{"VIOLATION " + s.options.Devices[1].Name + ": read the disk", "state=vended", "state=finished", "retirement.done", "ACTIVE"} {
 		if !strings.Contains(errs.String(), want) {
 			t.Errorf("does not say %q:\n%s", want, errs.String())
@@ -179,7 +176,7 @@ func TestSimulationInWords(t *testing.T) {
 	}
 	var out bytes.Buffer
 	result.words(&out)
-	for _, want := range []string{"NOT ROTATED slow: no answer", "connect  10", "1 of 3 devices rotated in 2.0 s, 0.5 a second; 1 violations; seed 42"} {
+	for _, want := range []string{"connect  10", "1 of 3 devices rotated in 2.0 s, 0.5 a second; 1 violations; seed 42"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("does not say %q:\n%s", want, out.String())
 		}

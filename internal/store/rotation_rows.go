@@ -59,7 +59,7 @@ func since(r rotation.Rotation) int64 {
 // with its version as it stands. An event records a state it was not in before.
 func write(t *tx, r rotation.Rotation, before rotation.State) error {
 	err := t.change(`INSERT INTO rotations (`+rotationColumns+`, since, woken)
-		VALUES (?1, ?2, ?3, ?, ?, ?6, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?16, ?, ?, ?, ?, ?, ?, ?, `+woken+`)
+		VALUES (?1, ?2, ?3, ?4, ?, ?6, ?, ?, ?, ?, ?, ?, ?, ?, ?15, ?, ?, ?, ?, ?, ?, ?, ?, `+woken+`)
 		ON CONFLICT (device, number) DO UPDATE SET state = excluded.state, by_package = excluded.by_package,
 		key = excluded.key, certificate = excluded.certificate, over = excluded.over, named = excluded.named,
 		held = excluded.held, nonce = excluded.nonce, profile = excluded.profile, evidence = excluded.evidence,
@@ -76,10 +76,10 @@ func write(t *tx, r rotation.Rotation, before rotation.State) error {
 	return t.audit(Event{Kind: RotationState, Device: r.Device, Certificate: r.Certificate, Detail: detail(r)})
 }
 
-// woken says whether the rotation's certificate was seen since it was vended.
-// What is seen later wakes it too, see writeSighting.
+// woken says whether a sighting has shown the rotation's certificate, by
+// rotation.Rotation.ShownBy. What is seen later wakes it too, see writeSighting.
 const woken = `(?3 IN ('vended', 'acknowledged', 'stale') AND EXISTS (SELECT 1 FROM holdings h
-	WHERE h.device = ?1 AND h.certificate = ?6 AND h.seen > 0 AND h.seen >= ?16))`
+	WHERE h.device = ?1 AND h.certificate = ?6 AND h.seen > 0 AND (NOT ?4 OR h.seen >= ?15)))`
 
 func detail(r rotation.Rotation) map[string]string {
 	all := map[string]string{"rotation": strconv.FormatInt(r.Number, 10), "state": string(r.State)}

@@ -249,7 +249,7 @@ func writeSighting(t *tx, seen certificate.Sighting) error {
 		return err
 	}
 	return t.change(`UPDATE rotations SET woken = 1 WHERE device = ? AND certificate = ? AND woken = 0
-		AND state IN ('vended', 'acknowledged', 'stale') AND vended_at <= ?`, seen.Device, seen.Certificate, at)
+		AND state IN ('vended', 'acknowledged', 'stale') AND (NOT by_package OR opened <= ?)`, seen.Device, seen.Certificate, at)
 }
 
 // latestOf returns the sighting that came last over all the device holds.

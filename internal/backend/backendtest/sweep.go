@@ -17,6 +17,7 @@ func sweepScenarios() []scenario {
 		{"stale_then_proven_by_signature", staleThenProof},
 		{"stale_then_the_same_key", staleThenSameKey},
 		{"stale_then_the_same_key_over_its_own_certificate", staleThenOwn},
+		{"stale_then_the_same_key_beside_a_connection", staleThenSameKeyBeside},
 		{"stale_then_another_key", staleThenOther},
 		{"stale_then_another_key_over_its_own_certificate", staleThenOtherOverOwn},
 		{"stale_package_is_linked_again", stalePackage},
@@ -108,6 +109,26 @@ func staleThenOwn(t *testing.T, open Open) {
 	r.Settled()
 	r.Sweep()
 	d.WantStates(rotation.Finished)
+}
+
+// staleThenSameKeyBeside: the device connects with its new certificate while an
+// earlier get of its, delivered late, brings the rotation back to life. That
+// the connection's proof came too late for the journal must not lose it.
+func staleThenSameKeyBeside(t *testing.T, open Open) {
+	r, d, next := stale(t, open)
+	r.faults.fail("advance", 1)
+	r.must(d.Connect(next))
+	d.WantStates(rotation.Stale)
+	d.Get(d.First, next.Key).OK()
+	d.WantStates(rotation.Vended)
+	r.Sweep()
+	d.WantStates(rotation.Proven)
+	r.must(d.Connect(next))
+	r.Settled()
+	r.Sweep()
+	d.WantStates(rotation.Finished)
+	r.Sweep()
+	d.Want(certificate.Inactive, d.First)
 }
 
 func staleThenOther(t *testing.T, open Open) {

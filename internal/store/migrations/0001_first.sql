@@ -87,7 +87,7 @@ CREATE TABLE rotations (
   lease_until    INTEGER NOT NULL,
   version        INTEGER NOT NULL,
   since          INTEGER NOT NULL, -- from when on the sweep counts its patience
-  woken          INTEGER NOT NULL, -- its certificate was seen after it was vended
+  woken          INTEGER NOT NULL, -- a sighting has shown its certificate
   PRIMARY KEY (device, number)
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX rotations_open ON rotations (device)
