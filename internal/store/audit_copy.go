@@ -132,7 +132,7 @@ func (h head) check(q querier) error {
 }
 
 func eventsAfter(q querier, seq int64, most int) ([]Event, error) {
-	return collect(q, scanEvent, `SELECT `+eventColumns+` FROM audit WHERE seq > ? ORDER BY seq LIMIT ?`, seq, most)
+	return collect(q, scanEvent, `SELECT `+eventColumns+` FROM audit WHERE seq > ? ORDER BY seq`+atMost, seq, most)
 }
 
 // write appends events to the current file, syncs it, and returns those that

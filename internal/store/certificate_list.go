@@ -34,7 +34,7 @@ func listed(q querier, query certificate.Query) ([]certificate.Holding, error) {
 	}
 	const order = ` ORDER BY c.id, h.device`
 	most := limit(query.Limit)
-	text := `SELECT ` + holdingColumns + ` FROM ` + from + f.String() + order + ` LIMIT ?`
+	text := `SELECT ` + holdingColumns + ` FROM ` + from + f.String() + order + atMost
 	page, err := collect(q, scanHolding, text, append(f.args, most+1)...)
 	if err != nil || len(page) <= most {
 		return page, err

@@ -112,7 +112,7 @@ func (h Devices) List(ctx context.Context, query registry.Query) ([]registry.Dev
 		where = append(where, `EXISTS (SELECT 1 FROM attributes x WHERE x.device = d.id AND x.name = ? AND x.value = ?)`)
 		args = append(args, name, query.Attributes[name])
 	}
-	text := `SELECT ` + deviceColumns + ` FROM ` + from + ` WHERE ` + strings.Join(where, " AND ") + ` ORDER BY d.id LIMIT ?`
+	text := `SELECT ` + deviceColumns + ` FROM ` + from + ` WHERE ` + strings.Join(where, " AND ") + ` ORDER BY d.id` + atMost
 	if len(query.Attributes) > 0 {
 		text = strings.Replace(text, `ORDER BY d.id`, `ORDER BY a.device`, 1)
 	}

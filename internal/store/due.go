@@ -131,7 +131,7 @@ const (
 	waitingStates = `state IN ('intended', 'issued', 'vended')`
 	openStates    = `state IN ('intended', 'issued', 'vended', 'acknowledged', 'proven')`
 	unleased      = `(lease_instance = '' OR lease_until <= ?)`
-	duePart       = ` AND device > ? AND ` + unleased + ` ORDER BY device LIMIT ?`
+	duePart       = ` AND device > ? AND ` + unleased + ` ORDER BY device` + atMost
 )
 
 func dueRotations(q querier, horizon rotation.Horizon) ([]rotation.Rotation, error) {
@@ -169,7 +169,7 @@ func dueRotations(q querier, horizon rotation.Horizon) ([]rotation.Rotation, err
 // manyOf reports whether more rows are due than are worth sorting for a page.
 func manyOf(q querier, page int, from string, args []any) (bool, error) {
 	most := manyDue * page
-	n, err := value[int](q.row(`SELECT count(*) FROM (SELECT 1 FROM `+from+` LIMIT ?)`, append(slices.Clone(args), most+1)...))
+	n, err := value[int](q.row(`SELECT count(*) FROM (SELECT 1 FROM `+from+atMost+`)`, append(slices.Clone(args), most+1)...))
 	return n > most, err
 }
 
@@ -193,6 +193,6 @@ func dueRetirements(q querier, horizon rotation.Horizon) ([]rotation.Retirement,
 		index = `retirements_device`
 	}
 	return collect(q, scanRetirement, `SELECT `+retirementColumns+` FROM retirements INDEXED BY `+index+
-		` WHERE `+where+` AND device > ? ORDER BY device LIMIT ?`,
+		` WHERE `+where+` AND device > ? ORDER BY device`+atMost,
 		nanos(horizon.Now), horizon.After, horizon.Limit+1)
 }

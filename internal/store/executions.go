@@ -135,7 +135,7 @@ func (h Jobs) Release(ctx context.Context, most int) ([]registry.DeviceID, error
 		}
 		waiting, err := collect(t, value[registry.DeviceID], `SELECT m.device
 			FROM members m INDEXED BY members_waiting CROSS JOIN devices d
-			WHERE m.waits <> 0 AND d.id = m.device AND d.blocked = 0 ORDER BY m.waits, m.device LIMIT ?`, most)
+			WHERE m.waits <> 0 AND d.id = m.device AND d.blocked = 0 ORDER BY m.waits, m.device`+atMost, most)
 		if err != nil {
 			return nil, err
 		}
@@ -189,7 +189,7 @@ const timeOutMost = 1000
 func (h Jobs) TimeOut(ctx context.Context, startedBefore time.Time) ([]registry.DeviceID, error) {
 	ended, err := commitFor(ctx, h.s, func(t *tx) ([]registry.DeviceID, error) {
 		late, err := collect(t, scanExecution, `SELECT `+executionColumns+` FROM executions INDEXED BY executions_started
-			WHERE status = 'IN_PROGRESS' AND started < ? ORDER BY started LIMIT ?`, nanos(startedBefore), timeOutMost)
+			WHERE status = 'IN_PROGRESS' AND started < ? ORDER BY started`+atMost, nanos(startedBefore), timeOutMost)
 		if err != nil {
 			return nil, err
 		}

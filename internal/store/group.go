@@ -105,7 +105,7 @@ func (h Group) Members(ctx context.Context, after registry.DeviceID, most int) (
 			err = row.Scan(&m.Device, &since)
 			m.Since = moment(since)
 			return m, err
-		}, `SELECT device, since FROM members WHERE device > ? ORDER BY device LIMIT ?`, after, limit(most))
+		}, `SELECT device, since FROM members WHERE device > ? ORDER BY device`+atMost, after, limit(most))
 		return err
 	})
 	if err != nil {

@@ -25,7 +25,7 @@ func (h Journal) Find(ctx context.Context, device registry.DeviceID) (rotation.H
 	var found rotation.History
 	err := h.s.look(ctx, func(q querier) (err error) {
 		found.Rotations, err = collect(q, scanRotation, `SELECT `+rotationColumns+` FROM rotations
-			WHERE device = ? ORDER BY number DESC LIMIT ?`, device, rotation.HistoryLimit)
+			WHERE device = ? ORDER BY number DESC`+atMost, device, rotation.HistoryLimit)
 		return err
 	})
 	if err != nil {

@@ -83,7 +83,7 @@ func byDevice[T any](
 	where func(device string, of registry.DeviceID) *filter, device func(T) registry.DeviceID,
 ) ([]T, error) {
 	f := where(`device > ?`, p.after)
-	page, err := collect(q, scan, p.from+f.String()+` ORDER BY device, `+p.order+` LIMIT ?`, append(f.args, p.most)...)
+	page, err := collect(q, scan, p.from+f.String()+` ORDER BY device, `+p.order+atMost, append(f.args, p.most)...)
 	if err != nil || len(page) < p.most {
 		return page, err
 	}

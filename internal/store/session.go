@@ -9,6 +9,11 @@ import (
 // readers is how many connections read at the same time.
 const readers = 8
 
+// atMost ends a query of so many rows. SQLite looks at a bare parameter of LIMIT
+// to choose its plan, and plans anew for every value, at about the price of the
+// query itself; it does not look into an expression.
+const atMost = ` LIMIT ?+0`
+
 // session is one connection with the statements prepared on it, used by one
 // goroutine at a time.
 type session struct {
