@@ -30,5 +30,8 @@ func lock(directory string) (release func(), err error) {
 	if err := lockExclusively(file); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", directory, err), file.Close())
 	}
-	return func() { _ = file.Close() }, nil // nothing was written
+	return func() {
+		unlock(file)
+		_ = file.Close() // nothing was written
+	}, nil
 }

@@ -15,3 +15,9 @@ func lockExclusively(file *os.File) error {
 	}
 	return err
 }
+
+// unlock gives the lock back also where a process that is just being started
+// has a copy of the descriptor, which it closes a moment later.
+func unlock(file *os.File) {
+	_ = syscall.Flock(int(file.Fd()), syscall.LOCK_UN) // closing it does the same, in the end
+}

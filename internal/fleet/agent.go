@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/device"
 	"github.com/certvendor/certvendor/protocol"
 )
@@ -38,7 +39,7 @@ func (o Options) playAgent(ctx context.Context, d Device, r *Result) error {
 	}
 	r.old = a.Current()
 	err = a.RunOnce(ctx)
-	r.current, r.Timing, r.Acked = a.Current(), watch.timing, watch.acked
+	r.current, r.Timing, r.Acked, r.Received = a.Current(), watch.timing, watch.acked, watch.received
 	return err
 }
 
@@ -66,7 +67,7 @@ func (o Options) liveAgent(ctx context.Context, d Device, r *Result, s *script) 
 		return err
 	}
 	l := &agentLife{o: o, d: d, r: r, s: s, parent: ctx}
-	defer func() { r.Timing, r.Acked = l.watch.timing, l.watch.acked }()
+	defer func() { r.Timing, r.Acked, r.Received = l.watch.timing, l.watch.acked, l.watch.received }()
 	var wrong error
 	for range maxBoots {
 		ended, err := l.boot(ctx)
@@ -186,11 +187,12 @@ func (l *agentLife) settle(ctx context.Context) error {
 	return nil
 }
 
-// stopwatch reads the timing off a device's events.
+// stopwatch reads what happened, and how long it took, off a device's events.
 type stopwatch struct {
 	mu                 sync.Mutex
 	job, asked, stored time.Time
 	acked              bool
+	received           []certificate.ID
 	timing             Timing
 }
 
@@ -211,6 +213,7 @@ func (w *stopwatch) note(e device.Event) {
 		w.asked = first(w.asked, e.Time)
 	case device.CertificateStored:
 		w.timing.Get, w.stored, w.asked = e.Time.Sub(w.asked), e.Time, time.Time{}
+		w.received = append(w.received, certificate.ID(e.CertificateID))
 	case device.CandidateConnected:
 		w.timing.Connect = e.Time.Sub(first(w.stored, e.Time))
 	case device.Acknowledged:

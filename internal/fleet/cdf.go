@@ -10,8 +10,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/certvendor/certvendor/protocol"
@@ -53,11 +51,7 @@ func (o Options) playCDF(ctx context.Context, d Device, r *Result) error {
 // liveCDF lets CDF firmware carry out one job, through all of its plan.
 func (o Options) liveCDF(ctx context.Context, d Device, r *Result, s *script) error {
 	d.AckEarly = d.AckEarly || d.Plan.AckOnOld
-	disk := o.disk(d)
-	if err := os.MkdirAll(disk, 0o700); err != nil {
-		return err
-	}
-	if err := (slot{path: filepath.Join(disk, slotName), pair: r.old}).write(); err != nil {
+	if err := o.provisionSlot(d, r.old); err != nil {
 		return err
 	}
 	f := &original{o: o, d: d, r: r, s: s, parent: ctx}
@@ -199,7 +193,7 @@ func (f *original) get(ctx context.Context, s *session) (next tls.Certificate, e
 			}
 		}
 		if next, err = f.getOnce(ctx, s); err == nil {
-			f.r.Get = time.Since(asked)
+			f.r.Get, f.r.Received = time.Since(asked), append(f.r.Received, idOf(next))
 			return next, nil
 		}
 		if errors.Is(err, errLost) || ctx.Err() != nil {

@@ -87,9 +87,10 @@ type Result struct {
 	OldID    certificate.ID
 	NewID    certificate.ID // of the certificate in use at the end
 	Timing
-	Notes  []string // what was tried and refused, for people
-	Faults []Fault  // what of its plan came true, as far as it is a moment's
-	Err    error
+	Received []certificate.ID // every certificate it was given, in order; one may come again
+	Notes    []string         // what was tried and refused, for people
+	Faults   []Fault          // what of its plan came true, as far as it is a moment's
+	Err      error
 
 	old, current tls.Certificate
 }

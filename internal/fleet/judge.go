@@ -89,7 +89,7 @@ func (o Options) judge(ctx context.Context, d Device, r Result) (Verdict, error)
 	if err != nil {
 		return v, err
 	}
-	if v.Violation = after.hold(pairs, works); v.Violation != nil {
+	if v.Violation = errors.Join(after.hold(pairs, works), after.know(r.Received)); v.Violation != nil {
 		return v, nil
 	}
 	state := account.stateOf(works)
@@ -188,6 +188,17 @@ func (o Options) connects(ctx context.Context, name string, pair tls.Certificate
 		}
 	}
 	return err
+}
+
+// know returns an error for a certificate that the device was given and that
+// the inventory does not have.
+func (a Account) know(received []certificate.ID) error {
+	for _, id := range received {
+		if _, known := a.Holds[id]; !known {
+			return fmt.Errorf("certificate %.12s was vended, and is not in the inventory", id)
+		}
+	}
+	return nil
 }
 
 // hold holds the inventory against the disk: it knows every certificate there,

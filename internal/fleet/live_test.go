@@ -273,6 +273,12 @@ func TestInstallDelay(t *testing.T) {
 		}
 	}
 	w.wantRotated(t, o, report)
+	// A device whose folder is there goes on from it.
+	for _, r := range play(t, o).Results {
+		if r.NewID != report.Results[0].NewID && r.NewID != report.Results[1].NewID || len(r.Received) > 0 {
+			t.Errorf("%s, played again: on %s, received %v", r.Device, r.NewID, r.Received)
+		}
+	}
 }
 
 // Whatever is drawn, every device ends well.
@@ -307,19 +313,20 @@ func TestJudgeFindsViolations(t *testing.T) {
 	}
 	w.held["cdf-1"] = w.held["cdf-1"][:1] // the inventory lost what it was vended
 	w.mu.Unlock()
+	report.Results[2].Received = append(report.Results[2].Received, "lost")
 	if err := os.WriteFile(filepath.Join(o.Directory, "cdf-2", slotName), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	found := verdicts()
 	for i, want := range map[int]string{
-		0: "no certificate on its disk works", 3: "on its disk, and not in the inventory", 5: "read the disk",
+		0: "no certificate on its disk works", 2: "certificate lost was vended, and is not in the inventory", 3: "on its disk, and not in the inventory", 5: "read the disk",
 	} {
 		v := found[i]
 		if v.Violation == nil || !strings.Contains(v.Violation.Error(), want) || v.Rotated {
 			t.Errorf("%s: %v, rotated %t; want %q", v.Device, v.Violation, v.Rotated, want)
 		}
 	}
-	for _, i := range []int{1, 2, 4} {
+	for _, i := range []int{1, 4} {
 		if v := found[i]; v.Violation != nil || !v.Rotated {
 			t.Errorf("%s: %v", v.Device, v.Violation)
 		}

@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -31,6 +32,18 @@ type slotFile struct {
 }
 
 const slotName = "slot.json"
+
+// provisionSlot writes a device's first pair, unless its disk is there already.
+func (o Options) provisionSlot(d Device, first tls.Certificate) error {
+	disk := o.disk(d)
+	if _, err := os.Stat(filepath.Join(disk, slotName)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(disk, 0o700); err != nil {
+		return err
+	}
+	return slot{path: filepath.Join(disk, slotName), pair: first}.write()
+}
 
 func readSlot(disk string) (slot, error) {
 	s := slot{path: filepath.Join(disk, slotName)}
