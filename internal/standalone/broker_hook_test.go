@@ -278,3 +278,22 @@ func TestTheFleetsOwnTopics(t *testing.T) {
 		t.Error("published as another device")
 	}
 }
+
+// TestAPanicEndsOneConnection: what goes wrong on a connection's goroutine, in
+// our code or the library's, costs the device its connection and nobody more.
+func TestAPanicEndsOneConnection(t *testing.T) {
+	w := startBroker(t)
+	w.receiver.serve = func(_ context.Context, m vending.Message) {
+		panic("a bug met by " + string(m.Caller.Device))
+	}
+	other := w.raw(w.ca.device("other"), "other")
+	evil := w.raw(w.ca.device("evil"), "evil")
+	evil.publish(1, "cdf/certificates/evil/get", "{}")
+	evil.expectEnd()
+	eventually(t, "the connection is gone, and the panic counted", func() bool {
+		return w.Connections() == 1 && w.Stats().Panics == 1
+	})
+	other.alive()
+	again := w.raw(w.ca.device("evil"), "evil")
+	again.alive()
+}
