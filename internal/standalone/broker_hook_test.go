@@ -283,6 +283,7 @@ func TestTheFleetsOwnTopics(t *testing.T) {
 // our code or the library's, costs the device its connection and nobody more.
 func TestAPanicEndsOneConnection(t *testing.T) {
 	w := startBroker(t)
+	w.panics = 1
 	w.receiver.serve = func(_ context.Context, m vending.Message) {
 		panic("a bug met by " + string(m.Caller.Device))
 	}
