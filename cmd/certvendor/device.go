@@ -49,7 +49,7 @@ func (c *cli) deviceShow() *cobra.Command {
 			}
 			return c.print(d, func(w io.Writer) {
 				printDevice(w, d)
-				printRotations(w, d)
+				printRotations(w, d.Rotations, d.Retirements)
 				section(w, "WHEN WHAT CERTIFICATE DETAIL", d.Timeline, func(e control.Event) []string {
 					return []string{when(e.At), e.Kind, short(e.Certificate), pairs(e.Detail)}
 				})

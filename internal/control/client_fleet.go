@@ -1,0 +1,70 @@
+package control
+
+import (
+	"context"
+	"iter"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// CertificateQuery selects certificates; its zero value selects all.
+type CertificateQuery struct {
+	Device     string
+	Issuer     string         // its common name, or its whole name
+	Key        string         // the id of a key
+	Standing   string         // ACTIVE, INACTIVE or DELETED
+	Within     *time.Duration // only those that expire within this time, or have expired
+	Attributes map[string]string
+}
+
+// Certificates goes through certificates by id, each as often as it is held.
+func (c *Client) Certificates(ctx context.Context, q CertificateQuery) iter.Seq2[HeldCertificate, error] {
+	query := selection(q.Within, q.Attributes)
+	for name, value := range map[string]string{"device": q.Device, "issuer": q.Issuer, "key": q.Key, "standing": q.Standing} {
+		if value != "" {
+			query.Set(name, value)
+		}
+	}
+	return parts[HeldCertificate](ctx, c, request{method: http.MethodGet, path: "/v1/certificates", query: query})
+}
+
+// Certificate returns all that is known of the certificate whose id is, or
+// begins with, a text.
+func (c *Client) Certificate(ctx context.Context, id string) (CertificateDetail, error) {
+	return ask[CertificateDetail](ctx, c, request{method: http.MethodGet, path: "/v1/certificates/" + url.PathEscape(id)})
+}
+
+func selection(within *time.Duration, attributes map[string]string) url.Values {
+	query := url.Values{}
+	if within != nil {
+		query.Set("within", within.String())
+	}
+	for name, value := range attributes {
+		query.Add("attribute", name+"="+value)
+	}
+	return query
+}
+
+// parts goes through a list that is looked through, until nothing is left.
+func parts[T any](ctx context.Context, c *Client, r request) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for {
+			page, err := ask[part[T]](ctx, c, r)
+			if err != nil {
+				var none T
+				yield(none, err)
+				return
+			}
+			for _, found := range page.Found {
+				if !yield(found, nil) {
+					return
+				}
+			}
+			if page.After == "" {
+				return
+			}
+			r.query.Set("after", page.After)
+		}
+	}
+}
