@@ -118,12 +118,14 @@ func yes(b bool) string {
 }
 
 // pairs writes a map as k=v, sorted.
-func pairs(m map[string]string) string {
+func pairs(m map[string]string) string { return dash(assignments(m, " ")) }
+
+func assignments(m map[string]string, between string) string {
 	var all []string
 	for _, name := range slices.Sorted(maps.Keys(m)) {
 		all = append(all, name+"="+m[name])
 	}
-	return dash(strings.Join(all, " "))
+	return strings.Join(all, between)
 }
 
 // counts writes how many there are of each, sorted.

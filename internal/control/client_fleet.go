@@ -5,6 +5,7 @@ import (
 	"iter"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 )
 
@@ -35,6 +36,18 @@ func (c *Client) Certificate(ctx context.Context, id string) (CertificateDetail,
 	return ask[CertificateDetail](ctx, c, request{method: http.MethodGet, path: "/v1/certificates/" + url.PathEscape(id)})
 }
 
+// FleetQuery selects devices; its zero value selects all.
+type FleetQuery struct {
+	Within     *time.Duration // only those whose certificate expires within this time, or has expired
+	Attributes map[string]string
+}
+
+// Fleet goes through the devices by name, each with the certificate it uses.
+func (c *Client) Fleet(ctx context.Context, q FleetQuery) iter.Seq2[FleetDevice, error] {
+	query := selection(q.Within, q.Attributes)
+	return parts[FleetDevice](ctx, c, request{method: http.MethodGet, path: "/v1/fleet", query: query})
+}
+
 func selection(within *time.Duration, attributes map[string]string) url.Values {
 	query := url.Values{}
 	if within != nil {
@@ -46,25 +59,44 @@ func selection(within *time.Duration, attributes map[string]string) url.Values {
 	return query
 }
 
-// parts goes through a list that is looked through, until nothing is left.
+// parts goes through a list that is looked through, until nothing is left. The
+// daemon looks through the next part while this one is used.
 func parts[T any](ctx context.Context, c *Client, r request) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
-		for {
-			page, err := ask[part[T]](ctx, c, r)
-			if err != nil {
+		ctx, cancel := context.WithCancel(ctx)
+		var asking sync.WaitGroup
+		defer asking.Wait()
+		defer cancel()
+		type answer struct {
+			part part[T]
+			err  error
+		}
+		next := make(chan answer, 1)
+		ask := func() {
+			asking.Go(func() {
+				page, err := ask[part[T]](ctx, c, r)
+				next <- answer{page, err}
+			})
+		}
+		for ask(); ; {
+			got := <-next
+			if got.err != nil {
 				var none T
-				yield(none, err)
+				yield(none, got.err)
 				return
 			}
-			for _, found := range page.Found {
+			if got.part.After != "" {
+				r.query.Set("after", got.part.After)
+				ask()
+			}
+			for _, found := range got.part.Found {
 				if !yield(found, nil) {
 					return
 				}
 			}
-			if page.After == "" {
+			if got.part.After == "" {
 				return
 			}
-			r.query.Set("after", page.After)
 		}
 	}
 }

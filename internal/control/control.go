@@ -48,6 +48,8 @@ type Ports struct {
 	// ListPackages returns the packages of at most so many devices, by device,
 	// after one; empty at the end.
 	ListPackages func(ctx context.Context, after registry.DeviceID, limit int) ([]Package, error)
+	// ListFleet returns a page of devices, each with the certificate it uses.
+	ListFleet func(context.Context, registry.Query) ([]FleetDevice, error)
 	// Roots returns, as PEM, what devices verify the broker and links by.
 	Roots func() []byte
 	// CAs lists the CA's certificates.

@@ -86,6 +86,7 @@ func (s *Server) routes() http.Handler {
 		"DELETE /v1/devices/{name}":       s.removeDevice,
 		"POST /v1/devices/{name}/block":   s.block(true),
 		"POST /v1/devices/{name}/unblock": s.block(false),
+		"GET /v1/fleet":                   s.listFleet,
 		"GET /v1/certificates":            s.listCertificates,
 		"GET /v1/certificates/{id}":       s.showCertificate,
 		"POST /v1/members":                s.join,
