@@ -34,7 +34,8 @@ func (a *App) ports() control.Ports {
 		Now: a.clock.Now, Validity: c.Vending.Validity, Backdate: c.Vending.Backdate,
 		Policies: policies, PerMinute: c.Rotation.PerMinute, Job: a.job(),
 		BuildPackage: standalone.BuildPackage, ListPackages: a.listPackages, ListFleet: a.listFleet,
-		Roots: a.world.CA().ServerRoots, CAs: a.listCAs,
+		Explain: a.handler.Vendor.Explain,
+		Roots:   a.world.CA().ServerRoots, CAs: a.listCAs,
 		Sweep: a.sweep, AddedMember: a.world.Poke, Note: a.note, Timeline: a.timeline,
 		VerifyAudit: a.world.Store().Audit().Verify, Ready: a.Ready,
 	}

@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"sync"
 	"time"
+
+	"github.com/certvendor/certvendor/protocol"
 )
 
 // CertificateQuery selects certificates; its zero value selects all.
@@ -46,6 +48,15 @@ type FleetQuery struct {
 func (c *Client) Fleet(ctx context.Context, q FleetQuery) iter.Seq2[FleetDevice, error] {
 	query := selection(q.Within, q.Attributes)
 	return parts[FleetDevice](ctx, c, request{method: http.MethodGet, path: "/v1/fleet", query: query})
+}
+
+// Explain says what requests of a device would meet now: a get, an ack, or with
+// no action either.
+func (c *Client) Explain(ctx context.Context, name string, action protocol.Action) (Explanation, error) {
+	return ask[Explanation](ctx, c, request{
+		method: http.MethodGet, path: "/v1/devices/" + url.PathEscape(name) + "/explain",
+		query: url.Values{"action": {string(action)}},
+	})
 }
 
 func selection(within *time.Duration, attributes map[string]string) url.Values {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/jobs"
+	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
 	"github.com/certvendor/certvendor/rotation"
 	"github.com/certvendor/certvendor/vending"
@@ -50,6 +51,9 @@ type Ports struct {
 	ListPackages func(ctx context.Context, after registry.DeviceID, limit int) ([]Package, error)
 	// ListFleet returns a page of devices, each with the certificate it uses.
 	ListFleet func(context.Context, registry.Query) ([]FleetDevice, error)
+	// Explain says what a device's requests would meet now; see
+	// vending.Vendor.
+	Explain func(context.Context, registry.DeviceID, protocol.Action) (vending.Explanation, error)
 	// Roots returns, as PEM, what devices verify the broker and links by.
 	Roots func() []byte
 	// CAs lists the CA's certificates.

@@ -83,6 +83,7 @@ func (s *Server) routes() http.Handler {
 		"POST /v1/devices/adopt":          s.adoptDevice,
 		"GET /v1/devices":                 s.listDevices,
 		"GET /v1/devices/{name}":          s.showDevice,
+		"GET /v1/devices/{name}/explain":  s.explainDevice,
 		"DELETE /v1/devices/{name}":       s.removeDevice,
 		"POST /v1/devices/{name}/block":   s.block(true),
 		"POST /v1/devices/{name}/unblock": s.block(false),

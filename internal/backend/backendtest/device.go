@@ -229,6 +229,7 @@ func (d *Device) askOf(i *instance, over Cert, action protocol.Action, body stri
 	r := d.rig
 	r.clock.Advance(tick)
 	d.use(over)
+	foretold := d.foretell(i, over, action, body)
 	r.replies = nil
 	i.handler.Serve(r.ctx, vending.Message{
 		Topic: protocol.DefaultTopics().Request(string(d.ID), action), Payload: []byte(body),
@@ -236,6 +237,7 @@ func (d *Device) askOf(i *instance, over Cert, action protocol.Action, body stri
 	})
 	reply := r.onlyReply(d, action)
 	r.note(d, step(d, string(action), over), reply)
+	d.agree(foretold, reply, step(d, string(action), over))
 	r.check(d, step(d, string(action), over))
 	return reply
 }
