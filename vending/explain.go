@@ -231,13 +231,18 @@ func callers(a admission) []Caller {
 	}
 	var all []Caller
 	for _, h := range a.held {
-		c := Caller{Device: a.Device, Certificate: h.ID, Evidence: certificate.Connection}
-		if parsed, err := h.X509(); err == nil {
-			c.CommonName = parsed.Subject.CommonName
-		}
-		all = append(all, c)
+		all = append(all, CallerOver(h))
 	}
 	return all
+}
+
+// CallerOver is a device that speaks over a certificate that it holds.
+func CallerOver(h certificate.Holding) Caller {
+	c := Caller{Device: h.Device, Certificate: h.ID, Evidence: certificate.Connection}
+	if parsed, err := h.X509(); err == nil {
+		c.CommonName = parsed.Subject.CommonName
+	}
+	return c
 }
 
 // answers rehearses what a device could ask over one certificate.

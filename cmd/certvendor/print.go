@@ -176,6 +176,13 @@ func (p *progress) step() {
 	fmt.Fprintf(p.w, "\r%s [%s%s] %d of %d", p.what, strings.Repeat("#", full), strings.Repeat(".", barWidth-full), p.done, p.total)
 }
 
+// at counts so many, of a number that nobody knows.
+func (p *progress) at(done int) {
+	if p.w != nil {
+		fmt.Fprintf(p.w, "\r%s: %d", p.what, done)
+	}
+}
+
 // clear leaves an empty line.
 func (p *progress) clear() {
 	if p.w != nil {

@@ -34,8 +34,10 @@ func (a *App) ports() control.Ports {
 		Now: a.clock.Now, Validity: c.Vending.Validity, Backdate: c.Vending.Backdate,
 		Policies: policies, PerMinute: c.Rotation.PerMinute, Job: a.job(),
 		BuildPackage: standalone.BuildPackage, ListPackages: a.listPackages, ListFleet: a.listFleet,
-		Explain: a.handler.Vendor.Explain,
-		Roots:   a.world.CA().ServerRoots, CAs: a.listCAs,
+		Naming: c.Profile().Naming, Window: c.Standalone.Broker.Expired,
+		RepeatedKeys: a.world.Store().Certificates().RepeatedKeys,
+		Rehearse:     a.handler.Vendor.Rehearse, Explain: a.handler.Vendor.Explain,
+		Roots: a.world.CA().ServerRoots, CAs: a.listCAs,
 		Sweep: a.sweep, AddedMember: a.world.Poke, Note: a.note, Timeline: a.timeline,
 		VerifyAudit: a.world.Store().Audit().Verify, Ready: a.Ready,
 	}

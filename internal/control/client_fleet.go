@@ -59,6 +59,28 @@ func (c *Client) Explain(ctx context.Context, name string, action protocol.Actio
 	})
 }
 
+// Survey looks through all certificates, keys and devices, and returns what is
+// out there. looked is told after every page how many devices were seen.
+func (c *Client) Survey(ctx context.Context, looked func(devices int)) (Survey, error) {
+	all := newSurvey()
+	for _, what := range surveys {
+		for after := ""; ; {
+			part, err := ask[surveyPart](ctx, c, request{
+				method: http.MethodGet, path: "/v1/survey", query: url.Values{"what": {what}, "after": {after}},
+			})
+			if err != nil {
+				return all, err
+			}
+			all.add(part.Survey)
+			looked(all.Devices)
+			if after = part.After; after == "" {
+				break
+			}
+		}
+	}
+	return all, nil
+}
+
 func selection(within *time.Duration, attributes map[string]string) url.Values {
 	query := url.Values{}
 	if within != nil {

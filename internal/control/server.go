@@ -88,6 +88,7 @@ func (s *Server) routes() http.Handler {
 		"POST /v1/devices/{name}/block":   s.block(true),
 		"POST /v1/devices/{name}/unblock": s.block(false),
 		"GET /v1/fleet":                   s.listFleet,
+		"GET /v1/survey":                  s.survey,
 		"GET /v1/certificates":            s.listCertificates,
 		"GET /v1/certificates/{id}":       s.showCertificate,
 		"POST /v1/members":                s.join,
