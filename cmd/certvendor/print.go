@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -38,9 +41,13 @@ func (c *cli) say(value any, format string, args ...any) error {
 	return c.print(value, func(w io.Writer) { fmt.Fprintf(w, format+"\n", args...) })
 }
 
-// list prints what it goes through: as one JSON array, or as a table whose
-// columns are as wide as their content.
+// list prints what it goes through: as one JSON array while it goes, which an
+// error leaves unfinished, or as a table whose columns are as wide as their
+// content.
 func list[T any](c *cli, all iter.Seq2[T, error], columns string, row func(T) []string) error {
+	if c.json {
+		return listJSON(c.out, all)
+	}
 	entries := []T{}
 	for entry, err := range all {
 		if err != nil {
@@ -48,13 +55,37 @@ func list[T any](c *cli, all iter.Seq2[T, error], columns string, row func(T) []
 		}
 		entries = append(entries, entry)
 	}
-	return c.print(entries, func(w io.Writer) {
-		if len(entries) == 0 {
-			fmt.Fprintln(w, "none")
-			return
+	if len(entries) == 0 {
+		fmt.Fprintln(c.out, "none")
+		return nil
+	}
+	table(c.out, columns, entries, row)
+	return nil
+}
+
+func listJSON[T any](out io.Writer, all iter.Seq2[T, error]) error {
+	w := bufio.NewWriterSize(out, 1<<16)
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	before := "["
+	for entry, err := range all {
+		if err == nil {
+			text.Reset()
+			err = encoder.Encode(entry)
 		}
-		table(w, columns, entries, row)
-	})
+		if err != nil {
+			return errors.Join(w.Flush(), err)
+		}
+		_, _ = w.WriteString(before) // what fails is said by Flush
+		_, _ = w.Write(bytes.TrimSpace(text.Bytes()))
+		before = ","
+	}
+	if before == "[" {
+		_, _ = w.WriteString(before)
+	}
+	_, _ = w.WriteString("]\n")
+	return w.Flush()
 }
 
 // section prints a table with an empty line behind it, or nothing where there

@@ -1,6 +1,8 @@
 package control
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -58,5 +60,30 @@ func TestCertificatesPastAPageOfOthers(t *testing.T) {
 	}
 	if n := len(w.certificates(CertificateQuery{})); n != batch+11 {
 		t.Errorf("%d in all", n)
+	}
+}
+
+// TestListBrokenOff: a list that is broken off says so, and one that is left
+// leaves nothing running.
+func TestListBrokenOff(t *testing.T) {
+	w := open(t)
+	c := w.leaf("x")
+	for i := range 3 * batch {
+		c.ID = certificate.ID(fmt.Sprintf("0%063x", i))
+		w.must(w.store.Certificates().Register(w.ctx, "lamp", c))
+	}
+	for range w.Certificates(w.ctx, CertificateQuery{}) {
+		break
+	}
+	ctx, cancel := context.WithCancel(w.ctx)
+	defer cancel()
+	n, last := 0, error(nil)
+	for _, last = range w.Certificates(ctx, CertificateQuery{}) {
+		if n++; n == 10 {
+			cancel()
+		}
+	}
+	if !errors.Is(last, context.Canceled) || n > 3*batch {
+		t.Errorf("%d entries, and then %v", n, last)
 	}
 }

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"iter"
 	"net/http"
 	"net/url"
@@ -93,43 +94,63 @@ func selection(within *time.Duration, attributes map[string]string) url.Values {
 }
 
 // parts goes through a list that is looked through, until nothing is left. The
-// daemon looks through the next part while this one is used.
+// daemon looks through the next part while this one is read and used.
 func parts[T any](ctx context.Context, c *Client, r request) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
-		ctx, cancel := context.WithCancel(ctx)
+		asked, cancel := context.WithCancel(ctx)
+		got := make(chan unread, 1)
 		var asking sync.WaitGroup
+		asking.Go(func() { c.askParts(asked, r, got) })
 		defer asking.Wait()
 		defer cancel()
-		type answer struct {
-			part part[T]
-			err  error
-		}
-		next := make(chan answer, 1)
-		ask := func() {
-			asking.Go(func() {
-				page, err := ask[part[T]](ctx, c, r)
-				next <- answer{page, err}
-			})
-		}
-		for ask(); ; {
-			got := <-next
-			if got.err != nil {
-				var none T
-				yield(none, got.err)
+		var none T
+		for one := range got {
+			var page part[T]
+			if one.err == nil {
+				one.err = json.Unmarshal(one.text, &page)
+			}
+			if one.err != nil {
+				yield(none, one.err)
 				return
 			}
-			if got.part.After != "" {
-				r.query.Set("after", got.part.After)
-				ask()
-			}
-			for _, found := range got.part.Found {
+			for _, found := range page.Found {
 				if !yield(found, nil) {
 					return
 				}
 			}
-			if got.part.After == "" {
-				return
-			}
 		}
+		if ctx.Err() != nil { // what came last may not have been handed on
+			yield(none, ctx.Err())
+		}
+	}
+}
+
+// unread is a part of a list as it came.
+type unread struct {
+	text json.RawMessage
+	err  error
+}
+
+// askParts hands on one part after the other, and ends after the last, after
+// an error, or when nobody takes them any more.
+func (c *Client) askParts(ctx context.Context, r request, got chan<- unread) {
+	defer close(got)
+	for {
+		var head struct {
+			After string `json:"after"`
+		}
+		text, err := ask[json.RawMessage](ctx, c, r)
+		if err == nil {
+			err = json.Unmarshal(text, &head)
+		}
+		select {
+		case got <- unread{text, err}:
+		case <-ctx.Done():
+			return
+		}
+		if err != nil || head.After == "" {
+			return
+		}
+		r.query.Set("after", head.After)
 	}
 }

@@ -99,13 +99,14 @@ func known(q querier, id registry.DeviceID) error {
 
 // List implements registry.Catalogue.
 func (h Devices) List(ctx context.Context, query registry.Query) ([]registry.Device, error) {
-	return listDevices(ctx, h.s, listing[registry.Device]{deviceColumns, "", scanDevice}, query)
+	return listDevices(ctx, h.s, listing[registry.Device]{columns: deviceColumns, scan: scanDevice}, query)
 }
 
 // listing is what is read of each device: columns of it and of what is joined
 // to it, at most a row a device.
 type listing[T any] struct {
 	columns, joined string
+	last            registry.DeviceID // no names after this one; empty: to the end
 	scan            func(scanner) (T, error)
 }
 
@@ -122,6 +123,7 @@ func listDevices[T any](ctx context.Context, s *Store, of listing[T], query regi
 			name, query.Attributes[name])
 	}
 	f.add(len(query.Attributes) == 0, `d.id > ?`, query.After)
+	f.add(of.last != "", order+` <= ?`, of.last)
 	text := `SELECT ` + of.columns + ` FROM ` + from + of.joined + f.String() + ` ORDER BY ` + order + atMost
 	var page []T
 	err := s.view(ctx, func(q querier) (err error) {
