@@ -2,7 +2,7 @@
 
 GO ?= go
 STATICCHECK ?= $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
-FUZZTIME ?= 30s
+FUZZTIME ?= 1m
 export CGO_ENABLED ?= 0
 
 .PHONY: build test race lint fuzz demo ci clean
@@ -21,7 +21,7 @@ lint: ## golangci-lint run reads .golangci.yml and finds more; this needs nothin
 	$(GO) vet ./...
 	$(STATICCHECK) ./...
 
-fuzz: ## every fuzz target for FUZZTIME
+fuzz: ## every fuzz target, each for FUZZTIME
 	.ci/fuzz $(FUZZTIME)
 
 demo:

@@ -56,6 +56,23 @@ func (s *Store) SegmentSize(n int64) {
 	s.copier.segment = n
 }
 
+// Copying takes up the files in dir, as opening the store does, and calls fn
+// while nothing but Verify copies to them. The store was opened without files.
+func (s *Store) Copying(dir string, fn func()) error {
+	s.cfg.AuditDir = dir
+	c, err := newCopier(s)
+	if err != nil {
+		return err
+	}
+	s.copier = c
+	fn()
+	s.copier = nil
+	if c.file != nil {
+		return c.file.Close()
+	}
+	return nil
+}
+
 // Write runs statements in the writer's transaction, as no operation would.
 func (s *Store) Write(ctx context.Context, texts ...string) error {
 	return s.commit(ctx, func(t *tx) error {
