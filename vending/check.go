@@ -55,14 +55,17 @@ func (v *Vendor) check(ctx context.Context, a admission, csr *certificate.Reques
 }
 
 // mayUseKey refuses a key that was used: one whose certificate was proven or
-// seen, or that another device ever had. A superseded key never opens again.
+// seen, or that another device ever had. A superseded key never opens again,
+// but for a device that has one key for ever, and no other rotation open.
 func (v *Vendor) mayUseKey(ctx context.Context, a admission, key certificate.KeyID) error {
 	r := a.history.Keyed(key)
 	if r != nil && r.State == rotation.Superseded {
-		if v.Now().Sub(r.ClosedAt) < supersededQuiet {
+		switch {
+		case v.Now().Sub(r.ClosedAt) < supersededQuiet:
 			return later(supersededQuiet, nil)
+		case !a.profile.ReuseKey || a.history.Current() != nil:
+			return explain(protocol.CSRRejected, "key superseded, make a new one")
 		}
-		return explain(protocol.CSRRejected, "key superseded, make a new one")
 	}
 	if r != nil && r.State == rotation.Finished && !a.profile.ReuseKey {
 		return explain(protocol.CSRRejected, "the key was used before")
