@@ -27,6 +27,7 @@ func brickScenarios() []scenario {
 		{"superseded_certificate_in_use_is_kept", brickSupersededInUse},
 		{"proof_by_the_old_connection_of_a_key_never_used", brickProofUnused},
 		{"gone_back_after_a_clock_that_ran_ahead_was_set_right", brickClockAhead},
+		{"request_over_the_old_one_that_the_process_died_of", brickDiedOfRequest},
 	}
 }
 
@@ -300,4 +301,23 @@ func brickClockAhead(t *testing.T, open Open) {
 	if left, ok := d.retirement(d.First); !ok || !left.Reverted {
 		t.Errorf("not reverted: %+v", left)
 	}
+}
+
+// brickDiedOfRequest: the process dies before it could note that the device
+// speaks over its old certificate. The device comes back with it, and that
+// counts.
+func brickDiedOfRequest(t *testing.T, open Open) {
+	r := start(t, open)
+	d := r.Device("d")
+	next := d.Take(d.First)
+	d.Prove(next).OK()
+	r.faults.killAt = r.faults.count + 1
+	d.Ack(d.First)
+	if !r.faults.isDead() {
+		t.Fatal("the process lives on")
+	}
+	r.Crash()
+	r.must(d.Connect(d.First))
+	r.often()
+	d.Want(certificate.Active, d.First, next)
 }
