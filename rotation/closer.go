@@ -148,6 +148,9 @@ func (c *Closer) retire(ctx context.Context, r Retirement) (removed bool, err er
 	case errors.As(err, &again):
 		r.Reverted, r.Due, r.Why = false, again.due, ""
 		return false, c.Journal.Note(ctx, r)
+	case errors.As(err, &kept) && kept.Void:
+		r.Why, r.Reverted, r.Done = kept.Why, false, c.clock.Now()
+		return false, c.Journal.Note(ctx, r)
 	case errors.As(err, &kept):
 		return false, c.putOff(ctx, r, kept)
 	case err != nil:

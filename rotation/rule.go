@@ -11,6 +11,7 @@ import (
 type Kept struct {
 	Why      string
 	Reverted bool // the device has gone back to it
+	Void     bool // this retirement is never carried out; another takes its place
 }
 
 func (k Kept) Error() string { return k.Why }
@@ -47,6 +48,9 @@ func (f Facts) Allowed() error {
 	case target.Kind == certificate.Packaged && target.Standing == certificate.Inactive && f.Retirement.Deactivated.IsZero():
 		return Kept{Why: "belongs to a package that waits for its device"}
 	}
+	if n := f.vendedAgain(); n > 0 {
+		return Kept{Why: fmt.Sprintf("rotation %d has vended it again since", n), Void: true}
+	}
 	latest, seen := certificate.Latest(f.Held)
 	switch {
 	case seen && latest.ID == target.ID:
@@ -66,6 +70,17 @@ func (f Facts) Allowed() error {
 		return Kept{Why: "the device was never seen on a successor"}
 	}
 	return f.whyNot(latest)
+}
+
+// vendedAgain returns the rotation that has vended the certificate after the
+// one that replaced it, as a package may be that was put again; 0 if none has.
+// It is in the device's hands then, and what replaces that rotation says what
+// becomes of it.
+func (f Facts) vendedAgain() int64 {
+	if n := f.number(f.Retirement.Certificate); n > f.Retirement.Rotation {
+		return n
+	}
+	return 0
 }
 
 // expired says that nobody can connect with a certificate, or is connected
