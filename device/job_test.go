@@ -3,6 +3,7 @@ package device
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -122,4 +123,52 @@ func TestFinishedJobIsReportedAgainNotCarriedOutAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkRotated(t, w, cfg, 2)
+}
+
+// A vendor whose store is new, or was restored, counts executions from 1 again,
+// of a job whose id follows from the configuration. What was queued later is not
+// the execution that was carried out.
+func TestExecutionOfTheSameNumberQueuedLaterIsCarriedOut(t *testing.T) {
+	w := newWorld(t)
+	seen := new(diary)
+	cfg := w.provision()
+	cfg.Event = seen.note
+	queue := func(at time.Time) {
+		w.queueJob("certvendor-0123456789abcdef", protocol.NewJobDocument(protocol.DefaultTopics()))
+		w.script(func() { w.job.QueuedAt = at.Unix() })
+	}
+	queue(time.Now().Add(-24 * time.Hour))
+	if err := open(t, cfg).RunOnce(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	running(t, cfg)
+	eventually(t, func() bool { return seen.count(Connected) == 2 })
+	queue(time.Now())
+	eventually(t, func() bool { return seen.count(Promoted) == 2 || seen.count(JobReported) == 2 })
+	eventually(t, func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.updates) == 2 })
+	w.script(func() {
+		if len(w.issued) != 2 {
+			t.Errorf("the second execution is %s, and %d certificate was issued for both", w.updates[1].Status, len(w.issued))
+		}
+	})
+}
+
+// What an earlier version kept of the finished job does not say when it was
+// queued.
+func TestExecutionsAreComparedByWhatIsKnown(t *testing.T) {
+	finished := jobReference{ID: "rotate-1", Execution: 1, QueuedAt: 100}
+	for _, c := range []struct {
+		other jobReference
+		want  bool
+	}{
+		{finished, true},
+		{jobReference{ID: "rotate-1", Execution: 1}, true},
+		{jobReference{ID: "rotate-1", Execution: 1, QueuedAt: 101}, false},
+		{jobReference{ID: "rotate-1", Execution: 2}, false},
+		{jobReference{}, false},
+	} {
+		if finished.is(c.other) != c.want || c.other.is(finished) != c.want {
+			t.Errorf("%+v: want %t", c.other, c.want)
+		}
+	}
 }
