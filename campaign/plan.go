@@ -68,7 +68,7 @@ func NewPlanner(s Spec, now time.Time) (*Planner, error) {
 		return nil, err
 	}
 	chooser, err := newChooser(s, now)
-	return &Planner{chooser: chooser, plan: Plan{Skipped: map[string]int{}}, risks: map[string]*Risk{}}, err
+	return &Planner{chooser: chooser, plan: Plan{Waves: []int{}, Skipped: map[string]int{}}, risks: map[string]*Risk{}}, err
 }
 
 // Look takes one candidate into the plan, or notes why it is left out.

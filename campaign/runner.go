@@ -147,6 +147,11 @@ func (r *Runner) judge(ctx context.Context, c Campaign, refused map[registry.Dev
 				s.Standing, s.Why, s.Since = standing, why, now
 				changed = append(changed, s.Member)
 			}
+			if standing == Failed || standing == Skipped { // it is asked no more; what it was vended stays valid
+				if err := r.Group.Remove(ctx, s.Device, time.Time{}); err != nil {
+					return o, 0, err
+				}
+			}
 			switch {
 			case c.isOverdue(s.Member, now):
 				o.overdue[s.Wave]++

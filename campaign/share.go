@@ -10,8 +10,8 @@ import (
 
 // Share is a number of devices, or a part of all in percent: "10" or "2.5%".
 type Share struct {
-	Count   int     `json:"count,omitempty"`
-	Percent float64 `json:"percent,omitempty"`
+	Count   int
+	Percent float64
 }
 
 var errShare = errors.New("must be a number such as 10, or a part such as 2.5%")
@@ -33,6 +33,9 @@ func (s *Share) UnmarshalText(text []byte) error {
 	*s = Share{Count: count}
 	return nil
 }
+
+// MarshalText writes a share as UnmarshalText reads it.
+func (s Share) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // String writes a share as UnmarshalText reads it.
 func (s Share) String() string {
