@@ -91,6 +91,9 @@ func (h Campaigns) lastSeen(q querier, s *campaign.Sight) error {
 
 // Take implements campaign.Store.
 func (h Campaigns) Take(ctx context.Context, name string, wave int, zones []string, most int) ([]campaign.Member, error) {
+	if zones != nil && len(zones) == 0 {
+		return nil, nil
+	}
 	taken, err := commitFor(ctx, h.s, func(t *tx) ([]campaign.Member, error) {
 		text, args := `m.campaign = ? AND m.standing = 'pending' AND m.wave <= ?`, []any{name, wave}
 		if zones != nil {
