@@ -20,6 +20,7 @@ func (a *App) goBehind(ctx context.Context) {
 	var working sync.WaitGroup
 	working.Go(func() { a.settle(ctx) })
 	working.Go(func() { a.sweepForever(ctx) })
+	working.Go(func() { a.runCampaigns(ctx) })
 	a.onStop("work behind the requests", func(context.Context) error {
 		cancel()
 		working.Wait()
@@ -122,6 +123,7 @@ func (a *App) sweep(ctx context.Context, trust bool) (rotation.Swept, error) {
 // served writes the one line of a request, and counts it.
 func (a *App) served(o vending.Outcome) {
 	a.metrics.served(o)
+	a.tellCampaigns(o)
 	line, verdict := a.log.Info(), "accepted"
 	if !o.Accepted {
 		line, verdict = a.log.Warn(), "rejected"

@@ -45,6 +45,7 @@ func (a *App) setup(ctx context.Context) (err error) {
 		Group: a.backend.Group, Registry: a.backend.Registry, Packages: a.backend.Packages, Brakes: a.backend.Brakes,
 	}, a.clock, func(string) rotation.Terms { return profile.Terms })
 
+	a.runner = a.newRunner()
 	vendor, err := a.vendor(world.Instance, profile)
 	if err != nil {
 		return err

@@ -35,6 +35,7 @@ type Ports struct {
 	Jobs         jobs.Continuous
 	Issuer       vending.Issuer
 	Packages     vending.Packages
+	Campaigns    Campaigns
 
 	Now       func() time.Time
 	Validity  time.Duration // of first certificates and of packages

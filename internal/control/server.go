@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -103,6 +104,15 @@ func (s *Server) routes() http.Handler {
 		"POST /v1/freeze":                 s.freeze,
 		"POST /v1/thaw":                   s.thaw,
 		"POST /v1/audit/verify":           s.verifyAudit,
+
+		"POST /v1/campaigns/plan":          s.planCampaign,
+		"POST /v1/campaigns":               s.applyCampaign,
+		"GET /v1/campaigns":                s.listCampaigns,
+		"GET /v1/campaigns/{name}":         s.showCampaign,
+		"GET /v1/campaigns/{name}/members": s.listCampaignMembers,
+		"POST /v1/campaigns/{name}/pause":  s.steer("pause", pauseCampaign),
+		"POST /v1/campaigns/{name}/resume": s.steer("resume", resumeCampaign),
+		"POST /v1/campaigns/{name}/cancel": s.steer("cancel", cancelCampaign),
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxBodyOf(r))
@@ -113,8 +123,11 @@ func (s *Server) routes() http.Handler {
 }
 
 func maxBodyOf(r *http.Request) int64 {
-	if r.Method == http.MethodPut {
+	switch {
+	case r.Method == http.MethodPut:
 		return maxPackage
+	case r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/v1/campaigns"):
+		return maxSpec
 	}
 	return maxBody
 }

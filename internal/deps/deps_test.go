@@ -12,7 +12,7 @@ const module = "github.com/certvendor/certvendor"
 
 // What the rules call the packages of the domain: nouns and conversation,
 // without I/O.
-var domain = []string{"protocol", "registry", "certificate", "certificate/issuing", "jobs", "rotation", "vending"}
+var domain = []string{"protocol", "registry", "certificate", "certificate/issuing", "jobs", "rotation", "campaign", "vending"}
 
 // rules says what each package may import besides the standard library, as
 // paths of this module or of others. A trailing /... allows a whole tree, and
@@ -25,6 +25,7 @@ var rules = map[string][]string{
 	"certificate/issuing":          {"certificate", "registry", "protocol"},
 	"jobs":                         {"registry", "protocol", "github.com/go-json-experiment/json/..."},
 	"rotation":                     {"certificate", "jobs", "registry"},
+	"campaign":                     {"protocol", "certificate", "registry", "rotation"},
 	"vending":                      {"protocol", "certificate", "registry", "rotation"},
 	"device":                       {"protocol", "github.com/eclipse/paho.mqtt.golang/..."},
 	"internal/backend":             domain,

@@ -66,6 +66,9 @@ func (o Options) liveAgent(ctx context.Context, d Device, r *Result, s *script) 
 	if err := o.provision(d); err != nil {
 		return err
 	}
+	if d.Plan.JobFailed {
+		return o.failJob(ctx, d, r)
+	}
 	l := &agentLife{o: o, d: d, r: r, s: s, parent: ctx}
 	defer func() { r.Timing, r.Acked, r.Received = l.watch.timing, l.watch.acked, l.watch.received }()
 	var wrong error

@@ -159,6 +159,12 @@ func (b *Broker) Connected(device registry.DeviceID, c certificate.ID) bool {
 	return b.conns.connected(holding{device, c})
 }
 
+// Heard returns when the last packet of the device came over a connection with
+// that certificate that is open; zero where there is none.
+func (b *Broker) Heard(device registry.DeviceID, c certificate.ID) time.Time {
+	return b.conns.heard(holding{device, c})
+}
+
 // CloseHolding closes every connection of that device with that certificate,
 // also those that have not been accepted yet, without a word to the device. It
 // does not wait for them to end.

@@ -141,6 +141,7 @@ func (w *World) openStore(ctx context.Context) (err error) {
 		AuditDir: filepath.Join(w.config.Data, auditDir), Observe: w.config.Committed,
 		DurableIntent: w.config.Issuer != nil,
 		Connected:     func(id registry.DeviceID, c certificate.ID) bool { return w.broker.Connected(id, c) },
+		Heard:         func(id registry.DeviceID, c certificate.ID) time.Time { return w.broker.Heard(id, c) },
 		Retired:       func(id registry.DeviceID, c certificate.ID) { w.broker.CloseHolding(id, c) },
 	})
 	if err != nil {
