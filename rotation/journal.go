@@ -105,8 +105,9 @@ type Brakes interface {
 
 // Member is a device of the rotation group.
 type Member struct {
-	Device registry.DeviceID
-	Since  time.Time
+	Device  registry.DeviceID
+	Since   time.Time
+	Waiting bool // for its turn: it has not been given its job yet
 }
 
 // Group holds the devices that shall rotate. Membership gives a device its

@@ -55,6 +55,8 @@ func TestScripts(t *testing.T) {
 			"mode":      mode,
 			"connects":  connects,
 			"foreign":   foreign,
+			"gets":      gets,
+			"acks":      acks,
 		},
 	})
 }

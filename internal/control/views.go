@@ -97,9 +97,11 @@ type Adopted struct {
 
 // Outcome is how it went for one of many devices.
 type Outcome struct {
-	Device  string `json:"device"`
-	Error   string `json:"error,omitempty"`
-	Warning string `json:"warning,omitempty"` // it was done, and has no effect yet
+	Device    string `json:"device"`
+	Error     string `json:"error,omitempty"`
+	Warning   string `json:"warning,omitempty"`   // it was done, and has no effect yet
+	Done      string `json:"done,omitempty"`      // what was done, where the verb says so
+	Unchanged string `json:"unchanged,omitempty"` // why nothing had to be done
 }
 
 // Member is a device of the rotation group.

@@ -55,6 +55,8 @@ func open(t *testing.T, change ...func(*Ports)) *world {
 		c(&ports)
 	}
 	path := filepath.Join(socketDir(t), "s")
+	_, err = w.store.Jobs().Ensure(w.ctx, ports.Job)
+	w.must(err)
 	w.server, err = Open(w.ctx, Socket{Path: path}, ports)
 	w.must(err)
 	served := make(chan error, 1)

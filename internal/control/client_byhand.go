@@ -1,0 +1,18 @@
+package control
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+)
+
+// Retry gives devices that did not get through their rotation a job again, and
+// reports each, as Join does.
+func (c *Client) Retry(ctx context.Context, devices []string, report func(Outcome)) error {
+	return c.inBatches(ctx, "/v1/rotations/retry", devices, report)
+}
+
+// CancelJob cancels the rotation job with this id; EnsureJob brings it back.
+func (c *Client) CancelJob(ctx context.Context, id string) (Job, error) {
+	return ask[Job](ctx, c, request{method: http.MethodPost, path: "/v1/jobs/" + url.PathEscape(id) + "/cancel"})
+}
