@@ -68,6 +68,10 @@ type Removal struct {
 	Device      registry.DeviceID
 	Certificate ID
 	Mode        Mode // Deactivate or Delete
+	// Rotation is the number of the rotation whose retirement this is; 0:
+	// there is none. Retire returns rotation.ErrChanged, and removes nothing,
+	// if that retirement was closed meanwhile.
+	Rotation int64
 	// Allowed is asked with all the device holds, at the moment of the
 	// removal: in the same transaction where the world has one, right before
 	// the first call otherwise. If it returns an error, nothing is removed

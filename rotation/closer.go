@@ -129,7 +129,7 @@ func (c *Closer) retire(ctx context.Context, r Retirement) (removed bool, err er
 	}
 	mode, reverted := firstHalf(r), r.Reverted
 	err = c.Inventory.Retire(ctx, certificate.Removal{
-		Device: r.Device, Certificate: r.Certificate, Mode: mode,
+		Device: r.Device, Certificate: r.Certificate, Mode: mode, Rotation: r.Rotation,
 		Allowed: func(held []certificate.Holding) error {
 			facts := Facts{Retirement: r, Held: held, History: h, Now: c.clock.Now(),
 				Recent: terms.Recent, Grace: terms.Grace, Window: terms.Window}
@@ -150,6 +150,8 @@ func (c *Closer) retire(ctx context.Context, r Retirement) (removed bool, err er
 		return false, c.Journal.Note(ctx, r)
 	case errors.As(err, &kept):
 		return false, c.putOff(ctx, r, kept)
+	case errors.Is(err, ErrChanged):
+		return false, nil // a person has undone the rotation meanwhile
 	case err != nil:
 		return false, fmt.Errorf("retire %s of %s: %w", r.Certificate, r.Device, err)
 	}

@@ -13,6 +13,13 @@ type Change struct {
 	Rotation    Rotation                 // as it shall be, with the Version it was read at
 	Certificate *certificate.Certificate // registered for the device by the same commit
 	Retirements []Retirement             // written with it; one that exists already is left alone
+	// Undo closes those retirements of the rotation for good whose
+	// certificates are in Rotation.Undone, and makes these the device's and
+	// ACTIVE again, but for what is deleted or revoked, or was given up by
+	// another device that shares it.
+	// If nothing is the device's and ACTIVE then, nothing is written, and
+	// Advance returns ErrNothingBack.
+	Undo bool
 }
 
 // Work is what a sweep has to look at.

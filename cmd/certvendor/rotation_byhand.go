@@ -28,6 +28,22 @@ func (c *cli) rotationRetry() *cobra.Command {
 	})
 }
 
+func (c *cli) rotationAbandon() *cobra.Command {
+	return c.rotationByHand(byHand{
+		verb: "abandon", short: "End a device's open or stale rotation; its certificate is kept",
+		ask: "Abandon the open rotation of", means: "Nothing is taken away; each leaves the rotation group.",
+		did: "have no open rotation any more", do: (*control.Client).Abandon,
+	})
+}
+
+func (c *cli) rotationUndo() *cobra.Command {
+	return c.rotationByHand(byHand{
+		verb: "undo", short: "Bring back what a device's last finished rotation replaced; the new certificate stays too",
+		ask: "Undo the last finished rotation of", means: "What it replaced works again, until the next rotation; the new certificate goes on working.",
+		did: "have their former certificates back", do: (*control.Client).Undo,
+	})
+}
+
 func (c *cli) rotationByHand(v byHand) *cobra.Command {
 	var file string
 	var asked consent

@@ -16,3 +16,14 @@ func (c *Client) Retry(ctx context.Context, devices []string, report func(Outcom
 func (c *Client) CancelJob(ctx context.Context, id string) (Job, error) {
 	return ask[Job](ctx, c, request{method: http.MethodPost, path: "/v1/jobs/" + url.PathEscape(id) + "/cancel"})
 }
+
+// Abandon ends the open or stale rotations of devices, and reports each.
+func (c *Client) Abandon(ctx context.Context, devices []string, report func(Outcome)) error {
+	return c.inBatches(ctx, "/v1/rotations/abandon", devices, report)
+}
+
+// Undo brings back what the last finished rotations of devices replaced, and
+// reports each.
+func (c *Client) Undo(ctx context.Context, devices []string, report func(Outcome)) error {
+	return c.inBatches(ctx, "/v1/rotations/undo", devices, report)
+}

@@ -20,6 +20,13 @@ import (
 	"github.com/certvendor/certvendor/vending"
 )
 
+// ByHand is what a person may ask for about the rotations of a device: a
+// rotation.Closer is one, and says what its methods do.
+type ByHand interface {
+	Abandon(context.Context, registry.DeviceID) (rotation.Rotation, error)
+	Undo(context.Context, registry.DeviceID) (rotation.Undone, error)
+}
+
 // Ports are what the server stands on. All are required, and safe for
 // concurrent use.
 type Ports struct {
@@ -33,6 +40,7 @@ type Ports struct {
 	Brakes       rotation.Brakes
 	Group        rotation.Group
 	Jobs         jobs.Continuous
+	ByHand       ByHand
 	Issuer       vending.Issuer
 	Packages     vending.Packages
 

@@ -66,7 +66,7 @@ func (t tried) again() (why, unchanged string, err error) {
 	case t.member.Waiting:
 		return "", "it waits for its job already", nil
 	case !t.member.Since.IsZero() && pending:
-		return "", fmt.Sprintf("its job is %s since %s", t.job.Status, t.job.UpdatedAt.UTC().Format(time.RFC3339)), nil
+		return "", fmt.Sprintf("its job is %s since %s", t.job.Status, stamp(t.job.UpdatedAt)), nil
 	case !t.member.Since.IsZero() && t.job.Status != "":
 		return fmt.Sprintf("its job ended %s, without an ack", t.job.Status), "", nil
 	case t.newest == nil && !t.jobFailed():
@@ -115,3 +115,6 @@ func noJobYet(d registry.Device, canceled bool) string {
 	}
 	return ""
 }
+
+// stamp writes a time for people.
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -90,6 +90,8 @@ func (s *Server) routes() http.Handler {
 		"POST /v1/members/remove":         s.leave,
 		"GET /v1/members":                 s.listMembers,
 		"POST /v1/rotations/retry":        s.retry,
+		"POST /v1/rotations/abandon":      s.abandon,
+		"POST /v1/rotations/undo":         s.undo,
 		"GET /v1/rotations":               s.listRotations,
 		"GET /v1/stuck":                   s.listStuck,
 		"GET /v1/status":                  s.status,

@@ -24,6 +24,7 @@ const (
 	RetirementReturn  = "retirement.returned" // the device came back from the old one
 	RetirementHalf    = "retirement.deactivated"
 	RetirementDone    = "retirement.done"
+	RetirementUndone  = "retirement.undone" // closed because a person has undone the rotation
 
 	CertificateRegistered  = "certificate.registered"
 	CertificateAttached    = "certificate.attached"

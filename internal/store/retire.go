@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/rotation"
 )
 
 var errNoRule = errors.New("a removal needs to be asked for its leave")
@@ -40,6 +41,9 @@ type refusal struct{ why error }
 func (r refusal) Error() string { return r.why.Error() }
 
 func (h Certificates) retire(t *tx, r certificate.Removal) error {
+	if err := stillDue(t, r); err != nil {
+		return err
+	}
 	held, err := heldBy(t, r.Device)
 	if err != nil {
 		return err
@@ -65,6 +69,20 @@ func (h Certificates) retire(t *tx, r certificate.Removal) error {
 		return h.deactivate(t, r)
 	}
 	return nil
+}
+
+// stillDue returns rotation.ErrChanged if the retirement that the removal is
+// about was closed.
+func stillDue(q querier, r certificate.Removal) error {
+	if r.Rotation == 0 {
+		return nil
+	}
+	_, open, err := single(q, value[int], `SELECT 1 FROM retirements
+		WHERE device = ? AND certificate = ? AND rotation = ? AND done = 0`, r.Device, r.Certificate, r.Rotation)
+	if err == nil && !open {
+		err = rotation.ErrChanged
+	}
+	return err
 }
 
 func (h Certificates) deactivate(t *tx, r certificate.Removal) error {

@@ -56,6 +56,8 @@ func Run(t *testing.T, open Open) {
 		{"sweep", sweepScenarios()},
 		{"retire", retireScenarios()},
 		{"brake", brakeScenarios()},
+		{"abandon", abandonScenarios()},
+		{"undo", undoScenarios()},
 		{"lifecycle", lifecycleScenarios()},
 		{"crash", crashScenarios()},
 		{"edge", edgeScenarios()},

@@ -86,7 +86,7 @@ func (d *Device) checkLeftovers(step string, rotations []rotation.Rotation, held
 	for _, one := range rotations {
 		h, ok := certificate.Find(held, one.Certificate)
 		never := ok && !one.IsProven() && !one.Unproven && d.seen[one.Certificate].IsZero()
-		if settled && never && h.Standing == certificate.Active && one.State != rotation.Abandoned && !h.Shared {
+		if settled && never && h.Standing == certificate.Active && !h.Shared {
 			d.rig.t.Fatalf("%s: %.8s of rotation %d was left active behind a proven one", step, one.Certificate, one.Number)
 		}
 		settled = settled || one.State == rotation.Finished && one.IsProven()
