@@ -24,6 +24,7 @@ type Ports struct {
 	Journal     Journal
 	Retirements Catalogue
 	Inventory   certificate.Inventory
+	Revoker     certificate.Revoker
 	Group       Group
 	Registry    registry.Store
 	Packages    Spender
@@ -115,7 +116,8 @@ func (c *Closer) RetireNow(ctx context.Context, retirements []Retirement) error 
 	return errors.Join(errs...)
 }
 
-// retire is the only caller of Inventory.Retire. It asks the one rule at the
+// retire is the only caller of Inventory.Retire, as Revoke is the only one of
+// Revoker.Revoke. It asks the one rule at the
 // moment of the removal, and notes the outcome either way. It reports whether
 // something was removed.
 func (c *Closer) retire(ctx context.Context, r Retirement) (removed bool, err error) {

@@ -85,12 +85,17 @@ func namedDevices(verb, file string, args []string) ([]string, error) {
 			return nil, fmt.Errorf("%s: no device is named in %s", verb, file)
 		}
 	}
+	return unique(args), nil
+}
+
+// unique returns each name once, in the order of their first.
+func unique(names []string) []string {
 	seen := map[string]bool{}
-	return slices.DeleteFunc(slices.Clone(args), func(name string) bool {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
 		before := seen[name]
 		seen[name] = true
 		return before
-	}), nil
+	})
 }
 
 // handled is what `rotation retry --json` prints, and its like.

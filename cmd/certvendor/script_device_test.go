@@ -9,12 +9,15 @@ import (
 	"encoding/pem"
 	"errors"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/control"
 	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
@@ -132,5 +135,93 @@ func acks(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Logf("%s", reply)
 	if accepted == neg {
 		ts.Fatalf("ack of %s: %s", args[0], reply)
+	}
+}
+
+// id NAME FILE sets the variable NAME to the id of a certificate.
+func certificateID(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Setenv(args[0], string(certificate.IDOf(scriptCertificate(ts, args[1]).Raw)))
+}
+
+func scriptCertificate(ts *testscript.TestScript, path string) *x509.Certificate {
+	text, err := os.ReadFile(ts.MkAbs(path))
+	ts.Check(err)
+	block, _ := pem.Decode(text)
+	if block == nil {
+		ts.Fatalf("%s is not PEM", path)
+	}
+	c, err := x509.ParseCertificate(block.Bytes)
+	ts.Check(err)
+	return c
+}
+
+// listed CRL ISSUER FILE REASON checks that a CRL is signed by the issuer and
+// lists a certificate with a reason, or with ! and no reason that it does not.
+func listed(ts *testscript.TestScript, neg bool, args []string) {
+	list := scriptCRL(ts, args[0])
+	ts.Check(list.CheckSignatureFrom(scriptCertificate(ts, args[1])))
+	if list.Number == nil || !list.NextUpdate.After(list.ThisUpdate) {
+		ts.Fatalf("the CRL has number %v, and is good from %s to %s", list.Number, list.ThisUpdate, list.NextUpdate)
+	}
+	serial := scriptCertificate(ts, args[2]).SerialNumber
+	at := slices.IndexFunc(list.RevokedCertificateEntries, func(e x509.RevocationListEntry) bool { return e.SerialNumber.Cmp(serial) == 0 })
+	if (at < 0) != neg {
+		ts.Fatalf("%s lists %v", args[0], list.RevokedCertificateEntries)
+	}
+	if neg {
+		return
+	}
+	want, err := certificate.ParseReason(args[3])
+	ts.Check(err)
+	if got := list.RevokedCertificateEntries[at].ReasonCode; got != int(want) {
+		ts.Fatalf("reason %d, want %d", got, want)
+	}
+}
+
+func scriptCRL(ts *testscript.TestScript, path string) *x509.RevocationList {
+	text, err := os.ReadFile(ts.MkAbs(path))
+	ts.Check(err)
+	block, rest := pem.Decode(text)
+	if block == nil || block.Type != "X509 CRL" || len(rest) > 0 {
+		ts.Fatalf("%s is not a CRL in PEM", path)
+	}
+	list, err := x509.ParseRevocationList(block.Bytes)
+	ts.Check(err)
+	return list
+}
+
+// newer OLD NEW checks that a CRL comes after another.
+func newer(ts *testscript.TestScript, _ bool, args []string) {
+	if was, is := scriptCRL(ts, args[0]).Number, scriptCRL(ts, args[1]).Number; is.Cmp(was) <= 0 {
+		ts.Fatalf("CRL %d comes after %d", is, was)
+	}
+}
+
+// kept are the connections that scripts keep open, by script and pair.
+var kept sync.Map
+
+// open NAME PAIR keeps a connection over out/PAIR.crt.
+func keepOpen(ts *testscript.TestScript, _ bool, args []string) {
+	s := connectAs(ts, args[0], args[1])
+	kept.Store(ts.MkAbs(args[1]), s)
+	ts.Defer(s.close)
+}
+
+// closed PAIR waits until the broker has closed the connection that open made.
+func waitClosed(ts *testscript.TestScript, neg bool, args []string) {
+	s, ok := kept.Load(ts.MkAbs(args[0]))
+	if !ok {
+		ts.Fatalf("%s was not opened", args[0])
+	}
+	if neg {
+		if !s.(*session).client.IsConnectionOpen() {
+			ts.Fatalf("%s was closed", args[0])
+		}
+		return
+	}
+	select {
+	case <-s.(*session).lost:
+	case <-time.After(patience):
+		ts.Fatalf("%s is open still", args[0])
 	}
 }

@@ -57,6 +57,11 @@ func TestScripts(t *testing.T) {
 			"foreign":   foreign,
 			"gets":      gets,
 			"acks":      acks,
+			"id":        certificateID,
+			"listed":    listed,
+			"newer":     newer,
+			"open":      keepOpen,
+			"closed":    waitClosed,
 		},
 	})
 }

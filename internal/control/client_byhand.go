@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"time"
 )
 
 // Retry gives devices that did not get through their rotation a job again, and
@@ -26,4 +27,15 @@ func (c *Client) Abandon(ctx context.Context, devices []string, report func(Outc
 // reports each.
 func (c *Client) Undo(ctx context.Context, devices []string, report func(Outcome)) error {
 	return c.inBatches(ctx, "/v1/rotations/undo", devices, report)
+}
+
+// Revoke revokes certificates for good, or says with Plan what it would do.
+// Where an entry has an error before anything was done, nothing was.
+func (c *Client) Revoke(ctx context.Context, r RevokeRequest) ([]Revocation, error) {
+	return ask[[]Revocation](ctx, c, request{method: http.MethodPost, path: "/v1/certificates/revoke", body: r})
+}
+
+// CRL has a list of what is revoked signed, which is good for so long.
+func (c *Client) CRL(ctx context.Context, lifetime time.Duration) (CRL, error) {
+	return ask[CRL](ctx, c, request{method: http.MethodPost, path: "/v1/ca/crl", body: crlRequest{lifetime}})
 }

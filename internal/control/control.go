@@ -25,6 +25,8 @@ import (
 type ByHand interface {
 	Abandon(context.Context, registry.DeviceID) (rotation.Rotation, error)
 	Undo(context.Context, registry.DeviceID) (rotation.Undone, error)
+	Bricks(held []certificate.Holding, revoked ...certificate.ID) bool
+	Revoke(context.Context, rotation.Revoking) error
 }
 
 // Ports are what the server stands on. All are required, and safe for
@@ -60,6 +62,9 @@ type Ports struct {
 	Roots func() []byte
 	// CAs lists the CA's certificates.
 	CAs func() []CA
+	// CRL has the issuing CA sign a list of what is revoked, which is good for
+	// so long.
+	CRL func(ctx context.Context, lifetime time.Duration) (CRL, error)
 	// Sweep does what is due; with trustClock it first takes the clock for
 	// right as it is.
 	Sweep func(ctx context.Context, trustClock bool) (rotation.Swept, error)

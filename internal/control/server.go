@@ -103,6 +103,8 @@ func (s *Server) routes() http.Handler {
 		"GET /v1/job":                     s.showJob,
 		"POST /v1/jobs/{id}/cancel":       s.cancelJob,
 		"GET /v1/ca":                      s.listCAs,
+		"POST /v1/ca/crl":                 s.signCRL,
+		"POST /v1/certificates/revoke":    s.revoke,
 		"GET /v1/frozen":                  s.showFrozen,
 		"POST /v1/freeze":                 s.freeze,
 		"POST /v1/thaw":                   s.thaw,

@@ -158,7 +158,8 @@ func (w *world) closer() *rotation.Closer {
 		Previous: certificate.Deactivate, Retire: rotation.Replaced, TTL: time.Hour, Recent: time.Hour, MaxRetirePerHour: 100,
 	}
 	return rotation.NewCloser(rotation.Ports{
-		Journal: w.store.Journal(), Retirements: w.store.Journal(), Inventory: w.store.Certificates(), Group: w.store.Group(),
+		Journal: w.store.Journal(), Retirements: w.store.Journal(), Inventory: w.store.Certificates(),
+		Revoker: w.store.Certificates(), Group: w.store.Group(),
 		Registry: w.store.Devices(), Packages: w.files, Brakes: w.store.Brakes(),
 	}, rotation.NewClock(time.Now, nil, time.Time{}, time.Hour), func(string) rotation.Terms { return terms })
 }

@@ -32,6 +32,7 @@ const (
 	CertificateDeactivated = "certificate.deactivated"
 	CertificateDetached    = "certificate.detached"
 	CertificateDeleted     = "certificate.deleted"
+	CertificateRevoked     = "certificate.revoked"
 
 	DeviceAdded     = "device.added"
 	DeviceRemoved   = "device.removed"
@@ -47,6 +48,8 @@ const (
 	Frozen = "freeze"
 	Thawed = "thaw"
 	CAMade = "ca.made"
+
+	CRLNumbered = "crl.numbered" // a CRL of this number is about to be signed
 )
 
 // Event is one row of the audit. Its JSON is a line of the copied files.

@@ -59,8 +59,8 @@ func (h Certificates) retire(t *tx, r certificate.Removal) error {
 		return err
 	case !known:
 		return certificate.ErrUnknown
-	case !at.usable():
-		return nil
+	case !at.usable(), at.standing == certificate.Revoked:
+		return nil // it is gone already
 	case at.holders > 1:
 		return h.detach(t, r, CertificateDetached)
 	case r.Mode == certificate.Delete:

@@ -51,7 +51,7 @@ type Config struct {
 	// the store to write, and must return at once. Nil: never.
 	Connected func(registry.DeviceID, certificate.ID) bool
 	// Retired is called after the commit that took a certificate away from a
-	// device, before Retire returns, on the goroutine that writes: it must
+	// device, before Retire or Revoke returns, on the goroutine that writes: it must
 	// not ask the store to write. Nil: nothing.
 	Retired func(registry.DeviceID, certificate.ID)
 	// Observe is called after every commit with the time it took, from its

@@ -58,6 +58,7 @@ func Run(t *testing.T, open Open) {
 		{"brake", brakeScenarios()},
 		{"abandon", abandonScenarios()},
 		{"undo", undoScenarios()},
+		{"revoke", revokeScenarios()},
 		{"lifecycle", lifecycleScenarios()},
 		{"crash", crashScenarios()},
 		{"edge", edgeScenarios()},
