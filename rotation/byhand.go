@@ -137,7 +137,7 @@ func (h History) toUndo(id registry.DeviceID) (Rotation, error) {
 }
 
 // replacedBy returns what the retirements of a rotation are about, without
-// what gave way to it and was never used: that stays away.
+// what was vended and never used: that stays away.
 func (c *Closer) replacedBy(ctx context.Context, r Rotation, h History) ([]certificate.ID, error) {
 	all, err := c.Retirements.Retirements(ctx, Query{Device: r.Device})
 	if err != nil {
@@ -150,8 +150,8 @@ func (c *Closer) replacedBy(ctx context.Context, r Rotation, h History) ([]certi
 	var replaced []certificate.ID
 	for _, one := range all {
 		own, known := certificate.Find(held, one.Certificate)
-		unused := known && own.LastSeen.IsZero() && slices.ContainsFunc(leftBehind(r, h),
-			func(left Rotation) bool { return left.Certificate == one.Certificate })
+		vended := h.Of(one.Certificate)
+		unused := known && own.LastSeen.IsZero() && vended != nil && !vended.IsProven() && !vended.Unproven
 		if one.Rotation == r.Number && !unused {
 			replaced = append(replaced, one.Certificate)
 		}

@@ -103,7 +103,7 @@ func (t Terms) replaced(r Rotation) []certificate.ID {
 
 // leftBehind returns the device's rotations before r, down to the last that
 // was proven and finished, that gave way, went stale or were abandoned with a
-// certificate.
+// certificate for a key of the device's own.
 func leftBehind(r Rotation, h History) []Rotation {
 	var left []Rotation
 	for _, older := range h.Rotations {
@@ -113,7 +113,8 @@ func leftBehind(r Rotation, h History) []Rotation {
 		if older.State == Finished && !older.Unproven {
 			break
 		}
-		abandoned := older.State == Abandoned && older.Certificate != ""
+		// A package whose rotation was abandoned waits for its device again.
+		abandoned := older.State == Abandoned && older.Certificate != "" && !older.ByPackage
 		if older.State == Superseded || older.State == Stale || abandoned {
 			left = append(left, older)
 		}

@@ -96,8 +96,9 @@ func (h Certificates) revokeFrom(t *tx, r certificate.Revocation, holders []regi
 func (h Certificates) Revoked(ctx context.Context, at time.Time, after certificate.ID, most int) ([]certificate.RevokedCertificate, error) {
 	var page []certificate.RevokedCertificate
 	err := h.s.view(ctx, func(q querier) (err error) {
-		page, err = collect(q, scanRevoked, `SELECT r.certificate, r.at, r.reason, c.der
-			FROM revocations r JOIN certificates c ON c.id = r.certificate
+		page, err = collect(q, scanRevoked, `SELECT `+holdingColumns+`, r.at, r.reason
+			FROM revocations r JOIN certificates c ON c.id = r.certificate JOIN chains n ON n.id = c.chain
+			LEFT JOIN holdings h ON false
 			WHERE r.certificate > ? AND r.not_after > ? ORDER BY r.certificate`+atMost, after, at.Unix(), limit(most))
 		return err
 	})
@@ -107,23 +108,20 @@ func (h Certificates) Revoked(ctx context.Context, at time.Time, after certifica
 	return page, nil
 }
 
-func scanRevoked(row scanner) (certificate.RevokedCertificate, error) {
-	var (
-		r   certificate.RevokedCertificate
-		id  certificate.ID
-		at  int64
-		der []byte
-	)
-	if err := row.Scan(&id, &at, &r.Reason, &der); err != nil {
-		return r, err
-	}
-	var err error
-	if r.Certificate, err = certificate.New(der, nil); err != nil {
-		return r, fmt.Errorf("certificate %s: %w", id, err)
-	}
-	r.Standing, r.At = certificate.Revoked, moment(at)
-	return r, nil
+func scanRevoked(row scanner) (r certificate.RevokedCertificate, err error) {
+	var at int64
+	h, err := scanHolding(longer{row, []any{&at, &r.Reason}})
+	r.Certificate, r.At = h.Certificate, moment(at)
+	return r, err
 }
+
+// longer is a row with more columns at its end than its reader knows of.
+type longer struct {
+	row  scanner
+	more []any
+}
+
+func (l longer) Scan(into ...any) error { return l.row.Scan(append(into, l.more...)...) }
 
 // crlNumberKey is the key of meta under which the number of the newest CRL is
 // kept.

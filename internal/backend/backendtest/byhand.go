@@ -22,6 +22,7 @@ func abandonScenarios() []scenario {
 		{"device_leaves_the_group_also_after_a_crash", abandonLeaves},
 		{"device_took_it_after_all", abandonInUse},
 		{"at_work_elsewhere_is_refused", abandonAtWork},
+		{"abandoned_package_is_vended_again", abandonPackage},
 	}
 }
 
@@ -35,6 +36,7 @@ func undoScenarios() []scenario {
 		{"deleted_is_refused", undoDeleted},
 		{"shared_certificate_is_held_again", undoShared},
 		{"never_used_leftovers_stay_away", undoLeftovers},
+		{"older_leftovers_stay_away_with_scope_all", undoOlderLeftovers},
 		{"nothing_finished_is_refused", undoNothing},
 		{"proven_and_not_finished_is_refused", undoProven},
 		{"twice_changes_nothing", undoTwice},
@@ -193,6 +195,24 @@ func abandonAtWork(t *testing.T, open Open) {
 	d.Abandon()
 }
 
+// abandonPackage: the get that opens its rotation anew is also what finishes
+// the one before it, which must not spend the package.
+func abandonPackage(t *testing.T, open Open) {
+	r := start(t, open)
+	d := r.Device("d")
+	waiting := d.Packaged()
+	d.Unpack(d.First, waiting)
+	d.Abandon()
+	next := d.Take(d.First)
+	r.must(d.Connect(next))
+	d.Unpack(next, waiting)
+	d.WantStates(rotation.Vended, rotation.Finished, rotation.Abandoned)
+	r.must(d.Connect(waiting))
+	d.Ack(waiting).OK()
+	d.Want(certificate.Active, waiting)
+	d.Want(certificate.Inactive, d.First, next)
+}
+
 func undoDeactivated(t *testing.T, open Open) {
 	r := start(t, open)
 	d, next := r.rotated("d")
@@ -318,6 +338,24 @@ func undoLeftovers(t *testing.T, open Open) {
 	d.Want(certificate.Inactive, d.First, lost)
 	d.Undo()
 	d.Want(certificate.Active, d.First, next)
+	d.Want(certificate.Inactive, lost)
+}
+
+// undoOlderLeftovers: one rotation gave way to the last but one, and was within
+// its grace when the last one opened, which replaces all.
+func undoOlderLeftovers(t *testing.T, open Open) {
+	r := start(t, open, grace(48*time.Hour), scope(rotation.All, certificate.Deactivate))
+	d := r.Device("d")
+	lost := d.Get(d.First, NewKey()).OK()
+	one := d.Take(d.First)
+	d.Ack(one).OK()
+	two := d.Take(one)
+	d.Ack(two).OK()
+	d.Undo()
+	r.Advance(49 * time.Hour)
+	r.must(d.Connect(two))
+	r.Sweep()
+	d.Want(certificate.Active, one, two)
 	d.Want(certificate.Inactive, lost)
 }
 

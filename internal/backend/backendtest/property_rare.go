@@ -14,7 +14,7 @@ import (
 func (f *fleet) rare(draw *rapid.T) {
 	l := one(draw, "device", f.lives...)
 	one(draw, "what",
-		f.freeze, l.block, l.group, l.abandonIt, l.undoIt, l.given, l.sharing, f.fault, f.die, f.restart,
+		f.freeze, l.block, l.group, l.abandonIt, l.undoIt, l.revokeIt, l.given, l.sharing, f.fault, f.die, f.restart,
 	)(draw)
 }
 
@@ -57,6 +57,14 @@ func (l *life) undoIt(*rapid.T) {
 	l.fleet.unlessRefused(err)
 	if err == nil {
 		l.fleet.t.Logf("%s: %d is undone, %.8s are back", l.ID, undone.Rotation.Number, undone.Back)
+	}
+}
+
+// revokeIt revokes something that the device has, unless that would leave some
+// device without a certificate that works. What it keeps must go on working.
+func (l *life) revokeIt(draw *rapid.T) {
+	if all := l.onDisk(); len(all) > 1 {
+		l.fleet.unlessRefused(l.fleet.Revoke(one(draw, "revoked", all...)))
 	}
 }
 
