@@ -24,6 +24,7 @@ type Ports struct {
 	Journal     Journal
 	Retirements Catalogue
 	Inventory   certificate.Inventory
+	Revoker     certificate.Revoker
 	Group       Group
 	Registry    registry.Store
 	Packages    Spender
@@ -115,7 +116,8 @@ func (c *Closer) RetireNow(ctx context.Context, retirements []Retirement) error 
 	return errors.Join(errs...)
 }
 
-// retire is the only caller of Inventory.Retire. It asks the one rule at the
+// retire is the only caller of Inventory.Retire, as Revoke is the only one of
+// Revoker.Revoke. It asks the one rule at the
 // moment of the removal, and notes the outcome either way. It reports whether
 // something was removed.
 func (c *Closer) retire(ctx context.Context, r Retirement) (removed bool, err error) {
@@ -129,7 +131,7 @@ func (c *Closer) retire(ctx context.Context, r Retirement) (removed bool, err er
 	}
 	mode, reverted := firstHalf(r), r.Reverted
 	err = c.Inventory.Retire(ctx, certificate.Removal{
-		Device: r.Device, Certificate: r.Certificate, Mode: mode,
+		Device: r.Device, Certificate: r.Certificate, Mode: mode, Rotation: r.Rotation,
 		Allowed: func(held []certificate.Holding) error {
 			facts := Facts{Retirement: r, Held: held, History: h, Now: c.clock.Now(),
 				Recent: terms.Recent, Grace: terms.Grace, Window: terms.Window}
@@ -153,6 +155,8 @@ func (c *Closer) retire(ctx context.Context, r Retirement) (removed bool, err er
 		return false, c.Journal.Note(ctx, r)
 	case errors.As(err, &kept):
 		return false, c.putOff(ctx, r, kept)
+	case errors.Is(err, ErrChanged):
+		return false, nil // a person has undone the rotation meanwhile
 	case err != nil:
 		return false, fmt.Errorf("retire %s of %s: %w", r.Certificate, r.Device, err)
 	}

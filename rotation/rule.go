@@ -41,7 +41,7 @@ type Facts struct {
 func (f Facts) Allowed() error {
 	target, held := certificate.Find(f.Held, f.Retirement.Certificate)
 	switch {
-	case !held:
+	case !held, target.Standing == certificate.Revoked:
 		return nil // taken from the device already
 	case target.Kind == certificate.Birth:
 		return Kept{Why: "birth certificates are never retired"}

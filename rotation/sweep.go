@@ -165,7 +165,11 @@ func (c *Closer) do(ctx context.Context, step Step, r Rotation, h History) error
 		}
 		return errors.Join(errs...)
 	case LeaveGroup:
-		return c.Group.Remove(ctx, r.Device, r.Opened)
+		since := r.Opened
+		if r.State == Abandoned {
+			since = r.ClosedAt // who abandons a rotation does not want another one begun
+		}
+		return c.Group.Remove(ctx, r.Device, since)
 	}
 	return fmt.Errorf("no such step")
 }

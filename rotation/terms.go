@@ -71,7 +71,7 @@ func (t Terms) owed(r Rotation, h History, held []certificate.Holding, now time.
 		add(left.Certificate, mode)
 		replaced = append(replaced, t.replaced(left)...)
 	}
-	for _, id := range replaced {
+	for _, id := range append(replaced, undoneBefore(r, h)...) {
 		add(id, t.Previous)
 	}
 	return owed
@@ -102,7 +102,8 @@ func (t Terms) replaced(r Rotation) []certificate.ID {
 }
 
 // leftBehind returns the device's rotations before r, down to the last that
-// was proven and finished, that gave way or went stale.
+// was proven and finished, that gave way, went stale or were abandoned with a
+// certificate for a key of the device's own.
 func leftBehind(r Rotation, h History) []Rotation {
 	var left []Rotation
 	for _, older := range h.Rotations {
@@ -112,7 +113,9 @@ func leftBehind(r Rotation, h History) []Rotation {
 		if older.State == Finished && !older.Unproven {
 			break
 		}
-		if older.State == Superseded || older.State == Stale {
+		// A package whose rotation was abandoned waits for its device again.
+		abandoned := older.State == Abandoned && older.Certificate != "" && !older.ByPackage
+		if older.State == Superseded || older.State == Stale || abandoned {
 			left = append(left, older)
 		}
 	}

@@ -56,7 +56,8 @@ func (v *Vendor) check(ctx context.Context, a admission, csr *certificate.Reques
 
 // mayUseKey refuses a key that was used: one whose certificate was proven or
 // seen, or that another device ever had. A superseded key never opens again,
-// but for a device that has one key for ever, and no other rotation open.
+// but for a device that has one key for ever, and no other rotation open; nor
+// does one of which a certificate was revoked.
 func (v *Vendor) mayUseKey(ctx context.Context, a admission, key certificate.KeyID) error {
 	r := a.history.Keyed(key)
 	if r != nil && r.State == rotation.Superseded {
@@ -76,6 +77,8 @@ func (v *Vendor) mayUseKey(ctx context.Context, a admission, key certificate.Key
 	}
 	for _, h := range holdings {
 		switch {
+		case h.Standing == certificate.Revoked:
+			return explain(protocol.CSRRejected, "the key was revoked, make a new one")
 		case h.Device != a.Device && (r == nil || h.Device != ""):
 			return explain(protocol.CSRRejected, "the key belongs to another device")
 		case !a.profile.ReuseKey && (!h.LastSeen.IsZero() || r == nil):

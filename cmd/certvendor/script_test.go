@@ -56,6 +56,13 @@ func TestScripts(t *testing.T) {
 			"devices":   devices,
 			"connects":  connects,
 			"foreign":   foreign,
+			"gets":      gets,
+			"acks":      acks,
+			"id":        certificateID,
+			"listed":    listed,
+			"newer":     newer,
+			"open":      keepOpen,
+			"closed":    waitClosed,
 		},
 	})
 }

@@ -114,17 +114,15 @@ func (a *App) Start(ctx context.Context) error {
 }
 
 // ensureJob makes the job of this configuration. One that gave way to other
-// topics goes on when its topics are back.
+// topics goes on when its topics are back; one that a person has canceled stays
+// canceled.
 func (a *App) ensureJob(ctx context.Context) error {
 	job, err := a.backend.Jobs.Ensure(ctx, a.job())
 	if err != nil {
 		return fmt.Errorf("ensure the job: %w", err)
 	}
-	if job.State != jobs.Canceled {
-		return nil
-	}
-	if err := a.world.Store().Jobs().Resume(ctx, job.ID); err != nil {
-		return fmt.Errorf("resume the job: %w", err)
+	if job.State == jobs.Canceled {
+		a.log.Warn().Str("job", job.ID).Msg("the rotation job is canceled: nobody gets it before `certvendor job ensure`")
 	}
 	return nil
 }

@@ -2,6 +2,8 @@ package app
 
 import (
 	"context"
+	"encoding/pem"
+	"time"
 
 	"github.com/certvendor/certvendor/internal/control"
 	"github.com/certvendor/certvendor/internal/standalone"
@@ -30,6 +32,7 @@ func (a *App) ports() control.Ports {
 		Registry: b.Registry, Registrar: registrar{b.Registrar, a}, Devices: b.Devices,
 		Inventory: b.Inventory, Certificates: b.Certificates,
 		Journal: b.Journal, Rotations: b.Rotations, Brakes: b.Brakes, Group: b.Group, Jobs: b.Jobs,
+		ByHand: a.closer, CRL: a.crl,
 		Issuer: b.Issuer, Packages: b.Packages,
 		Now: a.clock.Now, Validity: c.Vending.Validity, Backdate: c.Vending.Backdate,
 		Policies: policies, PerMinute: c.Rotation.PerMinute, Job: a.job(),
@@ -77,6 +80,14 @@ func (a *App) listCAs() []control.CA {
 		cas = append(cas, control.CA(entry))
 	}
 	return cas
+}
+
+func (a *App) crl(ctx context.Context, lifetime time.Duration) (control.CRL, error) {
+	made, err := a.world.CRL(ctx, lifetime)
+	return control.CRL{
+		Number: made.Number, NextUpdate: made.Until, Entries: made.Entries, Others: made.Others,
+		PEM: string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: made.DER})),
+	}, err
 }
 
 func (a *App) note(ctx context.Context, e control.Event) error {

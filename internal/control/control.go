@@ -20,6 +20,15 @@ import (
 	"github.com/certvendor/certvendor/vending"
 )
 
+// ByHand is what a person may ask for about the rotations of a device: a
+// rotation.Closer is one, and says what its methods do.
+type ByHand interface {
+	Abandon(context.Context, registry.DeviceID) (rotation.Rotation, error)
+	Undo(context.Context, registry.DeviceID) (rotation.Undone, error)
+	Bricks(held []certificate.Holding, revoked ...certificate.ID) bool
+	Revoke(context.Context, rotation.Revoking) error
+}
+
 // Ports are what the server stands on. All are required, and safe for
 // concurrent use.
 type Ports struct {
@@ -33,6 +42,7 @@ type Ports struct {
 	Brakes       rotation.Brakes
 	Group        rotation.Group
 	Jobs         jobs.Continuous
+	ByHand       ByHand
 	Issuer       vending.Issuer
 	Packages     vending.Packages
 	Campaigns    Campaigns
@@ -53,6 +63,9 @@ type Ports struct {
 	Roots func() []byte
 	// CAs lists the CA's certificates.
 	CAs func() []CA
+	// CRL has the issuing CA sign a list of what is revoked, which is good for
+	// so long.
+	CRL func(ctx context.Context, lifetime time.Duration) (CRL, error)
 	// Sweep does what is due; with trustClock it first takes the clock for
 	// right as it is.
 	Sweep func(ctx context.Context, trustClock bool) (rotation.Swept, error)

@@ -218,8 +218,9 @@ func (w *World) Backend() backend.Backend {
 	b := backend.Backend{
 		Registry: w.store.Devices(), Devices: w.store.Devices(), Registrar: w.store.Devices(),
 		Inventory: w.store.Certificates(), Certificates: w.store.Certificates(),
+		Revoker: w.store.Certificates(),
 		Journal: w.store.Journal(), Rotations: w.store.Journal(), Brakes: w.store.Brakes(),
-		Group: w.jobs.Group(w.store.Group()), Jobs: w.store.Jobs(),
+		Group: w.jobs.Group(w.store.Group()), Jobs: w.jobs.Continuous(w.store.Jobs()),
 		Issuer: w.ca.Authority(), Packages: w.packages, Bus: w.broker,
 	}
 	if w.config.Issuer != nil {

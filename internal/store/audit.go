@@ -24,6 +24,7 @@ const (
 	RetirementReturn  = "retirement.returned" // the device came back from the old one
 	RetirementHalf    = "retirement.deactivated"
 	RetirementDone    = "retirement.done"
+	RetirementUndone  = "retirement.undone" // closed because a person has undone the rotation
 
 	CertificateRegistered  = "certificate.registered"
 	CertificateAttached    = "certificate.attached"
@@ -31,6 +32,7 @@ const (
 	CertificateDeactivated = "certificate.deactivated"
 	CertificateDetached    = "certificate.detached"
 	CertificateDeleted     = "certificate.deleted"
+	CertificateRevoked     = "certificate.revoked"
 
 	DeviceAdded     = "device.added"
 	DeviceRemoved   = "device.removed"
@@ -46,6 +48,8 @@ const (
 	Frozen = "freeze"
 	Thawed = "thaw"
 	CAMade = "ca.made"
+
+	CRLNumbered = "crl.numbered" // a CRL of this number is about to be signed
 )
 
 // Event is one row of the audit. Its JSON is a line of the copied files.

@@ -21,7 +21,8 @@ var (
 // Register implements certificate.Inventory. A certificate that the device
 // holds already stays exactly as it is: one that was deactivated is brought
 // back by Activate, not by being registered again. One that nobody holds any
-// more takes the standing it is registered with.
+// more takes the standing it is registered with. One that was revoked is
+// refused with certificate.ErrRevoked.
 func (h Certificates) Register(ctx context.Context, device registry.DeviceID, c certificate.Certificate) error {
 	if h.s.drafts.register(device, c) {
 		return nil
@@ -69,6 +70,8 @@ func register(t *tx, device registry.DeviceID, c certificate.Certificate) error 
 		return err
 	case at.usable():
 		return nil
+	case at.standing == certificate.Revoked:
+		return certificate.ErrRevoked
 	case !known:
 		err = insert(t, device, c)
 	default:
@@ -181,10 +184,15 @@ func (h Certificates) activatable(ctx context.Context, device registry.DeviceID,
 	}
 	return h.s.look(ctx, func(q querier) error {
 		at, _, err := placeOf(q, device, id)
-		if err == nil && !at.usable() {
-			err = certificate.ErrNotHeld
+		switch {
+		case err != nil:
+			return err
+		case !at.usable():
+			return certificate.ErrNotHeld
+		case at.standing == certificate.Revoked:
+			return certificate.ErrRevoked
 		}
-		return err
+		return nil
 	})
 }
 
@@ -195,6 +203,8 @@ func activate(t *tx, device registry.DeviceID, id certificate.ID) error {
 		return err
 	case !at.usable():
 		return certificate.ErrNotHeld
+	case at.standing == certificate.Revoked:
+		return certificate.ErrRevoked
 	case at.standing == certificate.Active:
 		return nil
 	}

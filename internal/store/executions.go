@@ -66,6 +66,27 @@ func (h Jobs) Execution(ctx context.Context, device registry.DeviceID, jobID str
 	return e, nil
 }
 
+// Newest implements jobs.Continuous.
+func (h Jobs) Newest(ctx context.Context, device registry.DeviceID) (jobs.Execution, bool, error) {
+	var (
+		e    jobs.Execution
+		some bool
+	)
+	err := h.s.look(ctx, func(q querier) (err error) {
+		e, some, err = newestOf(q, device)
+		return err
+	})
+	if err != nil {
+		return jobs.Execution{}, false, fmt.Errorf("newest job of device %s: %w", device, err)
+	}
+	return e, some, nil
+}
+
+func newestOf(q querier, device registry.DeviceID) (jobs.Execution, bool, error) {
+	return single(q, scanExecution, `SELECT `+executionColumns+` FROM executions
+		WHERE device = ? ORDER BY queued DESC, number DESC LIMIT 1`, device)
+}
+
 func execution(q querier, device registry.DeviceID, jobID string, number int64) (jobs.Execution, error) {
 	e, there, err := single(q, scanExecution, `SELECT `+executionColumns+` FROM executions
 		WHERE device = ? AND job = ? AND (? = 0 OR number = ?) ORDER BY number DESC LIMIT 1`,

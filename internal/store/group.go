@@ -44,9 +44,8 @@ func (h Group) Add(ctx context.Context, id registry.DeviceID) error {
 // again lets a member wait for a new execution if its newest one has ended: it
 // has not acked, or it would not be a member any more.
 func again(t *tx, id registry.DeviceID) error {
-	status, some, err := single(t, value[protocol.JobStatus], `SELECT status FROM executions
-		WHERE device = ? ORDER BY queued DESC, number DESC LIMIT 1`, id)
-	if err != nil || !some || !status.Terminal() {
+	newest, some, err := newestOf(t, id)
+	if err != nil || !some || !newest.Status.Terminal() {
 		return err
 	}
 	return t.change(`UPDATE members SET waits = ? WHERE device = ?`, nanos(t.now), id)
@@ -102,10 +101,10 @@ func (h Group) Members(ctx context.Context, after registry.DeviceID, most int) (
 	err := h.s.view(ctx, func(q querier) (err error) {
 		page, err = collect(q, func(row scanner) (m rotation.Member, err error) {
 			var since int64
-			err = row.Scan(&m.Device, &since)
+			err = row.Scan(&m.Device, &since, &m.Waiting)
 			m.Since = moment(since)
 			return m, err
-		}, `SELECT device, since FROM members WHERE device > ? ORDER BY device`+atMost, after, limit(most))
+		}, `SELECT device, since, waits <> 0 FROM members WHERE device > ? ORDER BY device`+atMost, after, limit(most))
 		return err
 	})
 	if err != nil {

@@ -10,22 +10,26 @@ import (
 )
 
 const rotationColumns = `device, number, state, by_package, key, certificate, over, named, held, nonce, profile,
-	evidence, unproven, behind, opened, vended_at, acked_at, proven_at, closed_at, lease_instance, lease_until, version`
+	evidence, unproven, behind, opened, vended_at, acked_at, proven_at, closed_at, lease_instance, lease_until, version, undone, undone_at`
 
 func scanRotation(row scanner) (rotation.Rotation, error) {
 	var (
-		r                                                    rotation.Rotation
-		held, behind                                         string
-		opened, vended, acked, proven, closedAt, leasedUntil int64
+		r                                                              rotation.Rotation
+		held, behind, undone                                           string
+		opened, vended, acked, proven, closedAt, leasedUntil, undoneAt int64
 	)
 	err := row.Scan(&r.Device, &r.Number, &r.State, &r.ByPackage, &r.Key, &r.Certificate, &r.Over, &r.Named, &held,
 		&r.Nonce, &r.Profile, &r.Evidence, &r.Unproven, &behind, &opened, &vended, &acked, &proven, &closedAt,
-		&r.Lease.Instance, &leasedUntil, &r.Version)
+		&r.Lease.Instance, &leasedUntil, &r.Version, &undone, &undoneAt)
 	if err != nil {
 		return r, err
 	}
 	r.Opened, r.VendedAt, r.AckedAt = moment(opened), moment(vended), moment(acked)
 	r.ProvenAt, r.ClosedAt, r.Lease.Until = moment(proven), moment(closedAt), moment(leasedUntil)
+	r.UndoneAt = moment(undoneAt)
+	if r.Undone, err = names[certificate.ID](undone); err != nil {
+		return r, err
+	}
 	if r.Held, err = names[certificate.ID](held); err != nil {
 		return r, err
 	}
@@ -38,7 +42,7 @@ func values(r rotation.Rotation) []any {
 	return []any{
 		r.Device, r.Number, r.State, r.ByPackage, r.Key, r.Certificate, r.Over, r.Named, array(r.Held), r.Nonce, r.Profile,
 		r.Evidence, r.Unproven, array(r.Behind), nanos(r.Opened), nanos(r.VendedAt), nanos(r.AckedAt), nanos(r.ProvenAt),
-		nanos(r.ClosedAt), r.Lease.Instance, nanos(r.Lease.Until), r.Version, since(r),
+		nanos(r.ClosedAt), r.Lease.Instance, nanos(r.Lease.Until), r.Version, array(r.Undone), nanos(r.UndoneAt), since(r),
 	}
 }
 
@@ -59,14 +63,14 @@ func since(r rotation.Rotation) int64 {
 // with its version as it stands. An event records a state it was not in before.
 func write(t *tx, r rotation.Rotation, before rotation.State) error {
 	err := t.change(`INSERT INTO rotations (`+rotationColumns+`, since, woken)
-		VALUES (?1, ?2, ?3, ?4, ?, ?6, ?, ?, ?, ?, ?, ?, ?, ?, ?15, ?, ?, ?, ?, ?, ?, ?, ?, `+woken+`)
+		VALUES (?1, ?2, ?3, ?4, ?, ?6, ?, ?, ?, ?, ?, ?, ?, ?, ?15, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, `+woken+`)
 		ON CONFLICT (device, number) DO UPDATE SET state = excluded.state, by_package = excluded.by_package,
 		key = excluded.key, certificate = excluded.certificate, over = excluded.over, named = excluded.named,
 		held = excluded.held, nonce = excluded.nonce, profile = excluded.profile, evidence = excluded.evidence,
 		unproven = excluded.unproven, behind = excluded.behind, opened = excluded.opened,
 		vended_at = excluded.vended_at, acked_at = excluded.acked_at, proven_at = excluded.proven_at,
 		closed_at = excluded.closed_at, lease_instance = excluded.lease_instance, lease_until = excluded.lease_until,
-		version = excluded.version, since = excluded.since, woken = excluded.woken`, values(r)...)
+		version = excluded.version, undone = excluded.undone, undone_at = excluded.undone_at, since = excluded.since, woken = excluded.woken`, values(r)...)
 	if err != nil {
 		return err
 	}
@@ -108,6 +112,6 @@ func otherOpen(q querier, device registry.DeviceID, besides ...int64) (bool, err
 }
 
 func cloned(r rotation.Rotation) rotation.Rotation {
-	r.Held, r.Behind = slices.Clone(r.Held), slices.Clone(r.Behind)
+	r.Held, r.Behind, r.Undone = slices.Clone(r.Held), slices.Clone(r.Behind), slices.Clone(r.Undone)
 	return r
 }

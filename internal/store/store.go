@@ -54,7 +54,7 @@ type Config struct {
 	// a certificate: one that is open and silent shows nothing. Nil: never.
 	Heard func(registry.DeviceID, certificate.ID) time.Time
 	// Retired is called after the commit that took a certificate away from a
-	// device, before Retire returns, on the goroutine that writes: it must
+	// device, before Retire or Revoke returns, on the goroutine that writes: it must
 	// not ask the store to write. Nil: nothing.
 	Retired func(registry.DeviceID, certificate.ID)
 	// Observe is called after every commit with the time it took, from its
