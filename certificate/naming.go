@@ -106,11 +106,11 @@ func (n Naming) Subject(req *Request, about Names) ([]byte, error) {
 // verify refuses a request that calls the device anything it is not called.
 func (n Naming) verify(asked askedNames, about Names) error {
 	for _, name := range asked.alternative {
-		if !n.own(name, about.Device) {
+		if !n.Own(name, about.Device) {
 			return refuse("an alternative name that is not this device's")
 		}
 	}
-	if asked.common == "" || n.own(asked.common, about.Device) {
+	if asked.common == "" || n.Own(asked.common, about.Device) {
 		return nil
 	}
 	if about.Caller != nil {
@@ -125,8 +125,8 @@ func (n Naming) verify(asked askedNames, about Names) error {
 	return refuse("a common name that is not this device's")
 }
 
-// own reports whether a name is one of the device's own.
-func (n Naming) own(name string, id registry.DeviceID) bool {
+// Own reports whether a name is one of the device's own.
+func (n Naming) Own(name string, id registry.DeviceID) bool {
 	return name == string(id) || name == URNPrefix+string(id) ||
 		slices.ContainsFunc(n.Patterns, func(p string) bool { return expand(p, id) == name })
 }

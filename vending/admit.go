@@ -26,19 +26,35 @@ type admission struct {
 func (v *Vendor) admit(ctx context.Context, caller Caller) (admission, error) {
 	a := admission{Caller: caller, profile: v.config.Profiles[0]}
 	var err error
-	a.device, err = v.Registry.Device(ctx, caller.Device)
-	switch {
-	case errors.Is(err, registry.ErrUnknown):
-		return a, reject(protocol.NotAllowed, err)
-	case err != nil:
-		return a, reject(protocol.RegistryFailed, err)
-	case a.device.Blocked:
-		return a, explain(protocol.NotAllowed, "blocked")
+	if a.device, err = v.registered(ctx, caller.Device); err != nil {
+		return a, err
+	}
+	if err := notBlocked(a.device); err != nil {
+		return a, err
 	}
 	if err := v.look(ctx, &a); err != nil {
 		return a, err
 	}
 	return a, v.bind(a)
+}
+
+// registered refuses a device that the registry does not know.
+func (v *Vendor) registered(ctx context.Context, id registry.DeviceID) (registry.Device, error) {
+	device, err := v.Registry.Device(ctx, id)
+	switch {
+	case errors.Is(err, registry.ErrUnknown):
+		return device, reject(protocol.NotAllowed, err)
+	case err != nil:
+		return device, reject(protocol.RegistryFailed, err)
+	}
+	return device, nil
+}
+
+func notBlocked(device registry.Device) error {
+	if device.Blocked {
+		return explain(protocol.NotAllowed, "blocked")
+	}
+	return nil
 }
 
 // look reads the device's rotations and certificates.

@@ -25,13 +25,10 @@ func (v *Vendor) check(ctx context.Context, a admission, csr *certificate.Reques
 	if err := v.mayUseKey(ctx, a, csr.Key); err != nil {
 		return opening{}, certificate.Order{}, err
 	}
-	if a.history.NewKeys(v.Now().Add(-v.config.NewKeysPer)) >= v.config.NewKeys {
-		return opening{}, certificate.Order{}, &Error{
-			Reason: protocol.TooManyRequests, Detail: "too many new keys",
-			Wait: v.config.NewKeysPer / time.Duration(v.config.NewKeys),
-		}
+	if err := v.mayBringKey(a); err != nil {
+		return opening{}, certificate.Order{}, err
 	}
-	if err := csr.CheckSignature(); err != nil {
+	if err := v.verify(csr); err != nil {
 		return opening{}, certificate.Order{}, refuseCSR(err)
 	}
 	subject, err := a.profile.Naming.Subject(csr, certificate.Names{
@@ -52,6 +49,21 @@ func (v *Vendor) check(ctx context.Context, a admission, csr *certificate.Reques
 	next := v.intend(a, named)
 	next.Key = csr.Key
 	return opening{Rotation: next, policies: policies}, order, nil
+}
+
+// mayBringKey refuses a device that has brought too many new keys lately.
+func (v *Vendor) mayBringKey(a admission) error {
+	if v.newKeysLeft(a) > 0 {
+		return nil
+	}
+	return &Error{
+		Reason: protocol.TooManyRequests, Detail: "too many new keys",
+		Wait: v.config.NewKeysPer / time.Duration(v.config.NewKeys),
+	}
+}
+
+func (v *Vendor) newKeysLeft(a admission) int {
+	return v.config.NewKeys - a.history.NewKeys(v.Now().Add(-v.config.NewKeysPer))
 }
 
 // mayUseKey refuses a key that was used: one whose certificate was proven or

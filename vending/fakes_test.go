@@ -138,6 +138,8 @@ func (f fakePackages) Link(context.Context, registry.DeviceID, certificate.ID) (
 
 type fakeLimits struct{ b *bed }
 
+func (f fakeLimits) Peek(registry.DeviceID) (time.Duration, bool) { return f.b.allow() }
+
 func (f fakeLimits) Allow(registry.DeviceID) (time.Duration, bool) { return f.b.allow() }
 
 type fakePublisher struct{ b *bed }

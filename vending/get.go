@@ -21,9 +21,8 @@ func (v *Vendor) Get(ctx context.Context, caller Caller, request protocol.GetReq
 	if err != nil {
 		return protocol.GetAccepted{}, err
 	}
-	frozen, err := v.Brakes.Frozen(ctx)
-	if err != nil || frozen.Vending {
-		return protocol.GetAccepted{}, later(time.Minute, err)
+	if err := v.notFrozen(ctx); err != nil {
+		return protocol.GetAccepted{}, err
 	}
 	if request.CSR == nil {
 		return v.getPackage(ctx, a)
@@ -31,8 +30,17 @@ func (v *Vendor) Get(ctx context.Context, caller Caller, request protocol.GetReq
 	return v.getByCSR(ctx, a, request)
 }
 
+// notFrozen sends gets away while a person has stopped vending.
+func (v *Vendor) notFrozen(ctx context.Context) error {
+	frozen, err := v.Brakes.Frozen(ctx)
+	if err != nil || frozen.Vending {
+		return later(time.Minute, err)
+	}
+	return nil
+}
+
 func (v *Vendor) getByCSR(ctx context.Context, a admission, request protocol.GetRequest) (protocol.GetAccepted, error) {
-	csr, err := certificate.ParseRequest(*request.CSR)
+	csr, err := v.parse(*request.CSR)
 	if err != nil {
 		return protocol.GetAccepted{}, refuseCSR(err)
 	}

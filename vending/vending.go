@@ -4,7 +4,8 @@
 // Read get.go and ack.go; admit.go is what both begin with, check.go what a CSR
 // must satisfy, open.go how a rotation makes room for the next, package.go the
 // get without a CSR, and handler.go how a message becomes a call and an outcome
-// a reply. The ports that the answers stand on are here and with the nouns they
+// a reply. rehearse.go asks the same functions what they would answer, and
+// explain.go says what each rule says. The ports that the answers stand on are here and with the nouns they
 // are about.
 package vending
 
@@ -69,6 +70,8 @@ type Packages interface {
 type Limits interface {
 	// Allow counts a get, and returns how long to wait if it is one too many.
 	Allow(registry.DeviceID) (wait time.Duration, ok bool)
+	// Peek returns what Allow would return, and counts nothing.
+	Peek(registry.DeviceID) (wait time.Duration, ok bool)
 }
 
 // Binding says how the certificate of a connection must belong to the device.
@@ -117,6 +120,10 @@ type Ports struct {
 	Limits       Limits
 	Closer       *rotation.Closer
 	Now          func() time.Time
+	// Signs returns until when a certificate that is issued now can last at
+	// most, or why none can be issued, as Issue would return it; it signs
+	// nothing. Only explaining needs it; nil where the world cannot say.
+	Signs func(context.Context) (until time.Time, err error)
 }
 
 // Vendor answers requests. It is safe for concurrent use; the requests of one
@@ -124,6 +131,9 @@ type Ports struct {
 type Vendor struct {
 	Ports
 	config Config
+	// How a CSR is read and its signature checked: a rehearsal has no CSR.
+	parse  func(string) (*certificate.Request, error)
+	verify func(*certificate.Request) error
 }
 
 // New returns a vendor, or says which part of the configuration cannot work.
@@ -147,7 +157,9 @@ func New(config Config, ports Ports) (*Vendor, error) {
 	if config.NewKeys <= 0 || config.NewKeysPer <= 0 {
 		return nil, errors.New("vending.new_keys: must allow at least one key")
 	}
-	return &Vendor{Ports: ports, config: config}, nil
+	return &Vendor{
+		Ports: ports, config: config, parse: certificate.ParseRequest, verify: (*certificate.Request).CheckSignature,
+	}, nil
 }
 
 // Error is a refusal: the reason goes to the device, with the detail and the

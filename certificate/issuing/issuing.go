@@ -82,9 +82,8 @@ func (a *Authority) Issue(ctx context.Context, order certificate.Order) (certifi
 	if err := ctx.Err(); err != nil {
 		return certificate.Certificate{}, err
 	}
-	if now := a.now(); now.Before(a.notBefore) || now.After(a.notAfter) {
-		return certificate.Certificate{}, fmt.Errorf("%w: %q is valid from %s to %s only",
-			certificate.ErrNoCA, a.issuer.Subject, a.notBefore.UTC().Format(time.DateOnly), a.notAfter.UTC().Format(time.DateOnly))
+	if _, err := a.Signs(ctx); err != nil {
+		return certificate.Certificate{}, err
 	}
 	template, err := a.template(order)
 	if err != nil {
@@ -99,6 +98,16 @@ func (a *Authority) Issue(ctx context.Context, order certificate.Order) (certifi
 		return certificate.Certificate{}, fmt.Errorf("issue for device %s: %w", order.Device, err)
 	}
 	return certificate.New(der, a.chain)
+}
+
+// Signs returns until when a certificate issued now can last at most, or
+// certificate.ErrNoCA if the CA is not valid now. It does not try the key.
+func (a *Authority) Signs(context.Context) (until time.Time, err error) {
+	if now := a.now(); now.Before(a.notBefore) || now.After(a.notAfter) {
+		return time.Time{}, fmt.Errorf("%w: %q is valid from %s to %s only",
+			certificate.ErrNoCA, a.issuer.Subject, a.notBefore.UTC().Format(time.DateOnly), a.notAfter.UTC().Format(time.DateOnly))
+	}
+	return a.notAfter, nil
 }
 
 // template is the profile of a device's certificate, RFC 5280 section 4.

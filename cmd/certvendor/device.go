@@ -22,21 +22,36 @@ func (c *cli) device() *cobra.Command {
 }
 
 func (c *cli) deviceList() *cobra.Command {
-	var attributes []string
+	var s selected
+	var query control.FleetQuery
 	cmd := &cobra.Command{
-		Use: "list", Short: "List devices by name", Args: cobra.NoArgs,
-		RunE: c.ask(func(ctx context.Context, daemon *control.Client, _ []string) error {
-			wanted, err := parseAttributes(attributes)
-			if err != nil {
-				return err
+		Use: "list", Short: "List devices by name, each with the certificate it was last seen on, or else its newest ACTIVE one",
+		Args: cobra.NoArgs,
+		RunE: c.ask(func(ctx context.Context, daemon *control.Client, _ []string) (err error) {
+			if query.Within, query.Attributes, err = s.read(); err != nil {
+				return fmt.Errorf("device list: %w", err)
 			}
-			return list(c, daemon.Devices(ctx, wanted), "NAME BLOCKED ADDED ATTRIBUTES", func(d control.Device) []string {
-				return []string{d.Name, yes(d.Blocked), when(d.Added), pairs(d.Attributes)}
-			})
+			return listOrCSV(c, s.csv, daemon.Fleet(ctx, query), deviceColumns)
 		}),
 	}
-	cmd.Flags().StringArrayVar(&attributes, "attribute", nil, "only devices with this attribute, name=value; repeatable")
+	s.flags(cmd)
 	return cmd
+}
+
+var deviceColumns = columns[control.FleetDevice]{
+	names: "NAME BLOCKED ADDED CERTIFICATE STANDING EXPIRES SEEN ROTATION ATTRIBUTES",
+	row: func(d control.FleetDevice) []string {
+		return []string{
+			d.Name, yes(d.Blocked), when(d.Added), short(d.Certificate), dash(string(d.Standing)), when(d.NotAfter),
+			when(d.LastSeen), dash(string(d.Rotation)), pairs(d.Attributes),
+		}
+	},
+	whole: func(d control.FleetDevice) []string {
+		return []string{
+			d.Name, mark(d.Blocked), stamp(d.Added), string(d.Certificate), string(d.Standing), stamp(d.NotAfter),
+			stamp(d.LastSeen), string(d.Rotation), assignments(d.Attributes, ";"),
+		}
+	},
 }
 
 func (c *cli) deviceShow() *cobra.Command {
@@ -49,7 +64,7 @@ func (c *cli) deviceShow() *cobra.Command {
 			}
 			return c.print(d, func(w io.Writer) {
 				printDevice(w, d)
-				printRotations(w, d)
+				printRotations(w, d.Rotations, d.Retirements)
 				section(w, "WHEN WHAT CERTIFICATE DETAIL", d.Timeline, func(e control.Event) []string {
 					return []string{when(e.At), e.Kind, short(e.Certificate), pairs(e.Detail)}
 				})

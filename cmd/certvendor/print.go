@@ -118,12 +118,14 @@ func yes(b bool) string {
 }
 
 // pairs writes a map as k=v, sorted.
-func pairs(m map[string]string) string {
+func pairs(m map[string]string) string { return dash(assignments(m, " ")) }
+
+func assignments(m map[string]string, between string) string {
 	var all []string
 	for _, name := range slices.Sorted(maps.Keys(m)) {
 		all = append(all, name+"="+m[name])
 	}
-	return dash(strings.Join(all, " "))
+	return strings.Join(all, between)
 }
 
 // counts writes how many there are of each, sorted.
@@ -172,6 +174,13 @@ func (p *progress) step() {
 		full = barWidth * p.done / p.total
 	}
 	fmt.Fprintf(p.w, "\r%s [%s%s] %d of %d", p.what, strings.Repeat("#", full), strings.Repeat(".", barWidth-full), p.done, p.total)
+}
+
+// at counts so many, of a number that nobody knows.
+func (p *progress) at(done int) {
+	if p.w != nil {
+		fmt.Fprintf(p.w, "\r%s: %d", p.what, done)
+	}
 }
 
 // clear leaves an empty line.

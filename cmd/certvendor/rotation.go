@@ -107,9 +107,9 @@ func rotationRow(r control.Rotation) []string {
 	}
 }
 
-func printRotations(w io.Writer, d control.DeviceDetail) {
-	section(w, rotationColumns, d.Rotations, rotationRow)
-	section(w, "RETIRED BY MODE DUE DONE REVERTED WHY", d.Retirements, func(r control.Retirement) []string {
+func printRotations(w io.Writer, rotations []control.Rotation, retirements []control.Retirement) {
+	section(w, rotationColumns, rotations, rotationRow)
+	section(w, "RETIRED BY MODE DUE DONE REVERTED WHY", retirements, func(r control.Retirement) []string {
 		return []string{
 			short(r.Certificate), strconv.FormatInt(r.Rotation, 10), string(r.Mode), when(r.Due), when(r.Done),
 			yes(r.Reverted), dash(r.Why),
@@ -128,7 +128,7 @@ func (c *cli) rotationShow() *cobra.Command {
 			d.Timeline = []control.Event{}
 			return c.print(d, func(w io.Writer) {
 				printDevice(w, d)
-				printRotations(w, d)
+				printRotations(w, d.Rotations, d.Retirements)
 			})
 		}),
 	}

@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"syscall"
 	"testing"
@@ -63,6 +64,7 @@ func TestScripts(t *testing.T) {
 			"newer":     newer,
 			"open":      keepOpen,
 			"closed":    waitClosed,
+			"capture":   capture,
 		},
 	})
 }
@@ -131,6 +133,18 @@ func mode(ts *testscript.TestScript, _ bool, args []string) {
 	if got := info.Mode().Perm(); got != os.FileMode(want) {
 		ts.Fatalf("%s has mode %#o, want %#o", args[0], got, want)
 	}
+}
+
+// capture NAME EXPRESSION sets a variable to what the expression's parentheses
+// match first in the last output.
+func capture(ts *testscript.TestScript, _ bool, args []string) {
+	expression, err := regexp.Compile(args[1])
+	ts.Check(err)
+	found := expression.FindStringSubmatch(ts.ReadFile("stdout"))
+	if len(found) < 2 {
+		ts.Fatalf("nothing in the output matches %s", args[1])
+	}
+	ts.Setenv(args[0], found[1])
 }
 
 // connects NAME CERTIFICATE KEY checks that the broker takes a device, or with

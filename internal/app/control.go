@@ -36,7 +36,10 @@ func (a *App) ports() control.Ports {
 		Issuer: b.Issuer, Packages: b.Packages,
 		Now: a.clock.Now, Validity: c.Vending.Validity, Backdate: c.Vending.Backdate,
 		Policies: policies, PerMinute: c.Rotation.PerMinute, Job: a.job(),
-		BuildPackage: standalone.BuildPackage, ListPackages: a.listPackages,
+		BuildPackage: standalone.BuildPackage, ListPackages: a.listPackages, ListFleet: a.listFleet,
+		Naming: c.Profile().Naming, Window: c.Standalone.Broker.Expired,
+		RepeatedKeys: a.world.Store().Certificates().RepeatedKeys,
+		Rehearse:     a.handler.Vendor.Rehearse, Explain: a.handler.Vendor.Explain,
 		Roots: a.world.CA().ServerRoots, CAs: a.listCAs,
 		Sweep: a.sweep, AddedMember: a.world.Poke, Note: a.note, Timeline: a.timeline,
 		VerifyAudit: a.world.Store().Audit().Verify, Ready: a.Ready, Campaigns: a.campaigns(),
@@ -72,6 +75,19 @@ func (a *App) listPackages(ctx context.Context, after registry.DeviceID, limit i
 		})
 	}
 	return packages, err
+}
+
+func (a *App) listFleet(ctx context.Context, query registry.Query) ([]control.FleetDevice, error) {
+	rows, err := a.world.Store().Devices().InUse(ctx, query)
+	devices := make([]control.FleetDevice, 0, len(rows))
+	for _, row := range rows {
+		devices = append(devices, control.FleetDevice{
+			Device:      control.Device{Name: string(row.ID), Attributes: row.Attributes, Blocked: row.Blocked, Added: row.Added},
+			Certificate: row.Certificate, NotAfter: row.NotAfter, Standing: row.Standing,
+			LastSeen: row.LastSeen, Connected: row.Connected, Rotation: row.Rotation,
+		})
+	}
+	return devices, err
 }
 
 func (a *App) listCAs() []control.CA {

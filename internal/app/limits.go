@@ -49,6 +49,21 @@ func (l *limits) Allow(id registry.DeviceID) (time.Duration, bool) {
 	return 0, true
 }
 
+// Peek returns what Allow would; see vending.Limits.
+func (l *limits) Peek(id registry.DeviceID) (time.Duration, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e, ok := l.byID[id]
+	if !ok {
+		return 0, true
+	}
+	missing := 1 - e.Value.(*bucket).limiter.TokensAt(l.now())
+	if missing <= 0 {
+		return 0, true
+	}
+	return time.Duration(missing / float64(l.rate) * float64(time.Second)), false
+}
+
 func (l *limits) bucket(id registry.DeviceID) *rate.Limiter {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -4,6 +4,7 @@ package backend
 
 import (
 	"context"
+	"time"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/jobs"
@@ -29,6 +30,8 @@ type Backend struct {
 	Issuer       vending.Issuer
 	Packages     vending.Packages
 	Bus          Bus
+	// Signs is as vending.Ports has it; nil where the world cannot say.
+	Signs func(context.Context) (until time.Time, err error)
 }
 
 // Bus carries messages between devices and certvendor.

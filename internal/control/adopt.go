@@ -151,6 +151,11 @@ func (s *Server) cannotConnect(c certificate.Certificate) string {
 	if !s.Now().Before(c.NotAfter) {
 		return "the certificate has expired on " + c.NotAfter.Format("2006-01-02")
 	}
+	return s.untrusted(c)
+}
+
+// untrusted says why the broker would refuse a certificate for its issuer.
+func (s *Server) untrusted(c certificate.Certificate) string {
 	for _, ca := range s.CAs() {
 		if ca.Subject == c.Issuer && (ca.Role == "issuing" || ca.Role == "client-ca") {
 			return ""

@@ -15,6 +15,7 @@ import (
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/jobs"
+	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
 	"github.com/certvendor/certvendor/rotation"
 	"github.com/certvendor/certvendor/vending"
@@ -59,6 +60,20 @@ type Ports struct {
 	// ListPackages returns the packages of at most so many devices, by device,
 	// after one; empty at the end.
 	ListPackages func(ctx context.Context, after registry.DeviceID, limit int) ([]Package, error)
+	// ListFleet returns a page of devices, each with the certificate it uses.
+	ListFleet func(context.Context, registry.Query) ([]FleetDevice, error)
+	// Naming and Window are how certificates are named, and how long after
+	// its end the broker still takes one; for the survey.
+	Naming certificate.Naming
+	Window time.Duration
+	// RepeatedKeys returns a page of the keys that several certificates were
+	// made for, by id, after one; empty at the end.
+	RepeatedKeys func(ctx context.Context, after certificate.KeyID, limit int) ([]certificate.KeyID, error)
+	// Rehearse says what a request would be answered now; see vending.Vendor.
+	Rehearse func(context.Context, vending.Question) vending.Answer
+	// Explain says what a device's requests would meet now; see
+	// vending.Vendor.
+	Explain func(context.Context, registry.DeviceID, protocol.Action) (vending.Explanation, error)
 	// Roots returns, as PEM, what devices verify the broker and links by.
 	Roots func() []byte
 	// CAs lists the CA's certificates.

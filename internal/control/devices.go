@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -120,13 +121,9 @@ func (s *Server) enter(ctx context.Context, id registry.DeviceID, attributes map
 }
 
 func (s *Server) listDevices(r *http.Request) (any, error) {
-	attributes := map[string]string{}
-	for _, pair := range r.URL.Query()["attribute"] {
-		name, value, ok := strings.Cut(pair, "=")
-		if !ok {
-			return nil, refuse(http.StatusBadRequest, "attribute %.80q: must be name=value", pair)
-		}
-		attributes[name] = value
+	attributes, err := attributesOf(r.URL.Query())
+	if err != nil {
+		return nil, err
 	}
 	limit, err := limitOf(r)
 	if err != nil {
@@ -136,6 +133,19 @@ func (s *Server) listDevices(r *http.Request) (any, error) {
 		After: registry.DeviceID(r.URL.Query().Get("after")), Attributes: attributes, Limit: limit,
 	})
 	return each(page, deviceView), err
+}
+
+// attributesOf reads the attributes that a device must have to be listed.
+func attributesOf(asked url.Values) (map[string]string, error) {
+	attributes := map[string]string{}
+	for _, pair := range asked["attribute"] {
+		name, value, ok := strings.Cut(pair, "=")
+		if !ok {
+			return nil, refuse(http.StatusBadRequest, "attribute %.80q: must be name=value", pair)
+		}
+		attributes[name] = value
+	}
+	return attributes, nil
 }
 
 func limitOf(r *http.Request) (int, error) {

@@ -38,6 +38,7 @@ type Certificate struct {
 	Issuer    string               `json:"issuer"`
 	Serial    string               `json:"serial"`
 	Key       string               `json:"key"`
+	KeyID     certificate.KeyID    `json:"keyId"`
 	NotBefore time.Time            `json:"notBefore"`
 	NotAfter  time.Time            `json:"notAfter"`
 	Policies  []string             `json:"policies,omitempty"`
@@ -220,7 +221,7 @@ func deviceView(d registry.Device) Device {
 func certificateView(h certificate.Holding) Certificate {
 	return Certificate{
 		ID: h.ID, Standing: h.Standing, Kind: h.Kind, Subject: h.Subject, Issuer: h.Issuer, Serial: h.Serial,
-		Key: h.KeyType, NotBefore: h.NotBefore, NotAfter: h.NotAfter, Policies: h.Policies,
+		Key: h.KeyType, KeyID: h.Certificate.Key, NotBefore: h.NotBefore, NotAfter: h.NotAfter, Policies: h.Policies,
 		LastSeen: h.LastSeen, Connected: h.Connected, Shared: h.Shared,
 	}
 }

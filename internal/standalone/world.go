@@ -222,9 +222,10 @@ func (w *World) Backend() backend.Backend {
 		Journal: w.store.Journal(), Rotations: w.store.Journal(), Brakes: w.store.Brakes(),
 		Group: w.jobs.Group(w.store.Group()), Jobs: w.jobs.Continuous(w.store.Jobs()),
 		Issuer: w.ca.Authority(), Packages: w.packages, Bus: w.broker,
+		Signs: w.ca.Authority().Signs,
 	}
 	if w.config.Issuer != nil {
-		b.Issuer = w.config.Issuer
+		b.Issuer, b.Signs = w.config.Issuer, nil
 	}
 	return b
 }

@@ -27,15 +27,15 @@ func (h Certificates) List(ctx context.Context, query certificate.Query) ([]cert
 	return page, nil
 }
 
+const byID = ` ORDER BY c.id, h.device`
+
 func listed(q querier, query certificate.Query) ([]certificate.Holding, error) {
-	from, f, err := lead(q, query)
+	text, args, err := statement(q, query)
 	if err != nil {
 		return nil, err
 	}
-	const order = ` ORDER BY c.id, h.device`
 	most := limit(query.Limit)
-	text := `SELECT ` + holdingColumns + ` FROM ` + from + f.String() + order + atMost
-	page, err := collect(q, scanHolding, text, append(f.args, most+1)...)
+	page, err := collect(q, scanHolding, text, append(args, most+1)...)
 	if err != nil || len(page) <= most {
 		return page, err
 	}
@@ -46,7 +46,17 @@ func listed(q querier, query certificate.Query) ([]certificate.Holding, error) {
 	}
 	one := selected(query)
 	one.add(true, `c.id = ?`, cut)
-	return collect(q, scanHolding, `SELECT `+holdingColumns+` FROM `+holdingTables+one.String()+order, one.args...)
+	return collect(q, scanHolding, `SELECT `+holdingColumns+` FROM `+holdingTables+one.String()+byID, one.args...)
+}
+
+// statement returns the query for a page, but for the last argument, which is
+// how many holdings it may have.
+func statement(q querier, query certificate.Query) (text string, args []any, err error) {
+	from, f, err := lead(q, query)
+	if err != nil {
+		return "", nil, err
+	}
+	return `SELECT ` + holdingColumns + ` FROM ` + from + f.String() + byID + atMost, f.args, nil
 }
 
 const holdingTables = `certificates c JOIN chains n ON n.id = c.chain

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
@@ -100,25 +99,33 @@ func known(q querier, id registry.DeviceID) error {
 
 // List implements registry.Catalogue.
 func (h Devices) List(ctx context.Context, query registry.Query) ([]registry.Device, error) {
-	from, where, args := `devices d`, []string{`d.id > ?`}, []any{query.After}
+	return listDevices(ctx, h.s, listing[registry.Device]{deviceColumns, "", scanDevice}, query)
+}
+
+// listing is what is read of each device: columns of it and of what is joined
+// to it, at most a row a device.
+type listing[T any] struct {
+	columns, joined string
+	scan            func(scanner) (T, error)
+}
+
+func listDevices[T any](ctx context.Context, s *Store, of listing[T], query registry.Query) ([]T, error) {
+	f, from, order := &filter{}, `devices d`, `d.id`
 	for i, name := range slices.Sorted(maps.Keys(query.Attributes)) {
 		if i == 0 {
 			// The first attribute leads, in its index, which is by name of device.
-			from = `attributes a CROSS JOIN devices d`
-			where = []string{`a.name = ? AND a.value = ? AND a.device > ? AND d.id = a.device`}
-			args = []any{name, query.Attributes[name], query.After}
+			from, order = `attributes a CROSS JOIN devices d`, `a.device`
+			f.add(true, `a.name = ? AND a.value = ? AND a.device > ? AND d.id = a.device`, name, query.Attributes[name], query.After)
 			continue
 		}
-		where = append(where, `EXISTS (SELECT 1 FROM attributes x WHERE x.device = d.id AND x.name = ? AND x.value = ?)`)
-		args = append(args, name, query.Attributes[name])
+		f.add(true, `EXISTS (SELECT 1 FROM attributes x WHERE x.device = d.id AND x.name = ? AND x.value = ?)`,
+			name, query.Attributes[name])
 	}
-	text := `SELECT ` + deviceColumns + ` FROM ` + from + ` WHERE ` + strings.Join(where, " AND ") + ` ORDER BY d.id` + atMost
-	if len(query.Attributes) > 0 {
-		text = strings.Replace(text, `ORDER BY d.id`, `ORDER BY a.device`, 1)
-	}
-	var page []registry.Device
-	err := h.s.view(ctx, func(q querier) (err error) {
-		page, err = collect(q, scanDevice, text, append(args, limit(query.Limit))...)
+	f.add(len(query.Attributes) == 0, `d.id > ?`, query.After)
+	text := `SELECT ` + of.columns + ` FROM ` + from + of.joined + f.String() + ` ORDER BY ` + order + atMost
+	var page []T
+	err := s.view(ctx, func(q querier) (err error) {
+		page, err = collect(q, of.scan, text, append(f.args, limit(query.Limit))...)
 		return err
 	})
 	if err != nil {

@@ -1,6 +1,10 @@
 package store
 
-import "context"
+import (
+	"context"
+
+	"github.com/certvendor/certvendor/certificate"
+)
 
 // Migrate, Migrations: the parts of Open that change a file.
 var (
@@ -114,4 +118,20 @@ func Pragma(ctx context.Context, s *Store, name string) (string, error) {
 	return commitFor(ctx, s, func(t *tx) (string, error) {
 		return value[string](t.row("PRAGMA " + name))
 	})
+}
+
+// Plan returns how SQLite reads a page of certificates, a line a table.
+func Plan(ctx context.Context, s *Store, query certificate.Query) (plan []string, err error) {
+	err = s.view(ctx, func(q querier) error {
+		text, args, err := statement(q, query)
+		if err != nil {
+			return err
+		}
+		plan, err = collect(q, func(row scanner) (line string, err error) {
+			var id, parent, unused int
+			return line, row.Scan(&id, &parent, &unused, &line)
+		}, `EXPLAIN QUERY PLAN `+text, append(args, 1)...)
+		return err
+	})
+	return plan, err
 }

@@ -62,6 +62,7 @@ func Run(t *testing.T, open Open) {
 		{"lifecycle", lifecycleScenarios()},
 		{"crash", crashScenarios()},
 		{"edge", edgeScenarios()},
+		{"rehearse", rehearseScenarios()},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			for _, s := range part.scenarios {

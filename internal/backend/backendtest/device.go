@@ -230,6 +230,7 @@ func (d *Device) askOf(i *instance, over Cert, action protocol.Action, body stri
 	r.clock.Advance(tick)
 	before := d.seen[over.ID]
 	d.use(over)
+	foretold := d.foretell(i, over, action, body)
 	r.replies = nil
 	i.handler.Serve(r.ctx, vending.Message{
 		Topic: protocol.DefaultTopics().Request(string(d.ID), action), Payload: []byte(body),
@@ -240,6 +241,7 @@ func (d *Device) askOf(i *instance, over Cert, action protocol.Action, body stri
 	}
 	reply := r.onlyReply(d, action)
 	r.note(d, step(d, string(action), over), reply)
+	d.agree(foretold, reply, step(d, string(action), over))
 	r.check(d, step(d, string(action), over))
 	return reply
 }

@@ -206,4 +206,6 @@ func (q queueOf) Do(ctx context.Context, id registry.DeviceID, action protocol.A
 
 type noLimits struct{}
 
+func (noLimits) Peek(registry.DeviceID) (time.Duration, bool) { return 0, true }
+
 func (noLimits) Allow(registry.DeviceID) (time.Duration, bool) { return 0, true }

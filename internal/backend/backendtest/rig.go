@@ -38,8 +38,9 @@ type Rig struct {
 	devices []*Device
 	queue   vending.Queue
 
-	mu      sync.Mutex
-	replies []message // of the request that is being served
+	mu       sync.Mutex
+	replies  []message // of the request that is being served
+	foretold int       // how many requests were answered as their rehearsal said
 	// unruly lists the certificates that a scenario takes away by hand, as a
 	// person who names them may: nothing is promised about these.
 	unruly map[certificate.ID]bool

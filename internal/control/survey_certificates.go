@@ -1,0 +1,97 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/registry"
+)
+
+func (s *Server) surveyCertificates(ctx context.Context, after string, found *Survey) (next string, err error) {
+	page, err := s.Certificates.List(ctx, certificate.Query{After: certificate.ID(after), Limit: batch})
+	if err != nil || len(page) == 0 {
+		return "", err
+	}
+	for i, h := range page {
+		if h.Standing != certificate.Active {
+			continue
+		}
+		if h.Device == "" {
+			found.Orphans.add(string(h.ID))
+			continue
+		}
+		if i == 0 || page[i-1].ID != h.ID {
+			found.count(h)
+		}
+		if err := s.surveyName(ctx, h, found); err != nil {
+			return "", err
+		}
+	}
+	return string(page[len(page)-1].ID), nil
+}
+
+// count adds a certificate, however many hold it.
+func (s *Survey) count(h certificate.Holding) {
+	s.Certificates++
+	s.Expiries[h.NotAfter.UTC().Format("2006-01")]++
+	for _, policy := range h.Policies {
+		s.Policies[policy]++
+	}
+	if len(h.Policies) == 0 {
+		s.Policies[""]++
+	}
+	if parsed, err := h.X509(); err == nil && weak(parsed.PublicKey) {
+		s.Weak.add(fmt.Sprintf("%s %s", h.Device, h.KeyType))
+	}
+	if h.Shared {
+		s.Shared.add(string(h.ID))
+	}
+}
+
+// Whose a common name is.
+const (
+	nameOwn     = "the device's"
+	nameOther   = "another device's"
+	nameNobody  = "no device's"
+	nameMissing = "none"
+)
+
+// surveyName holds a certificate's common name against its device's name.
+func (s *Server) surveyName(ctx context.Context, h certificate.Holding, found *Survey) error {
+	parsed, err := h.X509()
+	if err != nil {
+		return err
+	}
+	name := parsed.Subject.CommonName
+	whose, err := s.whose(ctx, name, h.Device)
+	if err != nil {
+		return err
+	}
+	sample := Sample{Count: 1}
+	if whose != nameOwn {
+		sample.Names = []string{fmt.Sprintf("%s %s", h.Device, name)}
+	}
+	addTo(found.Names, whose, sample)
+	return nil
+}
+
+// whose says whose the common name of a device's certificate is.
+func (s *Server) whose(ctx context.Context, name string, device registry.DeviceID) (string, error) {
+	switch {
+	case name == "":
+		return nameMissing, nil
+	case s.Naming.Own(name, device):
+		return nameOwn, nil
+	}
+	id, err := registry.ParseDeviceID(name)
+	if err != nil {
+		return nameNobody, nil
+	}
+	_, err = s.Registry.Device(ctx, id)
+	if errors.Is(err, registry.ErrUnknown) {
+		return nameNobody, nil
+	}
+	return nameOther, err
+}
