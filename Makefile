@@ -5,10 +5,13 @@ STATICCHECK ?= $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 1m
 export CGO_ENABLED ?= 0
 
-.PHONY: build test race lint fuzz demo ci clean
+.PHONY: build packages test race lint fuzz demo ci clean
 
 build: ## both programs, into bin/
 	$(GO) build -trimpath -o bin/ ./cmd/...
+
+packages: ## .deb and .rpm for amd64, arm64 and armhf, with SHA256SUMS, into dist/
+	deploy/package
 
 test:
 	$(GO) test ./...
@@ -31,4 +34,4 @@ ci:
 	.ci/run
 
 clean:
-	rm -rf bin
+	rm -rf bin dist

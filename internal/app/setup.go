@@ -153,6 +153,7 @@ func (a *App) measure() error {
 	m.registry.MustRegister(
 		rotations{a.backend.Rotations, a.members},
 		broker{a.world.Broker()},
+		condition{a},
 	)
 	if a.config.Metrics.Listen == "" {
 		return nil
