@@ -1,6 +1,7 @@
 package device
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -151,6 +152,64 @@ func TestExecutionOfTheSameNumberQueuedLaterIsCarriedOut(t *testing.T) {
 			t.Errorf("the second execution is %s, and %d certificate was issued for both", w.updates[1].Status, len(w.issued))
 		}
 	})
+}
+
+// What await returns where the connection or the context ended beside "no job"
+// is no work, and must not be carried out.
+func TestNoWorkIsNotCarriedOut(t *testing.T) {
+	t.Run("the connection is lost while a finished job is reported again", func(t *testing.T) {
+		w := newWorld(t)
+		cut := &cutAt{w: w, end: "/update"}
+		if err := w.broker.AddHook(cut, nil); err != nil {
+			t.Fatal(err)
+		}
+		seen := new(diary)
+		cfg := w.provision()
+		cfg.Event = seen.note
+		w.queueJob("rotate-1", protocol.NewJobDocument(protocol.DefaultTopics()))
+		if err := open(t, cfg).RunOnce(deadline(t)); err != nil {
+			t.Fatal(err)
+		}
+		w.queueJob("rotate-1", protocol.NewJobDocument(protocol.DefaultTopics())) // the report was lost
+		w.script(func() { cut.on = true })
+		lost := seen.count(Disconnected)
+		stop := running(t, cfg)
+		eventually(t, func() bool { return seen.count(Disconnected) > lost })
+		w.script(func() { cut.on, w.job = false, nil }) // the network is well again, and the job has timed out
+		stop()
+		goesOn(t, w, cfg)
+	})
+	t.Run("the agent is stopped while it sees somebody else's job", func(t *testing.T) {
+		w := newWorld(t)
+		cfg := w.provision()
+		ctx, cancel := context.WithCancel(deadline(t))
+		cfg.Event = func(e Event) {
+			if e.Kind == JobIgnored {
+				cancel()
+			}
+		}
+		w.queueJob("reboot-1", map[string]string{"operation": "reboot"})
+		if err := open(t, cfg).Run(ctx); !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		goesOn(t, w, cfg)
+	})
+}
+
+// goesOn fails unless the next job is carried out, by whatever was left.
+func goesOn(t *testing.T, w *world, cfg Config) {
+	t.Helper()
+	seen := new(diary)
+	cfg.Event = seen.note
+	if c := open(t, cfg).store.state.Candidate; c != nil {
+		t.Errorf("nobody asked for a rotation, and one was begun: %+v", *c)
+	}
+	w.queueJob("rotate-2", protocol.NewJobDocument(protocol.DefaultTopics()))
+	running(t, cfg)
+	eventually(t, func() bool { return seen.count(Promoted) == 1 || seen.count(Disconnected) >= 20 })
+	if seen.count(Promoted) == 0 {
+		t.Errorf("20 connections later nothing has rotated: %v", seen.of(Disconnected)[19].Err)
+	}
 }
 
 // What an earlier version kept of the finished job does not say when it was
