@@ -36,7 +36,7 @@ func (a *App) ports() control.Ports {
 		BuildPackage: standalone.BuildPackage, ListPackages: a.listPackages,
 		Roots: a.world.CA().ServerRoots, CAs: a.listCAs,
 		Sweep: a.sweep, AddedMember: a.world.Poke, Note: a.note, Timeline: a.timeline,
-		VerifyAudit: a.world.Store().Audit().Verify, Ready: a.Ready,
+		VerifyAudit: a.world.Store().Audit().Verify, Backup: a.backup, Ready: a.Ready,
 	}
 }
 

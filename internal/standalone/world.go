@@ -9,6 +9,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -74,6 +75,7 @@ type World struct {
 	stop    context.CancelFunc
 	running sync.WaitGroup
 	failed  chan error
+	backing sync.Mutex // held while a backup is made
 }
 
 const (
@@ -92,6 +94,9 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 	}()
 	if w.lock, err = TakeLock(config.Data, config.Now()); err != nil {
 		return nil, err
+	}
+	if err := os.RemoveAll(filepath.Join(config.Data, backupDir)); err != nil {
+		return nil, fmt.Errorf("discard what an interrupted backup left: %w", err)
 	}
 	if err := initialise(ctx, config); err != nil {
 		return nil, err

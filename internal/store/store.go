@@ -88,6 +88,7 @@ type Store struct {
 	closed  error
 	work    sync.WaitGroup // the goroutines beside the writer
 	commits atomic.Int64
+	copying atomic.Int32 // copies of the whole that are being made
 
 	drafts    drafts
 	sightings sightings
