@@ -87,6 +87,7 @@ func (a *App) timeline(ctx context.Context, id registry.DeviceID) ([]control.Eve
 	rows, err := a.world.Store().Audit().Timeline(ctx, id)
 	events := make([]control.Event, 0, len(rows))
 	for _, row := range rows {
+		delete(row.Detail, "der") // for a restore, not for people
 		events = append(events, control.Event{
 			At: row.At, Kind: row.Kind, Device: row.Device, Certificate: row.Certificate, Detail: row.Detail,
 		})

@@ -15,7 +15,8 @@ import (
 )
 
 // The kinds of events that the store writes itself, in the commit of what they
-// record.
+// record. Their details hold all that replay.go needs to do the same again on
+// an older copy of the store.
 const (
 	RotationState     = "rotation.state"
 	RetirementWritten = "retirement.written"
@@ -25,17 +26,20 @@ const (
 	RetirementHalf    = "retirement.deactivated"
 	RetirementDone    = "retirement.done"
 
+	CertificateChain       = "certificate.chain" // the first with a new chain
 	CertificateRegistered  = "certificate.registered"
 	CertificateAttached    = "certificate.attached"
+	CertificateAdopted     = "certificate.adopted" // after a restore that had lost it
 	CertificateActivated   = "certificate.activated"
 	CertificateDeactivated = "certificate.deactivated"
 	CertificateDetached    = "certificate.detached"
 	CertificateDeleted     = "certificate.deleted"
 
-	DeviceAdded     = "device.added"
-	DeviceRemoved   = "device.removed"
-	DeviceBlocked   = "device.blocked"
-	DeviceUnblocked = "device.unblocked"
+	DeviceAdded      = "device.added"
+	DeviceAttributes = "device.attributes" // those that changed
+	DeviceRemoved    = "device.removed"
+	DeviceBlocked    = "device.blocked"
+	DeviceUnblocked  = "device.unblocked"
 
 	GroupAdded   = "group.added"
 	GroupRemoved = "group.removed"
@@ -46,6 +50,8 @@ const (
 	Frozen = "freeze"
 	Thawed = "thaw"
 	CAMade = "ca.made"
+
+	StoreRestored = "store.restored"
 )
 
 // Event is one row of the audit. Its JSON is a line of the copied files.
@@ -149,9 +155,17 @@ func (e Event) line() []byte {
 
 // audit appends an event to the chain, in this transaction.
 func (t *tx) audit(e Event) error {
+	if t.replays {
+		return nil
+	}
 	e.At, e.Instance = t.now.UTC().Round(0), t.instance
 	e.Detail = valid(e.Detail)
 	t.head = t.head.next(&e)
+	return t.enter(e)
+}
+
+// enter appends an event that is part of the chain as it is.
+func (t *tx) enter(e Event) error {
 	t.events, t.wrote = append(t.events, e), true
 	if len(t.events) < eventBunch {
 		return nil

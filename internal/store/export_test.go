@@ -1,6 +1,9 @@
 package store
 
-import "context"
+import (
+	"context"
+	"strings"
+)
 
 // Migrate, Migrations: the parts of Open that change a file.
 var (
@@ -97,4 +100,11 @@ func Pragma(ctx context.Context, s *Store, name string) (string, error) {
 	return commitFor(ctx, s, func(t *tx) (string, error) {
 		return value[string](t.row("PRAGMA " + name))
 	})
+}
+
+// UnknownToReplay reports whether a replay stops at rows of a kind.
+func UnknownToReplay(kind string) bool {
+	defer func() { _ = recover() }() // it is known, and needs a transaction
+	err := (&tx{}).again(Event{Kind: kind})
+	return err != nil && strings.HasPrefix(err.Error(), "this version of certvendor does not know")
 }
