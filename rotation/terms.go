@@ -26,6 +26,9 @@ type Terms struct {
 	Settle   time.Duration // between a proof without an ack, or a start, and removals
 	Recent   time.Duration // how fresh the sighting on the successor must be
 	Window   time.Duration // how long after its expiry the broker takes a certificate
+	// SeenSince is when the world was restored from a backup: sightings before
+	// it justify no removal, for later ones may have been lost. Zero: never.
+	SeenSince time.Time
 	// MaxRetirePerHour is the circuit breaker: more removals within an hour
 	// freeze retiring until an operator thaws it.
 	MaxRetirePerHour int

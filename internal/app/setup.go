@@ -40,6 +40,7 @@ func (a *App) setup(ctx context.Context) (err error) {
 	}
 	a.clock = rotation.NewClock(a.now, nil, newest, a.config.Rotation.TTL)
 	profile := a.config.Profile()
+	profile.Terms.SeenSince = a.world.Restored()
 	a.closer = rotation.NewCloser(rotation.Ports{
 		Journal: a.backend.Journal, Retirements: a.backend.Rotations, Inventory: a.backend.Inventory,
 		Group: a.backend.Group, Registry: a.backend.Registry, Packages: a.backend.Packages, Brakes: a.backend.Brakes,

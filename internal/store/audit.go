@@ -117,6 +117,23 @@ func (h Audit) Newest(ctx context.Context) (time.Time, error) {
 	return moment(at), nil
 }
 
+// End returns the number of the last row and its hash, in hex; 0 and nothing
+// without rows.
+func (h Audit) End(ctx context.Context) (row int64, hash string, err error) {
+	var end head
+	err = h.s.look(ctx, func(q querier) (err error) {
+		end, err = readHead(q)
+		return err
+	})
+	if err != nil {
+		return 0, "", fmt.Errorf("end of the audit: %w", err)
+	}
+	if end.seq == 0 {
+		return 0, "", nil
+	}
+	return end.seq, end.text(), nil
+}
+
 // head is the end of the chain.
 type head struct {
 	seq  int64

@@ -257,25 +257,3 @@ func TestRestoredRemembers(t *testing.T) {
 		t.Errorf("%+v", second)
 	}
 }
-
-func TestAdopt(t *testing.T) {
-	w := open(t)
-	w.device("d1")
-	retired := w.register("d1", "retired")
-	w.ok(w.Certificates().Retire(w.ctx, removal("d1", retired.ID, certificate.Deactivate)))
-	if adopted, err := w.Certificates().Adopt(w.ctx, "d1", retired); adopted || err != nil || w.holding("d1", retired.ID).Standing != certificate.Inactive {
-		t.Errorf("a retired certificate: %t, %v, %+v", adopted, err, w.held("d1"))
-	}
-	lost := real(t, "lost", start.AddDate(1, 0, 0))
-	if adopted, err := w.Certificates().Adopt(w.ctx, "stranger", lost); adopted || err == nil {
-		t.Errorf("for a device that is not known: %t, %v", adopted, err)
-	}
-	for _, want := range []bool{true, false} {
-		if adopted, err := w.Certificates().Adopt(w.ctx, "d1", lost); adopted != want || err != nil {
-			t.Errorf("%t, %v", adopted, err)
-		}
-	}
-	if h := w.holding("d1", lost.ID); h.Standing != certificate.Active || h.Kind != certificate.Adopted {
-		t.Errorf("%+v", h)
-	}
-}

@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/certvendor/certvendor/certificate"
-	"github.com/certvendor/certvendor/registry"
 	"github.com/certvendor/certvendor/rotation"
 )
 
@@ -32,7 +30,19 @@ type Restoration struct {
 // Restoration.
 func (s *Store) Restored(ctx context.Context) (Restoration, error) {
 	var r Restoration
-	text, err := s.Meta(ctx, restoredKey)
+	err := s.look(ctx, func(q querier) (err error) {
+		r, err = restoration(q)
+		return err
+	})
+	if err != nil {
+		return Restoration{}, fmt.Errorf("when the store was restored: %w", err)
+	}
+	return r, nil
+}
+
+func restoration(q querier) (Restoration, error) {
+	var r Restoration
+	text, err := meta(q, restoredKey)
 	if err == nil && text != "" {
 		err = json.Unmarshal([]byte(text), &r)
 	}
@@ -81,18 +91,11 @@ func (t *tx) onRecord(r *Restoration) error {
 	if at := moment(newest); at.After(r.At) {
 		r.At = at
 	}
-	text, err := meta(t, restoredKey)
-	if err != nil || text == "" {
-		return err
-	}
-	var earlier Restoration
-	if err := json.Unmarshal([]byte(text), &earlier); err != nil {
-		return err
-	}
-	if earlier.Since.Before(r.Since) {
+	earlier, err := restoration(t)
+	if err == nil && !earlier.At.IsZero() && earlier.Since.Before(r.Since) {
 		r.Since = earlier.Since
 	}
-	return nil
+	return err
 }
 
 func freezeRetiring(t *tx, why string) error {
@@ -121,32 +124,4 @@ func frozenIn(e Event) (string, error) {
 	f.Retiring, errs[1] = strconv.ParseBool(e.Detail["retiring"])
 	text, err := json.Marshal(f)
 	return string(text), errors.Join(errs[0], errs[1], err)
-}
-
-// Adopt registers a certificate for a device that was vended it after the last
-// row that the store was restored up to. It returns false, and does nothing,
-// for a certificate that is on record, whatever became of it: what was retired
-// stays so. registry.ErrUnknown for a device that is not in the registry.
-func (h Certificates) Adopt(ctx context.Context, device registry.DeviceID, c certificate.Certificate) (bool, error) {
-	adopted, err := commitFor(ctx, h.s, func(t *tx) (bool, error) {
-		if err := known(t, device); err != nil {
-			return false, err
-		}
-		_, onRecord, err := placeOf(t, device, c.ID)
-		if err != nil || onRecord {
-			return false, err
-		}
-		c := c
-		c.Standing, c.Kind = certificate.Active, certificate.Adopted
-		if err := register(t, device, c); err != nil {
-			return false, err
-		}
-		return true, t.audit(Event{Kind: CertificateAdopted, Device: device, Certificate: c.ID, Detail: map[string]string{
-			"why": "issued by this CA for this device, after the last row that the store was restored up to",
-		}})
-	})
-	if err != nil {
-		return false, fmt.Errorf("adopt certificate %s of device %s: %w", c.ID, device, err)
-	}
-	return adopted, nil
 }
