@@ -28,6 +28,7 @@ type Ports struct {
 	Registry    registry.Store
 	Packages    Spender
 	Brakes      Brakes
+	Pruner      Pruner // nil: the journal keeps all
 }
 
 // Closer brings rotations to their end: it proves and finishes them, carries

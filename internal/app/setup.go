@@ -44,6 +44,7 @@ func (a *App) setup(ctx context.Context) (err error) {
 	a.closer = rotation.NewCloser(rotation.Ports{
 		Journal: a.backend.Journal, Retirements: a.backend.Rotations, Inventory: a.backend.Inventory,
 		Group: a.backend.Group, Registry: a.backend.Registry, Packages: a.backend.Packages, Brakes: a.backend.Brakes,
+		Pruner: a.world.Store().Journal(),
 	}, a.clock, func(string) rotation.Terms { return profile.Terms })
 
 	vendor, err := a.vendor(world.Instance, profile)

@@ -92,6 +92,7 @@ type Store struct {
 
 	drafts    drafts
 	sightings sightings
+	pruned    pruned
 	copier    *copier // nil without an AuditDir
 
 	// hook is called around every commit; tests kill the store with it.
