@@ -29,6 +29,7 @@ type Ports struct {
 	Registry    registry.Store
 	Packages    Spender
 	Brakes      Brakes
+	Pruner      Pruner // nil: the journal keeps all
 }
 
 // Closer brings rotations to their end: it proves and finishes them, carries
@@ -134,7 +135,7 @@ func (c *Closer) retire(ctx context.Context, r Retirement) (removed bool, err er
 		Device: r.Device, Certificate: r.Certificate, Mode: mode, Rotation: r.Rotation,
 		Allowed: func(held []certificate.Holding) error {
 			facts := Facts{Retirement: r, Held: held, History: h, Now: c.clock.Now(),
-				Recent: terms.Recent, Grace: terms.Grace, Window: terms.Window}
+				Recent: terms.Recent, Grace: terms.Grace, Window: terms.Window, SeenSince: terms.SeenSince}
 			if err := c.clock.Steady(); err != nil {
 				return Kept{Why: err.Error(), Reverted: reverted} // it jumped while this waited
 			}

@@ -69,6 +69,15 @@ type Journal interface {
 	Note(context.Context, Retirement) error
 }
 
+// Pruner takes rotations out of the journal that nothing will ask for again.
+type Pruner interface {
+	// Prune looks at up to so many rotations that were finished before a time,
+	// the next ones at every call, and takes out those of which a newer one of
+	// the device is finished, with nothing left to do behind them and no
+	// retirement of the device open. It returns how many went.
+	Prune(ctx context.Context, before time.Time, most int) (int, error)
+}
+
 // Query selects rotations or retirements for a Catalogue.
 type Query struct {
 	Device registry.DeviceID

@@ -29,6 +29,7 @@ type Facts struct {
 	Recent     time.Duration // how fresh the sighting on the successor must be
 	Grace      time.Duration
 	Window     time.Duration // how long after its expiry the broker still takes a certificate
+	SeenSince  time.Time     // what was seen before it proves nothing, see Terms
 }
 
 // Allowed is the one rule: a certificate is taken away only when a successor
@@ -62,6 +63,9 @@ func (f Facts) Allowed() error {
 	case seen && f.soonWithout(latest, target):
 		return Kept{Why: fmt.Sprintf("its successor %s expires first, and soon: at %s",
 			latest.ID[:12], latest.NotAfter.UTC().Format(time.RFC3339))}
+	case seen && !latest.LastSeen.After(f.SeenSince):
+		return Kept{Why: fmt.Sprintf("the store was restored at %s, and the device was not seen since",
+			f.SeenSince.UTC().Format(time.RFC3339)), Reverted: f.Retirement.Reverted}
 	case seen && latest.Evidence != certificate.Proof && f.proves(latest, target):
 		return nil
 	case f.Retirement.Evidence == certificate.Proof:
@@ -146,7 +150,7 @@ func (f Facts) allowedByProof(target certificate.Holding) error {
 		return Kept{Why: "a proof never deletes what it replaces"}
 	case successor == nil:
 		return Kept{Why: "the certificate that was proven is not usable any more"}
-	case f.Now.Sub(f.Retirement.ProvenAt) < grace:
+	case f.Now.Sub(f.Retirement.ProvenAt) < grace, f.Now.Sub(f.SeenSince) < grace:
 		return Kept{Why: fmt.Sprintf("proven by signature only: kept for %s", grace)}
 	case target.LastSeen.After(f.Retirement.ProvenAt):
 		return Kept{Why: "the device was seen on it after the proof", Reverted: true}

@@ -56,6 +56,12 @@ func TestOneRule(t *testing.T) {
 	}{
 		{"seen last on the proven successor",
 			Facts{Held: []certificate.Holding{holding(a, time.Hour), holding(b, time.Minute)}, History: history}, "", false},
+		{"seen last on the proven successor, before a restore",
+			Facts{Held: []certificate.Holding{holding(a, time.Hour), holding(b, 2*time.Minute)}, History: history,
+				SeenSince: noon.Add(-time.Minute)}, "not seen since", false},
+		{"seen last on the proven successor, since a restore",
+			Facts{Held: []certificate.Holding{holding(a, time.Hour), holding(b, time.Minute)}, History: history,
+				SeenSince: noon.Add(-2 * time.Minute)}, "", false},
 		{"never seen on the old one at all",
 			Facts{Held: []certificate.Holding{holding(a, never), holding(b, time.Minute)}, History: history}, "", false},
 		{"seen last on the old one",

@@ -108,7 +108,7 @@ func (a *App) sweepOnce(ctx context.Context) {
 	}
 	if swept != (rotation.Swept{}) {
 		a.log.Info().Int("proven", swept.Proven).Int("finished", swept.Finished).Int("stale", swept.Stale).
-			Int("settled", swept.Settled).Int("retirements", swept.Retired).Msg("swept")
+			Int("settled", swept.Settled).Int("retirements", swept.Retired).Int("pruned", swept.Pruned).Msg("swept")
 	}
 }
 

@@ -42,7 +42,7 @@ func (a *App) ports() control.Ports {
 		Rehearse:     a.handler.Vendor.Rehearse, Explain: a.handler.Vendor.Explain,
 		Roots: a.world.CA().ServerRoots, CAs: a.listCAs,
 		Sweep: a.sweep, AddedMember: a.world.Poke, Note: a.note, Timeline: a.timeline,
-		VerifyAudit: a.world.Store().Audit().Verify, Ready: a.Ready, Campaigns: a.campaigns(),
+		VerifyAudit: a.world.Store().Audit().Verify, Backup: a.backup, Ready: a.Ready, Campaigns: a.campaigns(),
 	}
 }
 
@@ -114,6 +114,7 @@ func (a *App) timeline(ctx context.Context, id registry.DeviceID) ([]control.Eve
 	rows, err := a.world.Store().Audit().Timeline(ctx, id)
 	events := make([]control.Event, 0, len(rows))
 	for _, row := range rows {
+		delete(row.Detail, "der") // for a restore, not for people
 		events = append(events, control.Event{
 			At: row.At, Kind: row.Kind, Device: row.Device, Certificate: row.Certificate, Detail: row.Detail,
 		})

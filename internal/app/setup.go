@@ -40,9 +40,11 @@ func (a *App) setup(ctx context.Context) (err error) {
 	}
 	a.clock = rotation.NewClock(a.now, nil, newest, a.config.Rotation.TTL)
 	profile := a.config.Profile()
+	profile.Terms.SeenSince = a.world.Restored()
 	a.closer = rotation.NewCloser(rotation.Ports{
 		Journal: a.backend.Journal, Retirements: a.backend.Rotations, Inventory: a.backend.Inventory, Revoker: a.backend.Revoker,
 		Group: a.backend.Group, Registry: a.backend.Registry, Packages: a.backend.Packages, Brakes: a.backend.Brakes,
+		Pruner: a.world.Store().Journal(),
 	}, a.clock, func(string) rotation.Terms { return profile.Terms })
 
 	a.runner = a.newRunner()

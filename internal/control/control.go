@@ -11,6 +11,7 @@ package control
 import (
 	"context"
 	"crypto"
+	"io"
 	"time"
 
 	"github.com/certvendor/certvendor/certificate"
@@ -94,6 +95,9 @@ type Ports struct {
 	// VerifyAudit holds the audit's files against its store, and returns how
 	// many events hold together.
 	VerifyAudit func(context.Context) (int64, error)
+	// Backup writes a backup, with or without what is private. Its error comes
+	// with nothing written, or else with a part that is worth nothing.
+	Backup func(ctx context.Context, keys bool, w io.Writer) error
 	// Ready says why requests of devices cannot be answered, or returns nil.
 	Ready func(context.Context) error
 }

@@ -78,6 +78,7 @@ type answer func(*http.Request) (any, error)
 
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/backup", s.backup)
 	for pattern, a := range map[string]answer{
 		"GET /v1/ready":                   s.ready,
 		"POST /v1/devices":                s.addDevice,

@@ -183,6 +183,7 @@ type Swept struct {
 	Stale    int `json:"stale"`
 	Settled  int `json:"settled"`
 	Retired  int `json:"retired"` // retirements looked at
+	Pruned   int `json:"pruned"`  // finished rotations that were kept long enough
 }
 
 // Package is a pre-created package.

@@ -30,15 +30,16 @@ var rules = map[string][]string{
 	"device":                       {"protocol", "github.com/eclipse/paho.mqtt.golang/..."},
 	"internal/backend":             domain,
 	"internal/backend/backendtest": append([]string{"internal/backend", "any"}, domain...),
+	"internal/archive":             {"certificate"},
 	"internal/store":               append([]string{"any"}, domain...),
-	"internal/standalone":          append([]string{"internal/backend", "internal/store", "any"}, domain...),
+	"internal/standalone":          append([]string{"internal/archive", "internal/backend", "internal/store", "any"}, domain...),
 	"internal/aws":                 append([]string{"internal/backend", "internal/store", "any"}, domain...),
 	"internal/control":             append([]string{"any"}, domain...),
 	"internal/fleet":               append([]string{"device", "any"}, domain...),
 	"internal/config":              append([]string{"any"}, domain...),
 	"internal/app":                 append([]string{"internal/...", "any"}, domain...),
 	"internal/deps":                {},
-	"cmd/certvendor":               append([]string{"internal/app", "internal/control", "internal/config", "internal/fleet", "device", "any"}, domain...),
+	"cmd/certvendor":               append([]string{"internal/app", "internal/archive", "internal/control", "internal/config", "internal/fleet", "device", "any"}, domain...),
 	"cmd/certagent":                {"device", "github.com/goccy/go-yaml/...", "github.com/coreos/go-systemd/v22/..."},
 }
 

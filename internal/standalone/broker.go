@@ -32,6 +32,9 @@ type BrokerConfig struct {
 	Limits      BrokerLimits
 	Now         func() time.Time
 	Log         zerolog.Logger
+	// Adopt is asked at every CONNECT, before the receiver is, whether the
+	// certificate is one that a restore has lost. Optional.
+	Adopt func(context.Context, registry.DeviceID, *x509.Certificate) error
 }
 
 // JobAPI answers the AWS IoT Jobs MQTT API; Jobs is one. It is called

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"strings"
 
 	"github.com/certvendor/certvendor/certificate"
 )
@@ -134,4 +135,11 @@ func Plan(ctx context.Context, s *Store, query certificate.Query) (plan []string
 		return err
 	})
 	return plan, err
+}
+
+// UnknownToReplay reports whether a replay stops at rows of a kind.
+func UnknownToReplay(kind string) bool {
+	defer func() { _ = recover() }() // it is known, and needs a transaction
+	err := (&tx{}).again(Event{Kind: kind})
+	return err != nil && strings.HasPrefix(err.Error(), "this version of certvendor does not know")
 }

@@ -30,15 +30,19 @@ func (h Group) Add(ctx context.Context, id registry.DeviceID) error {
 		case there:
 			return again(t, id)
 		}
-		if err := t.change(`INSERT INTO members VALUES (?, ?, ?)`, id, nanos(t.now), nanos(t.now)); err != nil {
-			return err
-		}
-		return t.audit(Event{Kind: GroupAdded, Device: id})
+		return join(t, id)
 	})
 	if err != nil {
 		return fmt.Errorf("add device %s to the rotation group: %w", id, err)
 	}
 	return nil
+}
+
+func join(t *tx, id registry.DeviceID) error {
+	if err := t.change(`INSERT INTO members VALUES (?, ?, ?)`, id, nanos(t.now), nanos(t.now)); err != nil {
+		return err
+	}
+	return t.audit(Event{Kind: GroupAdded, Device: id})
 }
 
 // again lets a member wait for a new execution if its newest one has ended: it

@@ -1,8 +1,10 @@
 package store
 
 import (
+	"maps"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/registry"
@@ -77,7 +79,7 @@ func write(t *tx, r rotation.Rotation, before rotation.State) error {
 	if r.State == before {
 		return nil
 	}
-	return t.audit(Event{Kind: RotationState, Device: r.Device, Certificate: r.Certificate, Detail: detail(r)})
+	return t.audit(Event{Kind: RotationState, Device: r.Device, Certificate: r.Certificate, Detail: detail(r, before == "")})
 }
 
 // woken says whether a sighting has shown the rotation's certificate, by
@@ -85,15 +87,25 @@ func write(t *tx, r rotation.Rotation, before rotation.State) error {
 const woken = `(?3 IN ('vended', 'acknowledged', 'stale') AND EXISTS (SELECT 1 FROM holdings h
 	WHERE h.device = ?1 AND h.certificate = ?6 AND h.seen > 0 AND (NOT ?4 OR h.seen >= ?15)))`
 
-func detail(r rotation.Rotation) map[string]string {
-	all := map[string]string{"rotation": strconv.FormatInt(r.Number, 10), "state": string(r.State)}
-	for name, text := range map[string]string{
-		"key": string(r.Key), "over": string(r.Over), "evidence": string(r.Evidence), "profile": r.Profile,
-	} {
-		if text != "" {
-			all[name] = text
+// detail returns what an event says of a rotation. What never changes once it
+// was opened is in the first event only.
+func detail(r rotation.Rotation, first bool) map[string]string {
+	all := map[string]string{
+		"rotation": strconv.FormatInt(r.Number, 10), "state": string(r.State), "key": string(r.Key), "over": string(r.Over),
+		"evidence": string(r.Evidence), "profile": r.Profile, "behind": array(r.Behind),
+		"named":  string(r.Named),
+		"vended": stamp(r.VendedAt), "acked": stamp(r.AckedAt), "proven": stamp(r.ProvenAt), "closed": stamp(r.ClosedAt),
+	}
+	if r.Unproven {
+		all["unproven"] = "true"
+	}
+	if first {
+		all["opened"], all["held"], all["nonce"] = stamp(r.Opened), array(r.Held), r.Nonce
+		if r.ByPackage {
+			all["byPackage"] = "true"
 		}
 	}
+	maps.DeleteFunc(all, func(_, text string) bool { return text == "" })
 	return all
 }
 
@@ -114,4 +126,32 @@ func otherOpen(q querier, device registry.DeviceID, besides ...int64) (bool, err
 func cloned(r rotation.Rotation) rotation.Rotation {
 	r.Held, r.Behind, r.Undone = slices.Clone(r.Held), slices.Clone(r.Behind), slices.Clone(r.Undone)
 	return r
+}
+
+// recorded changes a rotation to what an event says of it: the other way of
+// detail.
+func recorded(r *rotation.Rotation, e Event, first bool) (err error) {
+	r.Version++
+	r.Lease = rotation.Lease{}
+	r.Certificate, r.State = e.Certificate, rotation.State(e.Detail["state"])
+	r.Key, r.Over = certificate.KeyID(e.Detail["key"]), certificate.ID(e.Detail["over"])
+	r.Evidence, r.Profile = certificate.Evidence(e.Detail["evidence"]), e.Detail["profile"]
+	r.Unproven, r.Named = e.Detail["unproven"] == "true", certificate.ID(e.Detail["named"])
+	if r.Behind, err = names[rotation.Step](e.Detail["behind"]); err != nil {
+		return err
+	}
+	stamps := map[string]*time.Time{"vended": &r.VendedAt, "acked": &r.AckedAt, "proven": &r.ProvenAt, "closed": &r.ClosedAt}
+	if first {
+		r.Nonce, r.ByPackage = e.Detail["nonce"], e.Detail["byPackage"] == "true"
+		if r.Held, err = names[certificate.ID](e.Detail["held"]); err != nil {
+			return err
+		}
+		stamps["opened"] = &r.Opened
+	}
+	for name, at := range stamps {
+		if *at, err = readStamp(e.Detail[name]); err != nil {
+			return err
+		}
+	}
+	return nil
 }

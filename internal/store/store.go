@@ -91,9 +91,11 @@ type Store struct {
 	closed  error
 	work    sync.WaitGroup // the goroutines beside the writer
 	commits atomic.Int64
+	copying atomic.Int32 // copies of the whole that are being made
 
 	drafts    drafts
 	sightings sightings
+	pruned    pruned
 	copier    *copier // nil without an AuditDir
 
 	// hook is called around every commit; tests kill the store with it.
