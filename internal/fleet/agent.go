@@ -117,8 +117,8 @@ func (l *agentLife) boot(parent context.Context) (ended bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if idOf(a.Current()) != idOf(l.r.old) {
-		return true, nil // it had rotated before its power was cut
+	if idOf(a.Current()) != idOf(l.r.old) && !state.waits() {
+		return true, nil // it had rotated, and acked, before its power was cut
 	}
 	err = a.RunOnce(ctx)
 	if ctx.Err() != nil && err != nil {
