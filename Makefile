@@ -2,13 +2,16 @@
 
 GO ?= go
 STATICCHECK ?= $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
-FUZZTIME ?= 30s
+FUZZTIME ?= 1m
 export CGO_ENABLED ?= 0
 
-.PHONY: build test race lint fuzz demo ci clean
+.PHONY: build packages test race lint fuzz demo ci clean
 
 build: ## both programs, into bin/
 	$(GO) build -trimpath -o bin/ ./cmd/...
+
+packages: ## .deb and .rpm for amd64, arm64 and armhf, with SHA256SUMS, into dist/
+	deploy/package
 
 test:
 	$(GO) test ./...
@@ -21,7 +24,7 @@ lint: ## golangci-lint run reads .golangci.yml and finds more; this needs nothin
 	$(GO) vet ./...
 	$(STATICCHECK) ./...
 
-fuzz: ## every fuzz target for FUZZTIME
+fuzz: ## every fuzz target, each for FUZZTIME
 	.ci/fuzz $(FUZZTIME)
 
 demo:
@@ -31,4 +34,4 @@ ci:
 	.ci/run
 
 clean:
-	rm -rf bin
+	rm -rf bin dist

@@ -55,12 +55,13 @@ func hexSum(b []byte) string {
 // Standing says whether the broker takes a certificate.
 type Standing string
 
-// The standings of a certificate. A deleted one stays in the inventory as a
+// The standings of a certificate. A deleted or revoked one stays in the inventory as a
 // record: every certificate that ever left the process is there for ever.
 const (
 	Active   Standing = "ACTIVE"
 	Inactive Standing = "INACTIVE"
 	Deleted  Standing = "DELETED"
+	Revoked  Standing = "REVOKED" // by a person, for good
 )
 
 // Kind says how a certificate came into the inventory.

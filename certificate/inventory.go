@@ -68,6 +68,10 @@ type Removal struct {
 	Device      registry.DeviceID
 	Certificate ID
 	Mode        Mode // Deactivate or Delete
+	// Rotation is the number of the rotation whose retirement this is; 0:
+	// there is none. Retire returns rotation.ErrChanged, and removes nothing,
+	// if that retirement was closed meanwhile.
+	Rotation int64
 	// Allowed is asked with all the device holds, at the moment of the
 	// removal: in the same transaction where the world has one, right before
 	// the first call otherwise. If it returns an error, nothing is removed
@@ -80,12 +84,14 @@ type Removal struct {
 type Inventory interface {
 	// Register makes c one that the device can connect with if its standing
 	// says so: known, with its policies, attached. Idempotent. Returns
-	// ErrNotAttached or ErrNoPolicy where that part could not be done. In a
+	// ErrNotAttached or ErrNoPolicy where that part could not be done, and
+	// ErrRevoked for what was revoked and the device does not hold. In a
 	// world whose journal and inventory are one store, a certificate that a
 	// journaled rotation carries is written by that rotation's commit.
 	Register(context.Context, registry.DeviceID, Certificate) error
 	// Activate makes an INACTIVE certificate of the device ACTIVE, and does
-	// nothing to an ACTIVE one. ErrNotHeld if the device does not hold it.
+	// nothing to an ACTIVE one. ErrNotHeld if the device does not hold it,
+	// ErrRevoked if it was revoked.
 	// What Register says of a rotation's commit holds here too.
 	Activate(context.Context, registry.DeviceID, ID) error
 	// Held returns everything the device holds whatever its standing, but

@@ -1,6 +1,7 @@
 package device
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -21,9 +22,13 @@ type Agent struct {
 	current atomic.Pointer[tls.Certificate]
 
 	// Of whoever is at work:
-	unseen int           // looks for a job in a row that nobody answered
-	lost   int           // renewals in a row that ended with their connection
-	glance time.Duration // how often it is seen whether a renewal is due
+	unseen  int           // looks for a job in a row that nobody answered
+	lost    int           // renewals in a row that ended with their connection
+	resumed int           // how often the candidate's work was taken up again
+	glance  time.Duration // how often it is seen whether a renewal is due
+
+	passed          counter
+	obtained, tried mark // those of state.json
 }
 
 // work is what a rotation is about.
@@ -35,13 +40,16 @@ type work struct {
 
 // New returns the agent of a provisioned device; it connects to nothing.
 // ErrNotProvisioned if the directory holds no certificate, ErrInUse while
-// another agent is at work there.
+// another agent is at work there. Whatever is wrong with anything but the pair
+// in use is no error: it is put right as far as that goes, and told of.
 func New(cfg Config) (*Agent, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, fmt.Errorf("configure device: %w", err)
 	}
 	a := &Agent{cfg: cfg, store: newStore(cfg), glance: renewalGlance}
+	a.passed = counter{wall: cfg.now(), furthest: cfg.now(), ran: cfg.Monotonic()}
+	a.store.tell = func(err error) { a.tell(Event{Kind: DirectoryTrouble, Err: err}) }
 	if err := a.store.exclusively(func() error { return nil }); err != nil {
 		return nil, fmt.Errorf("open the store of device %s: %w", cfg.Device, err)
 	}
@@ -50,11 +58,13 @@ func New(cfg Config) (*Agent, error) {
 }
 
 // Current returns the certificate in use, with its key. An application may
-// connect with it; it changes with a rotation.
+// connect with it. It changes once the broker has taken a new one, before the
+// vendor is told, and changes back if the new one is given up: an application
+// that is told of Switched and GivenUp has the right one.
 func (a *Agent) Current() tls.Certificate { return *a.current.Load() }
 
 func (a *Agent) setCurrent() {
-	certificate := a.store.current.tls()
+	certificate := a.store.inUse().tls()
 	a.current.Store(&certificate)
 }
 
@@ -111,7 +121,7 @@ func (a *Agent) exclusively(work func() error) error {
 func (a *Agent) repeat(ctx context.Context, find finder, enough func(ended bool, err error) bool) error {
 	pace := pacer{retry: a.cfg.Retry}
 	for {
-		started := a.cfg.Now()
+		started := a.cfg.Monotonic()
 		ended, err := a.turn(ctx, find)
 		if ctx.Err() != nil && !ended {
 			return ctx.Err()
@@ -120,7 +130,7 @@ func (a *Agent) repeat(ctx context.Context, find finder, enough func(ended bool,
 			return err
 		}
 		a.tell(Event{Kind: Disconnected, Err: err})
-		if err == nil || a.cfg.Now().Sub(started) > a.cfg.Retry.Max {
+		if err == nil || a.cfg.Monotonic()-started > a.cfg.Retry.Max {
 			pace.reset()
 		}
 		if err := sleep(ctx, pace.next()); err != nil {
@@ -153,8 +163,8 @@ func (a *Agent) turn(ctx context.Context, find finder) (ended bool, err error) {
 }
 
 // noJob needs no reason to rotate.
-func (a *Agent) noJob(context.Context, *connection) (work, error) {
-	if w, ok := a.unfinished(); ok {
+func (a *Agent) noJob(ctx context.Context, c *connection) (work, error) {
+	if w, ok := a.unfinished(ctx, c); ok {
 		return w, nil
 	}
 	return work{topics: a.cfg.Topics}, nil
@@ -162,7 +172,7 @@ func (a *Agent) noJob(context.Context, *connection) (work, error) {
 
 // awaitJob waits until there is a rotation job.
 func (a *Agent) awaitJob(ctx context.Context, c *connection) (work, error) {
-	if w, ok := a.unfinished(); ok {
+	if w, ok := a.unfinished(ctx, c); ok {
 		return w, nil
 	}
 	return a.await(ctx, c, func() bool { return false })
@@ -171,34 +181,41 @@ func (a *Agent) awaitJob(ctx context.Context, c *connection) (work, error) {
 // awaitWork waits until there is a rotation job or the certificate's renewal
 // is due. A renewal that nobody answered waits for either, too.
 func (a *Agent) awaitWork(ctx context.Context, c *connection) (work, error) {
-	if w, ok := a.unfinished(); ok && (!w.renewal || w.job.ID != "" || a.store.state.Candidate.Issued) {
+	if next := a.store.state.Candidate; next != nil && (!next.Renewal || next.Job.ID != "" || next.Issued) {
+		w, _ := a.unfinished(ctx, c)
 		return w, nil
 	}
 	return a.await(ctx, c, a.renewalDue)
 }
 
-func (a *Agent) unfinished() (work, bool) {
-	c := a.store.state.Candidate
-	if c == nil {
+// unfinished returns the work that was begun, if there is any.
+func (a *Agent) unfinished(ctx context.Context, c *connection) (work, bool) {
+	begun := a.store.state.Candidate
+	if begun == nil {
 		return work{}, false
 	}
-	return work{job: c.Job, topics: c.Topics, renewal: c.Renewal}, true
+	topics := a.topics(ctx, c, *begun, a.resumed)
+	a.resumed++
+	return work{job: begun.Job, topics: topics, renewal: begun.Renewal}, true
 }
 
 // await returns the rotation job, or the renewal once due says so, even where
-// nobody answers about jobs.
+// nobody answers about jobs. Where it finds neither it returns an error.
 func (a *Agent) await(ctx context.Context, c *connection, due func() bool) (work, error) {
 	notices, stop := c.listen(a.jobTopic("notify-next"))
 	defer stop()
 	for {
 		w, found, err := a.pendingJob(ctx, c)
-		if found || ctx.Err() != nil || !c.alive() {
-			return w, err
-		}
-		if due() {
-			return a.renewal(), nil
-		}
-		if err != nil {
+		switch {
+		case found:
+			return w, nil
+		case ctx.Err() != nil:
+			return work{}, ctx.Err()
+		case !c.alive():
+			return work{}, cmp.Or(err, ErrConnectionLost)
+		case due():
+			return a.renewal(ctx, c), nil
+		case err != nil:
 			return work{}, err
 		}
 		if err := a.untilNews(ctx, c, notices, due); err != nil {

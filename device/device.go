@@ -5,7 +5,8 @@
 // At every moment, also after a power cut, the directory holds a pair of key
 // and certificate that the broker takes. Read this file, then rotation.go
 // (the steps in their order), switchover.go, then store.go (what is on disk
-// when) and renew.go (rotating without being asked).
+// when), topics.go (on which topics to ask) and renew.go (rotating without
+// being asked).
 package device
 
 import (
@@ -61,7 +62,9 @@ type Config struct {
 	// has flock.
 	Directory string
 	// Topics are the protocol's; protocol.DefaultTopics. Usable topics of a
-	// job document take their place for that job.
+	// job document take their place for that job. A rotation that does not come
+	// to its end tries these, those of its job and those of the job that is
+	// next by then in turn.
 	Topics protocol.Topics
 	// Flow is ByCSR unless set.
 	Flow Flow
@@ -100,11 +103,15 @@ type Config struct {
 	// leaves if that is less; negative for none.
 	RenewAt     float64
 	RenewJitter float64
-	// Now is time.Now. It decides when to renew, and whether the broker's
-	// certificate is valid. It may be wrong: see RenewalTime.
+	// Now is the wall clock; time.Now. It decides when to renew, and whether
+	// the broker's certificate is valid. It may be wrong: see RenewalTime.
 	Now func() time.Time
-	// Event is told what happens, in order and on the goroutine at work: it
-	// must not block and not call the Agent. Nil for nobody.
+	// Monotonic is the time since any one moment, by a clock that nobody sets;
+	// Go's. It may stand still while the device sleeps: what has passed is
+	// counted by Now as well, and whichever says more is believed.
+	Monotonic func() time.Duration
+	// Event is told what happens, in order and on the goroutine at work, New's
+	// too: it must not block and not call the Agent. Nil for nobody.
 	Event func(Event)
 }
 
@@ -153,6 +160,10 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Monotonic == nil {
+		start := time.Now()
+		c.Monotonic = func() time.Duration { return time.Since(start) }
 	}
 	if c.Event == nil {
 		c.Event = func(Event) {}

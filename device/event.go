@@ -22,9 +22,11 @@ const (
 	CertificateStored  EventKind = "certificate stored"  // durable as the candidate
 	CandidateConnected EventKind = "candidate connected" // the broker took it
 	JobReported        EventKind = "job reported"        // Err is set if that did not succeed
+	Switched           EventKind = "switched"            // Current is the candidate; the old pair is kept for the time being
 	Acknowledged       EventKind = "acknowledged"        // the vendor took the ack
-	Promoted           EventKind = "promoted"            // the candidate is the certificate in use
-	GivenUp            EventKind = "given up"            // the candidate is gone, the old pair stays; Err says why
+	Promoted           EventKind = "promoted"            // the old pair is gone; Err is set where no ack was taken
+	GivenUp            EventKind = "given up"            // the candidate is gone, Current is the old pair; Err says why
+	DirectoryTrouble   EventKind = "directory trouble"   // the work goes on in spite of it; Err says what is wrong
 )
 
 // Event is one thing that happened. It holds no secret; fields that say

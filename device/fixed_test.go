@@ -149,3 +149,34 @@ func TestFixedKeyIsProvisionedOnlyWithItsCertificate(t *testing.T) {
 		}
 	}
 }
+
+// The device was to get a key in a file, and lost its power halfway: the fixed
+// key is the one that counts, whoever wrote the directory.
+func TestKeyOfAnotherAttemptIsLeftBehindForAFixedOne(t *testing.T) {
+	for name, late := range map[string]bool{"before the fixed key is provisioned": false, "found by a start": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			cfg := w.provision()
+			cfg.Directory, cfg.FixedKey = filepath.Join(t.TempDir(), "store"), newKey(t)
+			first := w.leaf(deviceUnderTest, cfg.FixedKey.Public())
+			w.accept(first)
+			halfway := func() {
+				if err := newStore(cfg).writePair(1, pair{key: newKey(t)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !late {
+				halfway()
+			}
+			if err := ProvisionFixed(cfg.Directory, encodeChain(chainOf(first)), cfg.FixedKey); err != nil {
+				t.Fatal(err)
+			}
+			if late {
+				halfway()
+			}
+			if a := open(t, cfg); !w.takes(a.store.current) || inspected(t, cfg).Key != "" {
+				t.Error("not on the fixed key")
+			}
+		})
+	}
+}

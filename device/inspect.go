@@ -13,7 +13,7 @@ import (
 // Inspection is what a directory holds. It names no secret, and is comparable.
 type Inspection struct {
 	// CertificateID, Subject, NotBefore and NotAfter are those of the
-	// certificate in use.
+	// certificate in use: Agent.Current.
 	CertificateID string    `json:"certificateId"`
 	Subject       string    `json:"subject"`
 	NotBefore     time.Time `json:"notBefore"`
@@ -31,7 +31,7 @@ type Inspection struct {
 
 // Unfinished is a rotation that the next Run, RunOnce or Rotate goes on with.
 type Unfinished struct {
-	Stage         string `json:"stage"` // StageKey or StageCertificate
+	Stage         string `json:"stage"` // StageKey, StageCertificate or StageSwitched
 	CertificateID string `json:"certificateId,omitempty"`
 	Job           string `json:"job,omitempty"`
 }
@@ -40,6 +40,7 @@ type Unfinished struct {
 const (
 	StageKey         = "key made, waiting for its certificate"
 	StageCertificate = "certificate stored, not yet in use"
+	StageSwitched    = "certificate in use, not yet acknowledged"
 )
 
 // Inspect reads what directory holds. It changes nothing, takes no lock and
@@ -65,8 +66,9 @@ func inspect(directory string) (Inspection, error) {
 	if err != nil {
 		return Inspection{}, err
 	}
-	place := pairPath(directory, state.Current)
-	i := Inspection{Certificate: filepath.Join(place, certificateFile), Key: filepath.Join(place, keyFile), Obtained: state.Obtained}
+	number, obtained := state.inUse()
+	place := pairPath(directory, number)
+	i := Inspection{Certificate: filepath.Join(place, certificateFile), Key: filepath.Join(place, keyFile), Obtained: obtained}
 	if _, err := os.Stat(i.Key); errors.Is(err, fs.ErrNotExist) {
 		i.Key = ""
 	}
@@ -76,21 +78,29 @@ func inspect(directory string) (Inspection, error) {
 	}
 	chain, err := decodeChain(text)
 	if err != nil {
-		return i, fmt.Errorf("read the certificate of pair %d: %w", state.Current, err)
+		return i, fmt.Errorf("read the certificate of pair %d: %w", number, err)
 	}
 	leaf := chain[0]
 	i.CertificateID, i.Subject = idOf(pair{chain: chain}), leaf.Subject.String()
 	i.NotBefore, i.NotAfter = leaf.NotBefore, leaf.NotAfter
 	if c := state.Candidate; c != nil {
-		i.Unfinished = &Unfinished{Stage: StageKey, CertificateID: c.CertificateID, Job: c.Job.ID}
-		if c.Issued {
-			i.Unfinished.Stage = StageCertificate
-		}
+		i.Unfinished = &Unfinished{Stage: c.stage(), CertificateID: c.CertificateID, Job: c.Job.ID}
 	}
-	if now, err := readState(directory); err != nil || now.Current != state.Current {
+	now, err := readState(directory)
+	if again, _ := now.inUse(); err != nil || again != number {
 		return i, errors.Join(fs.ErrNotExist, err) // it changed while it was read
 	}
 	return i, nil
+}
+
+func (c candidate) stage() string {
+	switch {
+	case !c.Switched.IsZero():
+		return StageSwitched
+	case c.Issued:
+		return StageCertificate
+	}
+	return StageKey
 }
 
 // readState returns ErrNotProvisioned where there is none.

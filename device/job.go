@@ -12,6 +12,17 @@ import (
 type jobReference struct {
 	ID        string `json:"id,omitempty"`
 	Execution int64  `json:"execution,omitempty"`
+	// QueuedAt tells it from one of the same name at a job service that began
+	// to count anew; 0 where nobody said.
+	QueuedAt int64 `json:"queuedAt,omitempty"`
+}
+
+// is reports whether both are the same execution, as far as is known.
+func (j jobReference) is(other jobReference) bool {
+	if j.QueuedAt == 0 || other.QueuedAt == 0 {
+		j.QueuedAt, other.QueuedAt = 0, 0
+	}
+	return j == other
 }
 
 // jobDocument reads the rotation job's document, and that of the original's

@@ -37,13 +37,14 @@ func pairPath(directory string, n int) string {
 }
 
 // freePair returns a number that no pair has, nor a leftover.
-func (s *store) freePair() int {
-	n := s.state.Current + 1
-	for {
-		if _, err := os.Stat(s.pairPath(n)); errors.Is(err, fs.ErrNotExist) {
-			return n
+func (s *store) freePair() (int, error) {
+	for n := s.state.Current + 1; ; n++ {
+		switch _, err := os.Stat(s.pairPath(n)); {
+		case errors.Is(err, fs.ErrNotExist):
+			return n, nil
+		case err != nil:
+			return 0, fmt.Errorf("find a place for a pair: %w", err)
 		}
-		n++
 	}
 }
 
@@ -96,25 +97,32 @@ func (s *store) writeChain(n int, chain []*x509.Certificate) error {
 }
 
 func (s *store) readPair(n int, issued bool) (pair, error) {
-	var p pair
-	var err error
-	if p.key, err = s.readKey(n); err != nil {
-		return p, fmt.Errorf("read the key of pair %d: %w", n, err)
+	key, err := s.readKey(n)
+	if err != nil {
+		return pair{}, fmt.Errorf("read the key of pair %d: %w", n, err)
 	}
 	if !issued {
-		return p, nil
+		return pair{key: key}, nil
 	}
 	text, err := os.ReadFile(filepath.Join(s.pairPath(n), certificateFile))
 	if err != nil {
-		return p, err
+		return pair{}, err
 	}
-	if p.chain, err = decodeChain(text); err != nil {
-		return p, fmt.Errorf("read the certificate of pair %d: %w", n, err)
+	chain, err := decodeChain(text)
+	if err != nil {
+		return pair{}, fmt.Errorf("read the certificate of pair %d: %w", n, err)
 	}
-	if !isFor(p.chain[0], p.key) {
-		return p, fmt.Errorf("pair %d: the certificate is not for the key", n)
+	if s.fixed != nil && !isFor(chain[0], key) && isFor(chain[0], s.fixed) {
+		// The file is of an attempt to provision another key.
+		key = s.fixed
+		if err := os.Remove(filepath.Join(s.pairPath(n), keyFile)); err != nil {
+			s.tell(err)
+		}
 	}
-	return p, nil
+	if !isFor(chain[0], key) {
+		return pair{}, fmt.Errorf("pair %d: the certificate is not for the key", n)
+	}
+	return pair{key: key, chain: chain}, nil
 }
 
 // readKey prefers the file: the keys of packages are always files, and so are
@@ -134,32 +142,47 @@ func (s *store) readKey(n int) (crypto.Signer, error) {
 	return ParseKey(text)
 }
 
-// removeLeftovers removes every pair that the state does not name.
+// removeLeftovers removes every pair that the state does not name. One that
+// cannot be removed is told of, and stays until the next time. Only what cut
+// says is an error.
 func (s *store) removeLeftovers() error {
 	entries, err := os.ReadDir(filepath.Join(s.directory, pairsDirectory))
 	if err != nil {
-		return err
+		s.tell(err)
 	}
 	for _, entry := range entries {
 		n, err := strconv.Atoi(entry.Name())
 		if err != nil || n == s.state.Current || (s.state.Candidate != nil && n == s.state.Candidate.Pair) {
 			continue
 		}
-		if err := s.removePair(n); err != nil {
+		s.removePair(n)
+		if err := s.cut("pair removed"); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *store) removePair(n int) error {
+// removePair keeps the directory of a key that is still elsewhere: by it the
+// key is found again.
+func (s *store) removePair(n int) {
 	if s.keys != nil {
 		if err := s.keys.Remove(keyName(n)); err != nil {
-			return fmt.Errorf("remove the key of pair %d: %w", n, err)
+			s.tell(fmt.Errorf("remove the key of pair %d: %w", n, err))
+			return
 		}
 	}
 	if err := os.RemoveAll(s.pairPath(n)); err != nil {
-		return err
+		s.tell(err)
 	}
-	return s.cut("pair removed")
+}
+
+// orRemoved does work on a new pair, and removes what it made if it fails:
+// neither a disk nor a secure element may fill up with what was tried.
+func (s *store) orRemoved(n int, work func() error) error {
+	err := work()
+	if err != nil && s.cut("attempt failed") == nil {
+		s.removePair(n)
+	}
+	return err
 }

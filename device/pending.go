@@ -37,8 +37,8 @@ func (a *Agent) pendingJob(ctx context.Context, c *connection) (work, bool, erro
 	if !ok {
 		return work{}, false, nil
 	}
-	job := jobReference{ID: execution.JobID, Execution: execution.ExecutionNumber}
-	if job == a.store.state.Finished {
+	job := jobReference{ID: execution.JobID, Execution: execution.ExecutionNumber, QueuedAt: execution.QueuedAt}
+	if job.is(a.store.state.Finished) {
 		// Done already; only the report was lost. Its error is told.
 		_ = a.report(ctx, c, job, protocol.JobUpdate{Status: protocol.JobSucceeded})
 		return work{}, false, nil

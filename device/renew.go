@@ -5,8 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"time"
-
-	"github.com/certvendor/certvendor/protocol"
 )
 
 // How often Run sees whether a renewal is due.
@@ -31,27 +29,41 @@ const maxLost = 3
 //
 // A certificate that was due already on the day it came into use was judged by
 // a clock that is ahead; as long as that clock goes on, age counts from there.
+//
+// A clock that lies before the certificate's beginning, by more than a tenth of
+// its lifetime, is behind. Run then renews after the same share of the lifetime
+// has passed since the certificate came into use, or since New where no clock
+// that can be compared says when that was. It cannot know for how long the
+// device was off while its clock stood still or began anew, nor how old the
+// first certificate was on the day of New: a device that is started anew more
+// often than that, with a clock that always begins in 1970, renews upon a job
+// only.
 func (c Config) RenewalTime(i Inspection) (time.Time, bool) {
 	c.setRenewalDefaults()
 	if c.RenewAt < 0 {
 		return time.Time{}, false
 	}
-	lifetime := i.NotAfter.Sub(i.NotBefore)
-	age := time.Duration((c.RenewAt + max(c.RenewJitter, 0)*phase(i.CertificateID)) * float64(lifetime))
-	due := i.NotBefore.Add(age)
-	// Round strips the reading that does not follow the clock when it is set.
-	obtained := i.Obtained.Round(0)
-	if !obtained.IsZero() && !obtained.Before(due) && !c.now().Round(0).Before(obtained) {
+	age := c.renewalAge(i)
+	due, obtained := i.NotBefore.Add(age), i.Obtained
+	if !obtained.IsZero() && !obtained.Before(due) && !c.now().Before(obtained) {
 		due = obtained.Add(age)
 	}
 	return due, true
 }
 
+// renewalAge is the age at which a certificate is renewed.
+func (c Config) renewalAge(i Inspection) time.Duration {
+	share := c.RenewAt + max(c.RenewJitter, 0)*phase(i.CertificateID)
+	return time.Duration(share * float64(i.NotAfter.Sub(i.NotBefore)))
+}
+
+// now is the wall clock alone: without the reading that Go keeps beside it,
+// which stands still while the device sleeps.
 func (c Config) now() time.Time {
 	if c.Now == nil {
-		return time.Now()
+		return time.Now().Round(0)
 	}
-	return c.Now()
+	return c.Now().Round(0)
 }
 
 // phase returns a number from [0,1) that is always the same for one
@@ -68,20 +80,20 @@ func phase(certificateID string) float64 {
 // never is sooner after the last success or failure than the pauses below,
 // however the clock jumps.
 func (a *Agent) renewalDue() bool {
-	leaf := a.store.current.chain[0]
-	now, state := a.cfg.Now(), a.store.state
+	leaf, state := a.store.current.chain[0], a.store.state
 	i := Inspection{CertificateID: idOf(a.store.current), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter, Obtained: state.Obtained}
 	due, ever := a.cfg.RenewalTime(i)
-	lifetime := leaf.NotAfter.Sub(leaf.NotBefore)
-	return ever && !now.Before(due) &&
-		passed(state.Obtained, now, min(longestRenewalPause, lifetime/10)) &&
-		passed(state.Tried, now, retryPause(leaf.NotAfter.Sub(now), lifetime, phase(i.CertificateID)))
-}
-
-// passed reports whether pause has gone by since then. A moment that lies well
-// in the future was told by another clock.
-func passed(then, now time.Time, pause time.Duration) bool {
-	return then.IsZero() || now.Sub(then).Abs() >= pause
+	used, waited, now := a.since(&a.obtained, state.Obtained), a.since(&a.tried, state.Tried), a.cfg.now()
+	lifetime, left, aged := leaf.NotAfter.Sub(leaf.NotBefore), leaf.NotAfter.Sub(now), !now.Before(due)
+	if leaf.NotBefore.Sub(now) > lifetime/10 { // the clock is behind, by more than a renewal may be late
+		if state.Obtained.After(now) { // told by another clock
+			used = a.passed.sum
+		}
+		left, aged = lifetime-used, used >= a.cfg.renewalAge(i)
+	}
+	return ever && aged &&
+		(state.Obtained.IsZero() || used >= min(longestRenewalPause, lifetime/10)) &&
+		(state.Tried.IsZero() || waited >= retryPause(left, lifetime, phase(i.CertificateID)))
 }
 
 // retryPause returns how long to wait after a renewal in vain: an eighth of
@@ -93,9 +105,9 @@ func retryPause(left, lifetime time.Duration, phase float64) time.Duration {
 }
 
 // renewal is work that the certificate's age asks for.
-func (a *Agent) renewal() work {
+func (a *Agent) renewal(ctx context.Context, c *connection) work {
 	a.tell(Event{Kind: RenewalDue, CertificateID: idOf(a.store.current)})
-	if w, ok := a.unfinished(); ok {
+	if w, ok := a.unfinished(ctx, c); ok {
 		return w
 	}
 	return work{topics: a.cfg.Topics, renewal: true}
@@ -113,8 +125,8 @@ func (a *Agent) renewed(ctx context.Context, err error) error {
 			return nil
 		}
 	}
-	a.lost = 0
-	return a.store.tried(a.cfg.Now())
+	a.lost, a.tried = 0, a.moment()
+	return a.store.tried(a.tried.told)
 }
 
 // join makes a job that came during a renewal the renewal's own, so that it is
@@ -124,9 +136,7 @@ func (a *Agent) join(ctx context.Context, c *connection) error {
 	if !candidate.Renewal || candidate.Job.ID != "" {
 		return nil
 	}
-	next, _ := a.look(ctx, c)
-	var document jobDocument
-	if next == nil || protocol.Decode(next.JobDocument, &document) != nil || !document.rotates() {
+	if _, ok := a.nextRotation(ctx, c); !ok {
 		return nil
 	}
 	w, found, err := a.pendingJob(ctx, c)

@@ -20,7 +20,8 @@ import (
 //
 //	begin       a key is made                    -> a candidate without certificate
 //	obtain      the certificate for it is stored -> an issued candidate
-//	switchOver  connected, reported, acked       -> the candidate is in use
+//	switchOver  the candidate has connected      -> the candidate is in use
+//	            reported, acked                  -> the old pair is gone
 //
 // Until the last of these the old pair is untouched.
 
@@ -38,7 +39,13 @@ func (a *Agent) rotate(ctx context.Context, c *connection, find finder) (ended b
 	return ended, err
 }
 
+// errNoTopics ends work that nobody could have given.
+var errNoTopics = errors.New("there is a rotation to carry out, and no topics to ask on")
+
 func (a *Agent) carryOut(ctx context.Context, c *connection, w work) (ended bool, err error) {
+	if w.topics == (protocol.Topics{}) {
+		return false, errNoTopics
+	}
 	resumed := a.store.state.Candidate != nil
 	err = a.obtain(ctx, c, w)
 	if resumed && isReason(err, protocol.CSRRejected) {
@@ -81,6 +88,7 @@ func (a *Agent) obtain(ctx context.Context, c *connection, w work) error {
 	case candidate == nil && a.cfg.Flow == ByPackage:
 		return a.obtainPackage(ctx, c, w)
 	case candidate == nil:
+		a.resumed = 0
 		if err := a.store.create(w.candidate()); err != nil {
 			return err
 		}
@@ -114,7 +122,7 @@ func (a *Agent) obtainForKey(ctx context.Context, c *connection, w work) error {
 		take: func(payload []byte) error { return a.readIssued(payload, &issued) },
 		fail: func(err error) {
 			if errors.Is(err, errInUse) && issued.reply.ClientToken == token {
-				a.finishEarlier(ctx, c, issued.reply)
+				a.finishEarlier(ctx, c, w, issued.reply)
 			}
 		},
 	})
@@ -126,6 +134,7 @@ func (a *Agent) obtainForKey(ctx context.Context, c *connection, w work) error {
 	}
 	next := *a.store.state.Candidate
 	next.CertificateID, next.Nonce = issued.reply.CertificateID, issued.reply.Nonce
+	next.Topics = w.topics // they were answered
 	if err := a.store.issue(next, issued.chain); err != nil {
 		return err
 	}
@@ -179,8 +188,9 @@ func (a *Agent) readIssued(payload []byte, into *issuance) error {
 // finishEarlier is for a key that is used again. A vendor that answers with the
 // certificate in use still has its rotation open, since the ack that ends it
 // never arrived, and would answer so for ever.
-func (a *Agent) finishEarlier(ctx context.Context, c *connection, reply protocol.GetAccepted) {
+func (a *Agent) finishEarlier(ctx context.Context, c *connection, w work, reply protocol.GetAccepted) {
 	earlier := *a.store.state.Candidate
+	earlier.Topics = w.topics
 	earlier.CertificateID, earlier.Nonce = idOf(a.store.current), reply.Nonce
 	// Its error matters no more: the next answer tells.
 	_ = a.acknowledge(ctx, c, earlier)
@@ -202,6 +212,7 @@ func (a *Agent) giveUp(ctx context.Context, c *connection, w work, why error) er
 		if err := a.store.discard(); err != nil {
 			return err
 		}
+		a.setCurrent()
 	}
 	a.tell(Event{Kind: GivenUp, Job: w.job.ID, Err: why})
 	_ = a.report(ctx, c, w.job, protocol.JobUpdate{ // its error is told

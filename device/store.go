@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -46,17 +47,30 @@ type state struct {
 	Tried    time.Time `json:"tried,omitzero"`
 }
 
-// candidate is the pair that may follow the one in use. Until Issued it is a
-// key that waits for its certificate.
+// candidate is the pair that follows the current one. Until Issued it is a key
+// that waits for its certificate. Once Switched it is the pair in use, and the
+// current one is what to go back to.
 type candidate struct {
 	Pair          int             `json:"pair"`
 	Issued        bool            `json:"issued"`
 	CertificateID string          `json:"certificateId,omitempty"`
 	Nonce         string          `json:"nonce,omitempty"`
 	Job           jobReference    `json:"job"`
-	Topics        protocol.Topics `json:"topics"`
+	Topics        protocol.Topics `json:"topics"` // those of the job
 	// Renewal is set where the certificate's age began it, not a job or a person.
 	Renewal bool `json:"renewal,omitempty"`
+	// By the device's own clock, when the broker first took it. Unacked is how
+	// many connections ended without an ack since.
+	Switched time.Time `json:"switched,omitzero"`
+	Unacked  int       `json:"unacked,omitempty"`
+}
+
+// inUse returns the number of the pair in use, and since when it is.
+func (s state) inUse() (pair int, obtained time.Time) {
+	if c := s.Candidate; c != nil && !c.Switched.IsZero() {
+		return c.Pair, c.Switched
+	}
+	return s.Current, s.Obtained
 }
 
 // store keeps the pairs of one device. Not safe for concurrent use.
@@ -66,63 +80,16 @@ type store struct {
 	fixed     crypto.Signer
 	newKey    func() (crypto.Signer, error)
 	cut       func(step string) error // called after each durable step; ends the work with its error
+	tell      func(error)             // told what goes wrong and stops nothing
 	state     state
 	current   pair
-	candidate pair // meaningless while state.Candidate is nil
-}
-
-// Provision puts a device's first certificate (PEM, the leaf first) and its
-// private key (PEM) into directory, which it makes. A power cut leaves either
-// a directory that New takes or one that may be provisioned again.
-func Provision(directory string, certificate, key []byte) error {
-	signer, err := ParseKey(key)
-	if err != nil {
-		return err
-	}
-	return provision(directory, certificate, signer, (*store).writePair)
-}
-
-// ProvisionFixed does the same for a device whose key stays elsewhere
-// (Config.FixedKey): only the certificate is written.
-func ProvisionFixed(directory string, certificate []byte, key crypto.Signer) error {
-	return provision(directory, certificate, key, func(s *store, n int, p pair) error {
-		if err := makeDirectory(s.pairPath(n)); err != nil {
-			return err
-		}
-		return s.writeChain(n, p.chain)
-	})
-}
-
-func provision(directory string, certificate []byte, key crypto.Signer, write func(*store, int, pair) error) error {
-	chain, err := decodeChain(certificate)
-	if err != nil {
-		return err
-	}
-	if !isFor(chain[0], key) {
-		return errors.New("the certificate is not for the key")
-	}
-	if err := makeDirectory(directory); err != nil {
-		return err
-	}
-	release, err := lock(directory)
-	if err != nil {
-		return err
-	}
-	defer release()
-	if _, err := os.Stat(filepath.Join(directory, stateFile)); err == nil {
-		return ErrProvisioned
-	}
-	s := &store{directory: directory, cut: noCut}
-	if err := write(s, 1, pair{key: key, chain: chain}); err != nil {
-		return err
-	}
-	return s.save(state{Current: 1})
+	candidate pair // empty while state.Candidate is nil, or cannot be read
 }
 
 func noCut(string) error { return nil }
 
 func newStore(cfg Config) *store {
-	return &store{directory: cfg.Directory, keys: cfg.Keys, fixed: cfg.FixedKey, newKey: cfg.NewKey, cut: noCut}
+	return &store{directory: cfg.Directory, keys: cfg.Keys, fixed: cfg.FixedKey, newKey: cfg.NewKey, cut: noCut, tell: func(error) {}}
 }
 
 // exclusively calls work with the directory's lock held and its content read
@@ -144,49 +111,98 @@ func (s *store) exclusively(work func() error) error {
 
 // load reads what state.json names and removes what it does not.
 func (s *store) load() (err error) {
-	next, err := readState(s.directory)
-	if err != nil {
+	if s.state, err = readState(s.directory); err != nil {
 		return err
 	}
-	if next.sameMoments(s.state) {
-		// In memory they count without the wall clock's jumps.
-		next.Obtained, next.Tried = s.state.Obtained, s.state.Tried
-	}
-	s.state = next
+	s.loadCandidate()
 	if s.current, err = s.readPair(s.state.Current, true); err != nil {
-		return err
-	}
-	s.candidate = pair{}
-	if c := s.state.Candidate; c != nil {
-		if s.candidate, err = s.readPair(c.Pair, c.Issued); err != nil {
+		if !s.switched() {
 			return err
 		}
+		s.tell(fmt.Errorf("the pair before the one in use is given up: %w", err))
+		if err := s.promote(); err != nil {
+			s.tell(err)
+			s.current = s.candidate
+		}
+		return nil
 	}
 	return s.removeLeftovers()
 }
 
-func (s state) sameMoments(other state) bool {
-	return s.Obtained.Equal(other.Obtained) && s.Tried.Equal(other.Tried)
+// loadCandidate drops a candidate that is of no use: the current pair is what
+// the device connects with, and another one can be asked for. Only a candidate
+// that is in use stays, for it may be the only one that the broker takes.
+func (s *store) loadCandidate() {
+	s.candidate = pair{}
+	err := s.readAgain()
+	if c := s.state.Candidate; err == nil && c != nil && !c.Issued && c.Topics == (protocol.Topics{}) {
+		err = errNoTopics
+	}
+	if err == nil {
+		return
+	}
+	if c := s.state.Candidate; !c.Switched.IsZero() {
+		s.tell(fmt.Errorf("the pair in use cannot be read, the one before it is used: %w", err))
+		return
+	}
+	s.tell(fmt.Errorf("a pair that was not yet in use is dropped: %w", err))
+	next := s.state
+	next.Candidate = nil
+	if err := s.save(next); err != nil {
+		s.tell(err)
+	}
+	s.state, s.candidate = next, pair{}
+}
+
+// readAgain reads the candidate where that did not succeed before.
+func (s *store) readAgain() (err error) {
+	if c := s.state.Candidate; c != nil && s.candidate.key == nil {
+		s.candidate, err = s.readPair(c.Pair, c.Issued)
+	}
+	return err
+}
+
+// switched reports whether the candidate is in use, and can be used.
+func (s *store) switched() bool {
+	c := s.state.Candidate
+	return c != nil && !c.Switched.IsZero() && s.candidate.key != nil
+}
+
+// inUse returns the pair that applications use.
+func (s *store) inUse() pair {
+	if s.switched() {
+		return s.candidate
+	}
+	return s.current
 }
 
 // create makes a candidate with a key, which is durable on return. c says what
 // the candidate is for.
-func (s *store) create(c candidate) error {
-	c.Pair = s.freePair()
-	key, err := s.makeKey(c.Pair)
-	if err != nil {
+func (s *store) create(c candidate) (err error) {
+	if c.Pair, err = s.freePair(); err != nil {
 		return err
 	}
-	return s.enter(c, pair{key: key})
+	return s.orRemoved(c.Pair, func() error {
+		key, err := s.makeKey(c.Pair)
+		if err != nil {
+			return err
+		}
+		return s.enter(c, pair{key: key})
+	})
 }
 
 // adopt makes a candidate of a pair that came from elsewhere.
-func (s *store) adopt(c candidate, p pair) error {
-	c.Pair, c.Issued = s.freePair(), true
-	if err := s.writePair(c.Pair, p); err != nil {
+func (s *store) adopt(c candidate, p pair) (err error) {
+	if c.Pair, err = s.freePair(); err != nil {
 		return err
 	}
-	return s.enter(c, p)
+	c.Issued = true
+	return s.orRemoved(c.Pair, func() error {
+		if err := s.writePair(c.Pair, p); err != nil {
+			return err
+		}
+		return s.enter(c, p)
+	})
 }
 
 // issue gives the candidate its certificate, durably.
@@ -198,10 +214,25 @@ func (s *store) issue(c candidate, chain []*x509.Certificate) error {
 	return s.enter(c, pair{key: s.candidate.key, chain: chain})
 }
 
-// promote makes the candidate the pair in use and removes the one it follows.
-func (s *store) promote(now time.Time) error {
+// switchTo makes the candidate the pair in use.
+func (s *store) switchTo(now time.Time) error {
 	c := *s.state.Candidate
-	if err := s.save(state{Current: c.Pair, Finished: c.Job, Obtained: now}); err != nil {
+	c.Switched = now
+	return s.enter(c, s.candidate)
+}
+
+// unacked counts a connection that ended without an ack.
+func (s *store) unacked() error {
+	c := *s.state.Candidate
+	c.Unacked++
+	return s.enter(c, s.candidate)
+}
+
+// promote makes the candidate, which is in use, the current pair and removes
+// the one it follows.
+func (s *store) promote() error {
+	c := *s.state.Candidate
+	if err := s.save(state{Current: c.Pair, Finished: c.Job, Obtained: c.Switched}); err != nil {
 		return err
 	}
 	s.current, s.candidate = s.candidate, pair{}
@@ -222,11 +253,11 @@ func (s *store) discard() error {
 // attach makes the candidate that of a job.
 func (s *store) attach(c candidate) error { return s.enter(c, s.candidate) }
 
-// tried keeps the moment of a renewal that came to nothing.
+// tried keeps the moment of a renewal that came to nothing, also where it
+// cannot be written.
 func (s *store) tried(now time.Time) error {
-	next := s.state
-	next.Tried = now
-	return s.save(next)
+	s.state.Tried = now
+	return s.save(s.state)
 }
 
 func (s *store) enter(c candidate, p pair) error {

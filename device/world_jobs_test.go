@@ -1,6 +1,14 @@
 package device
 
-import "github.com/certvendor/certvendor/protocol"
+import (
+	"errors"
+	"strings"
+
+	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/certvendor/certvendor/protocol"
+)
 
 func (w *world) answerJob(topic, suffix string, payload []byte) (string, any) {
 	switch {
@@ -52,4 +60,25 @@ func (w *world) jobNow() *protocol.JobExecution {
 	}
 	now := *w.job
 	return &now
+}
+
+// cutAt ends the connection at a publish on a topic with this end.
+type cutAt struct {
+	mqtt.HookBase
+	end string
+	w   *world
+	on  bool
+}
+
+func (h *cutAt) ID() string           { return "cut" }
+func (h *cutAt) Provides(b byte) bool { return b == mqtt.OnPacketRead }
+
+func (h *cutAt) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
+	h.w.mu.Lock()
+	defer h.w.mu.Unlock()
+	if h.on && pk.FixedHeader.Type == packets.Publish && strings.HasSuffix(pk.TopicName, h.end) {
+		cl.Stop(errors.New("cut by the test"))
+		return pk, packets.ErrRejectPacket
+	}
+	return pk, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/certvendor/certvendor/protocol"
+	"github.com/certvendor/certvendor/registry"
 )
 
 // State is the state of a job as a whole.
@@ -58,7 +59,13 @@ type Continuous interface {
 	Ensure(context.Context, Job) (Job, error)
 	// Status returns the job of the group with the counts of its executions.
 	Status(context.Context) (Status, error)
-	// Cancel ends a job: executions that have not begun are canceled.
-	// Idempotent.
+	// Cancel ends a job: executions that have not begun are canceled, and
+	// nobody gets another one, also after a restart, until Resume. Idempotent.
 	Cancel(ctx context.Context, id string) error
+	// Resume lets a canceled job go on: members whose newest execution has
+	// ended wait for a new one. Idempotent.
+	Resume(ctx context.Context, id string) error
+	// Newest returns the newest execution of a device, of whatever job; false
+	// if it never had one.
+	Newest(context.Context, registry.DeviceID) (Execution, bool, error)
 }

@@ -24,10 +24,12 @@ type Ports struct {
 	Journal     Journal
 	Retirements Catalogue
 	Inventory   certificate.Inventory
+	Revoker     certificate.Revoker
 	Group       Group
 	Registry    registry.Store
 	Packages    Spender
 	Brakes      Brakes
+	Pruner      Pruner // nil: the journal keeps all
 }
 
 // Closer brings rotations to their end: it proves and finishes them, carries
@@ -115,7 +117,8 @@ func (c *Closer) RetireNow(ctx context.Context, retirements []Retirement) error 
 	return errors.Join(errs...)
 }
 
-// retire is the only caller of Inventory.Retire. It asks the one rule at the
+// retire is the only caller of Inventory.Retire, as Revoke is the only one of
+// Revoker.Revoke. It asks the one rule at the
 // moment of the removal, and notes the outcome either way. It reports whether
 // something was removed.
 func (c *Closer) retire(ctx context.Context, r Retirement) (removed bool, err error) {
@@ -129,10 +132,10 @@ func (c *Closer) retire(ctx context.Context, r Retirement) (removed bool, err er
 	}
 	mode, reverted := firstHalf(r), r.Reverted
 	err = c.Inventory.Retire(ctx, certificate.Removal{
-		Device: r.Device, Certificate: r.Certificate, Mode: mode,
+		Device: r.Device, Certificate: r.Certificate, Mode: mode, Rotation: r.Rotation,
 		Allowed: func(held []certificate.Holding) error {
 			facts := Facts{Retirement: r, Held: held, History: h, Now: c.clock.Now(),
-				Recent: terms.Recent, Grace: terms.Grace, Window: terms.Window}
+				Recent: terms.Recent, Grace: terms.Grace, Window: terms.Window, SeenSince: terms.SeenSince}
 			if err := c.clock.Steady(); err != nil {
 				return Kept{Why: err.Error(), Reverted: reverted} // it jumped while this waited
 			}
@@ -148,8 +151,13 @@ func (c *Closer) retire(ctx context.Context, r Retirement) (removed bool, err er
 	case errors.As(err, &again):
 		r.Reverted, r.Due, r.Why = false, again.due, ""
 		return false, c.Journal.Note(ctx, r)
+	case errors.As(err, &kept) && kept.Void:
+		r.Why, r.Reverted, r.Done = kept.Why, false, c.clock.Now()
+		return false, c.Journal.Note(ctx, r)
 	case errors.As(err, &kept):
 		return false, c.putOff(ctx, r, kept)
+	case errors.Is(err, ErrChanged):
+		return false, nil // a person has undone the rotation meanwhile
 	case err != nil:
 		return false, fmt.Errorf("retire %s of %s: %w", r.Certificate, r.Device, err)
 	}

@@ -13,6 +13,13 @@ type Change struct {
 	Rotation    Rotation                 // as it shall be, with the Version it was read at
 	Certificate *certificate.Certificate // registered for the device by the same commit
 	Retirements []Retirement             // written with it; one that exists already is left alone
+	// Undo closes those retirements of the rotation for good whose
+	// certificates are in Rotation.Undone, and makes these the device's and
+	// ACTIVE again, but for what is deleted or revoked, or was given up by
+	// another device that shares it.
+	// If nothing is the device's and ACTIVE then, nothing is written, and
+	// Advance returns ErrNothingBack.
+	Undo bool
 }
 
 // Work is what a sweep has to look at.
@@ -62,6 +69,15 @@ type Journal interface {
 	Note(context.Context, Retirement) error
 }
 
+// Pruner takes rotations out of the journal that nothing will ask for again.
+type Pruner interface {
+	// Prune looks at up to so many rotations that were finished before a time,
+	// the next ones at every call, and takes out those of which a newer one of
+	// the device is finished, with nothing left to do behind them and no
+	// retirement of the device open. It returns how many went.
+	Prune(ctx context.Context, before time.Time, most int) (int, error)
+}
+
 // Query selects rotations or retirements for a Catalogue.
 type Query struct {
 	Device registry.DeviceID
@@ -105,8 +121,9 @@ type Brakes interface {
 
 // Member is a device of the rotation group.
 type Member struct {
-	Device registry.DeviceID
-	Since  time.Time
+	Device  registry.DeviceID
+	Since   time.Time
+	Waiting bool // for its turn: it has not been given its job yet
 }
 
 // Group holds the devices that shall rotate. Membership gives a device its

@@ -5,7 +5,7 @@
 //
 // Read this file for the nouns, journal.go for what must be durable, rule.go
 // for the one rule, then closer.go and sweep.go for what is done behind the
-// devices' requests.
+// devices' requests, and byhand.go for what a person may ask for.
 package rotation
 
 import (
@@ -94,6 +94,8 @@ type Rotation struct {
 	AckedAt     time.Time
 	ProvenAt    time.Time
 	ClosedAt    time.Time
+	UndoneAt    time.Time        // a person brought back what it had replaced
+	Undone      []certificate.ID // and that is what it had replaced
 	Lease       Lease
 	Version     int64 // of the journal: what Advance compares
 }
@@ -139,6 +141,9 @@ type Retirement struct {
 var (
 	// ErrChanged says that the rotation is no longer as it was read.
 	ErrChanged = errors.New("the rotation was changed by somebody else")
+	// ErrNothingBack says that nothing of what a rotation replaced can be
+	// brought back.
+	ErrNothingBack = errors.New("nothing can be brought back")
 )
 
 // History is what the journal knows of a device, newest rotation first.

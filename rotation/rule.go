@@ -11,6 +11,7 @@ import (
 type Kept struct {
 	Why      string
 	Reverted bool // the device has gone back to it
+	Void     bool // this retirement is never carried out; another takes its place
 }
 
 func (k Kept) Error() string { return k.Why }
@@ -28,6 +29,7 @@ type Facts struct {
 	Recent     time.Duration // how fresh the sighting on the successor must be
 	Grace      time.Duration
 	Window     time.Duration // how long after its expiry the broker still takes a certificate
+	SeenSince  time.Time     // what was seen before it proves nothing, see Terms
 }
 
 // Allowed is the one rule: a certificate is taken away only when a successor
@@ -40,12 +42,15 @@ type Facts struct {
 func (f Facts) Allowed() error {
 	target, held := certificate.Find(f.Held, f.Retirement.Certificate)
 	switch {
-	case !held:
+	case !held, target.Standing == certificate.Revoked:
 		return nil // taken from the device already
 	case target.Kind == certificate.Birth:
 		return Kept{Why: "birth certificates are never retired"}
 	case target.Kind == certificate.Packaged && target.Standing == certificate.Inactive && f.Retirement.Deactivated.IsZero():
 		return Kept{Why: "belongs to a package that waits for its device"}
+	}
+	if n := f.vendedAgain(); n > 0 {
+		return Kept{Why: fmt.Sprintf("rotation %d has vended it again since", n), Void: true}
 	}
 	latest, seen := certificate.Latest(f.Held)
 	switch {
@@ -58,6 +63,9 @@ func (f Facts) Allowed() error {
 	case seen && f.soonWithout(latest, target):
 		return Kept{Why: fmt.Sprintf("its successor %s expires first, and soon: at %s",
 			latest.ID[:12], latest.NotAfter.UTC().Format(time.RFC3339))}
+	case seen && !latest.LastSeen.After(f.SeenSince):
+		return Kept{Why: fmt.Sprintf("the store was restored at %s, and the device was not seen since",
+			f.SeenSince.UTC().Format(time.RFC3339)), Reverted: f.Retirement.Reverted}
 	case seen && latest.Evidence != certificate.Proof && f.proves(latest, target):
 		return nil
 	case f.Retirement.Evidence == certificate.Proof:
@@ -66,6 +74,17 @@ func (f Facts) Allowed() error {
 		return Kept{Why: "the device was never seen on a successor"}
 	}
 	return f.whyNot(latest)
+}
+
+// vendedAgain returns the rotation that has vended the certificate after the
+// one that replaced it, as a package may be that was put again; 0 if none has.
+// It is in the device's hands then, and what replaces that rotation says what
+// becomes of it.
+func (f Facts) vendedAgain() int64 {
+	if n := f.number(f.Retirement.Certificate); n > f.Retirement.Rotation {
+		return n
+	}
+	return 0
 }
 
 // expired says that nobody can connect with a certificate, or is connected
@@ -131,7 +150,7 @@ func (f Facts) allowedByProof(target certificate.Holding) error {
 		return Kept{Why: "a proof never deletes what it replaces"}
 	case successor == nil:
 		return Kept{Why: "the certificate that was proven is not usable any more"}
-	case f.Now.Sub(f.Retirement.ProvenAt) < grace:
+	case f.Now.Sub(f.Retirement.ProvenAt) < grace, f.Now.Sub(f.SeenSince) < grace:
 		return Kept{Why: fmt.Sprintf("proven by signature only: kept for %s", grace)}
 	case target.LastSeen.After(f.Retirement.ProvenAt):
 		return Kept{Why: "the device was seen on it after the proof", Reverted: true}

@@ -56,6 +56,12 @@ func TestOneRule(t *testing.T) {
 	}{
 		{"seen last on the proven successor",
 			Facts{Held: []certificate.Holding{holding(a, time.Hour), holding(b, time.Minute)}, History: history}, "", false},
+		{"seen last on the proven successor, before a restore",
+			Facts{Held: []certificate.Holding{holding(a, time.Hour), holding(b, 2*time.Minute)}, History: history,
+				SeenSince: noon.Add(-time.Minute)}, "not seen since", false},
+		{"seen last on the proven successor, since a restore",
+			Facts{Held: []certificate.Holding{holding(a, time.Hour), holding(b, time.Minute)}, History: history,
+				SeenSince: noon.Add(-2 * time.Minute)}, "", false},
 		{"never seen on the old one at all",
 			Facts{Held: []certificate.Holding{holding(a, never), holding(b, time.Minute)}, History: history}, "", false},
 		{"seen last on the old one",
@@ -96,10 +102,10 @@ func TestOneRule(t *testing.T) {
 			Facts{Held: []certificate.Holding{holding(a, time.Hour), holding(b, 0)}, History: history,
 				Now: noon.Add(-time.Hour)}, "by a clock that was wrong", false},
 		{"a superseded one, seen last on the proven one after it",
-			Facts{Retirement: Retirement{Certificate: b},
+			Facts{Retirement: Retirement{Certificate: b, Rotation: 2},
 				Held: []certificate.Holding{holding(b, never), holding(c, time.Minute)}, History: both}, "", false},
 		{"a superseded one that the device is on",
-			Facts{Retirement: Retirement{Certificate: b},
+			Facts{Retirement: Retirement{Certificate: b, Rotation: 2},
 				Held: []certificate.Holding{holding(b, time.Minute), holding(c, time.Hour)}, History: both},
 			"last seen on this certificate", true},
 		{"seen last on a later one than the proven successor",
@@ -109,7 +115,7 @@ func TestOneRule(t *testing.T) {
 			Facts{Held: []certificate.Holding{holding(a, time.Hour), holding(b, time.Minute), holding(c, time.Hour)},
 				History: both}, "not a proven successor", false},
 		{"a successor is never retired by its own proof",
-			Facts{Retirement: Retirement{Certificate: b}, Held: []certificate.Holding{holding(a, time.Hour), holding(b, time.Minute)},
+			Facts{Retirement: Retirement{Certificate: b, Rotation: 2}, Held: []certificate.Holding{holding(a, time.Hour), holding(b, time.Minute)},
 				History: history}, "last seen on this certificate", true},
 		{"expired, with the device last seen on it",
 			Facts{Held: []certificate.Holding{with(holding(a, time.Minute), func(h *certificate.Holding) { h.NotAfter = noon }),
@@ -151,6 +157,11 @@ func TestOneRule(t *testing.T) {
 				Held: []certificate.Holding{with(holding(a, never), func(h *certificate.Holding) {
 					h.Kind, h.Standing = certificate.Packaged, certificate.Inactive
 				}), holding(b, time.Minute)}, History: history}, "", false},
+		{"vended again by a later rotation than the one that replaced it",
+			Facts{Retirement: Retirement{Certificate: b, Rotation: 2},
+				Held:    []certificate.Holding{holding(b, never), holding(c, time.Minute)},
+				History: History{Rotations: []Rotation{vended(3, b), proven(2, c), {Number: 1, State: Abandoned, Certificate: b}}}},
+			"rotation 3 has vended it again since", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			facts := test.facts

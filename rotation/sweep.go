@@ -10,7 +10,12 @@ import (
 	"github.com/certvendor/certvendor/registry"
 )
 
-const sweepPage = 500
+const (
+	sweepPage = 500
+	// pruneMost is how many finished rotations one sweep looks at, to find those
+	// that may go.
+	pruneMost = 1000
+)
 
 // Swept is what one sweep has done.
 type Swept struct {
@@ -19,11 +24,13 @@ type Swept struct {
 	Stale    int
 	Settled  int // rotations whose steps behind are done now
 	Retired  int // certificates taken away, or the second half of that
+	Pruned   int // finished rotations that were kept long enough
 }
 
 // Sweep does what is due: it resolves what sightings have shown, finishes what
 // is proven, marks what is stale, goes on with unfinished steps, and carries
-// out the retirements that the one rule allows. It changes nothing when nothing is
+// out the retirements that the one rule allows, and takes out what was kept
+// long enough. It changes nothing when nothing is
 // due, may run at any time and on several instances at once, and goes on with
 // the next device when one fails; the error joins all failures.
 func (c *Closer) Sweep(ctx context.Context) (Swept, error) {
@@ -38,7 +45,7 @@ func (c *Closer) Sweep(ctx context.Context) (Swept, error) {
 			return swept, errors.Join(append(errs, fmt.Errorf("what is due: %w", err))...)
 		}
 		if len(work.Rotations)+len(work.Retirements) == 0 {
-			return swept, errors.Join(errs...)
+			return swept, errors.Join(append(errs, c.prune(ctx, terms, &swept))...)
 		}
 		for _, r := range work.Rotations {
 			errs = append(errs, ignoreChanged(c.advance(ctx, r, horizon, &swept)))
@@ -50,6 +57,15 @@ func (c *Closer) Sweep(ctx context.Context) (Swept, error) {
 		}
 	}
 	return swept, errors.Join(append(errs, ctx.Err())...)
+}
+
+// prune takes out what is finished long ago.
+func (c *Closer) prune(ctx context.Context, terms Terms, swept *Swept) (err error) {
+	if c.Pruner == nil || terms.Keep == 0 || c.clock.Steady() != nil {
+		return nil
+	}
+	swept.Pruned, err = c.Pruner.Prune(ctx, c.clock.Now().Add(-terms.Keep), pruneMost)
+	return err
 }
 
 // retireDue does a retirement once the devices have had time to be seen again
@@ -165,7 +181,11 @@ func (c *Closer) do(ctx context.Context, step Step, r Rotation, h History) error
 		}
 		return errors.Join(errs...)
 	case LeaveGroup:
-		return c.Group.Remove(ctx, r.Device, r.Opened)
+		since := r.Opened
+		if r.State == Abandoned {
+			since = r.ClosedAt // who abandons a rotation does not want another one begun
+		}
+		return c.Group.Remove(ctx, r.Device, since)
 	}
 	return fmt.Errorf("no such step")
 }

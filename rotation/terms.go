@@ -26,6 +26,10 @@ type Terms struct {
 	Settle   time.Duration // between a proof without an ack, or a start, and removals
 	Recent   time.Duration // how fresh the sighting on the successor must be
 	Window   time.Duration // how long after its expiry the broker takes a certificate
+	Keep     time.Duration // how long a finished rotation stays in the journal; 0: for ever
+	// SeenSince is when the world was restored from a backup: sightings before
+	// it justify no removal, for later ones may have been lost. Zero: never.
+	SeenSince time.Time
 	// MaxRetirePerHour is the circuit breaker: more removals within an hour
 	// freeze retiring until an operator thaws it.
 	MaxRetirePerHour int
@@ -42,6 +46,8 @@ func (t Terms) Validate() error {
 		return fmt.Errorf("rotation: grace, settle and broker.expired are not negative")
 	case t.TTL <= 0 || t.Recent <= 0:
 		return fmt.Errorf("rotation: ttl and recent are more than zero")
+	case t.Keep < 0:
+		return fmt.Errorf("rotation.keep: must not be negative")
 	case t.MaxRetirePerHour <= 0:
 		return fmt.Errorf("rotation.max_retire_per_hour: must be at least 1")
 	}
@@ -71,7 +77,7 @@ func (t Terms) owed(r Rotation, h History, held []certificate.Holding, now time.
 		add(left.Certificate, mode)
 		replaced = append(replaced, t.replaced(left)...)
 	}
-	for _, id := range replaced {
+	for _, id := range append(replaced, undoneBefore(r, h)...) {
 		add(id, t.Previous)
 	}
 	return owed
@@ -102,7 +108,8 @@ func (t Terms) replaced(r Rotation) []certificate.ID {
 }
 
 // leftBehind returns the device's rotations before r, down to the last that
-// was proven and finished, that gave way or went stale.
+// was proven and finished, that gave way, went stale or were abandoned with a
+// certificate for a key of the device's own.
 func leftBehind(r Rotation, h History) []Rotation {
 	var left []Rotation
 	for _, older := range h.Rotations {
@@ -112,7 +119,9 @@ func leftBehind(r Rotation, h History) []Rotation {
 		if older.State == Finished && !older.Unproven {
 			break
 		}
-		if older.State == Superseded || older.State == Stale {
+		// A package whose rotation was abandoned waits for its device again.
+		abandoned := older.State == Abandoned && older.Certificate != "" && !older.ByPackage
+		if older.State == Superseded || older.State == Stale || abandoned {
 			left = append(left, older)
 		}
 	}

@@ -67,14 +67,18 @@ func (v *Vendor) newKeysLeft(a admission) int {
 }
 
 // mayUseKey refuses a key that was used: one whose certificate was proven or
-// seen, or that another device ever had. A superseded key never opens again.
+// seen, or that another device ever had. A superseded key never opens again,
+// but for a device that has one key for ever, and no other rotation open; nor
+// does one of which a certificate was revoked.
 func (v *Vendor) mayUseKey(ctx context.Context, a admission, key certificate.KeyID) error {
 	r := a.history.Keyed(key)
 	if r != nil && r.State == rotation.Superseded {
-		if v.Now().Sub(r.ClosedAt) < supersededQuiet {
+		switch {
+		case v.Now().Sub(r.ClosedAt) < supersededQuiet:
 			return later(supersededQuiet, nil)
+		case !a.profile.ReuseKey || a.history.Current() != nil:
+			return explain(protocol.CSRRejected, "key superseded, make a new one")
 		}
-		return explain(protocol.CSRRejected, "key superseded, make a new one")
 	}
 	if r != nil && r.State == rotation.Finished && !a.profile.ReuseKey {
 		return explain(protocol.CSRRejected, "the key was used before")
@@ -85,6 +89,8 @@ func (v *Vendor) mayUseKey(ctx context.Context, a admission, key certificate.Key
 	}
 	for _, h := range holdings {
 		switch {
+		case h.Standing == certificate.Revoked:
+			return explain(protocol.CSRRejected, "the key was revoked, make a new one")
 		case h.Device != a.Device && (r == nil || h.Device != ""):
 			return explain(protocol.CSRRejected, "the key belongs to another device")
 		case !a.profile.ReuseKey && (!h.LastSeen.IsZero() || r == nil):

@@ -306,7 +306,9 @@ func TestRunFollowsJobs(t *testing.T) {
 		t.Errorf("once beside run: %d, %s", status, out)
 	}
 	v.queueJob("rotate-1")
-	eventually(t, "the command was run", func() bool { return strings.Contains(log.String(), `"msg":"after switch"`) })
+	eventually(t, "the command was run, and all is done", func() bool {
+		return strings.Contains(log.String(), `"msg":"after switch"`) && strings.Contains(log.String(), `"msg":"promoted"`)
+	})
 	second := b.status()
 	if second.CertificateID == first.CertificateID || !v.onlyAccepts(second.CertificateID) {
 		t.Errorf("in use: %s; the broker takes %v", second.CertificateID, v.accepted)

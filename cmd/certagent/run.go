@@ -19,7 +19,7 @@ func follow(ctx context.Context, s settings, log *slog.Logger) error {
 	s.device.Event = func(e device.Event) {
 		logEvent(ctx, log, e)
 		pulse.note(e)
-		if e.Kind == device.Promoted {
+		if e.Kind == device.Switched || e.Kind == device.GivenUp {
 			after.wake()
 		}
 	}

@@ -111,7 +111,9 @@ func (u unplugging) recover(where string) {
 			u.t.Logf("%s: %s", where, log)
 		}
 	})
-	eventually(u.t, "everything is settled, after a cut at "+where, u.settled)
+	eventually(u.t, "it runs and everything is settled, after a cut at "+where, func() bool {
+		return strings.Contains(log.String(), "msg=connected") && u.settled()
+	})
 	terminate(u.t, c, ended)
 	now = u.b.status()
 	if now.CertificateID == u.first.CertificateID || len(u.v.vended) != 1 {

@@ -11,7 +11,7 @@ import (
 )
 
 func (c *cli) ca() *cobra.Command {
-	return group("ca", "The certificate authority", c.caInit(), c.caShow())
+	return group("ca", "The certificate authority", c.caInit(), c.caShow(), c.caCRL())
 }
 
 func (c *cli) caInit() *cobra.Command {

@@ -14,7 +14,7 @@ import (
 )
 
 func (c *cli) certificate() *cobra.Command {
-	return group("certificate", "Certificates, who holds them and how they stand", c.certificateList(), c.certificateShow())
+	return group("certificate", "Certificates, who holds them and how they stand", c.certificateList(), c.certificateShow(), c.certificateRevoke())
 }
 
 var certificateColumns = columns[control.HeldCertificate]{

@@ -207,12 +207,7 @@ func (f *crashFleet) liveCDF(ctx context.Context, c *crashed) error {
 
 func (f *crashFleet) firmware(c *crashed) fleet.Options {
 	return fleet.Options{
-		Target: f.target, Directory: f.disks(), Retry: crashRetry, Operator: joined{operator{f.client}},
+		Target: f.target, Directory: f.disks(), Retry: crashRetry, Operator: awaiting{operator{f.client}},
 		Devices: []fleet.Device{{Name: c.name, Certificate: c.pem, Key: c.key, Firmware: fleet.CDF, Plan: &fleet.Plan{}}},
 	}
 }
-
-// joined is the operator of devices that are in the group already.
-type joined struct{ operator }
-
-func (joined) Join(context.Context, string) error { return nil }

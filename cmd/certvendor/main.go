@@ -8,6 +8,7 @@ package main
 import (
 	"context"
 	"os"
+	_ "time/tzdata" // devices have time zones, and a small machine may have none
 )
 
 func main() {

@@ -42,6 +42,7 @@ func (c *cli) job() *cobra.Command {
 				return show(j)
 			}),
 		},
+		c.jobCancel(show),
 	)
 }
 

@@ -16,6 +16,7 @@ func (c *cli) rotation() *cobra.Command {
 	return group("rotation", "Who shall rotate, and how it goes",
 		c.rotationGroup("add", "Put devices into the rotation group; each gets its job in its turn", "in the rotation group", (*control.Client).Join),
 		c.rotationGroup("remove", "Take devices out of the rotation group; a job that was begun is left to its device", "out of the rotation group", (*control.Client).Leave),
+		c.rotationRetry(), c.rotationAbandon(), c.rotationUndo(),
 		c.rotationList(), c.rotationShow(), c.rotationStatus(), c.rotationSweep(),
 	)
 }

@@ -54,8 +54,16 @@ func TestScripts(t *testing.T) {
 			"ready":     ready,
 			"terminate": terminate,
 			"mode":      mode,
+			"devices":   devices,
 			"connects":  connects,
 			"foreign":   foreign,
+			"gets":      gets,
+			"acks":      acks,
+			"id":        certificateID,
+			"listed":    listed,
+			"newer":     newer,
+			"open":      keepOpen,
+			"closed":    waitClosed,
 			"capture":   capture,
 		},
 	})
@@ -93,6 +101,27 @@ func terminate(ts *testscript.TestScript, _ bool, _ []string) {
 	_, err = fmt.Sscanf(string(text), "with pid %d,", &pid)
 	ts.Check(err)
 	ts.Check(syscall.Kill(pid, syscall.SIGTERM))
+}
+
+// devices N waits until the registry holds so many.
+func devices(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	daemon := control.Dial(ts.Getenv("CERTVENDOR_CONTROL_SOCKET"))
+	defer daemon.Close()
+	for limit := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+		n := 0
+		for _, err := range daemon.Devices(context.Background(), nil) {
+			ts.Check(err)
+			n++
+		}
+		if n == want {
+			return
+		}
+		if time.Now().After(limit) {
+			ts.Fatalf("%d devices, want %d", n, want)
+		}
+	}
 }
 
 // mode FILE PERMISSIONS checks a file's permissions.

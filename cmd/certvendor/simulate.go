@@ -29,7 +29,8 @@ type simulateFlags struct {
 	broker                string
 	seed                  uint64
 	installDelay, timeout time.Duration
-	keep                  bool
+	stay                  time.Duration
+	keep, await           bool
 }
 
 func (c *cli) simulate() *cobra.Command {
@@ -47,8 +48,8 @@ rotate is printed with the reason, the first ten with their timelines.
 
 Faults, each with its probability for a device (name=p,...; all=p for the rest):
 power-cut, disconnect, lost-reply, lost-ack, late-ack, ack-after-ttl, ack-on-old,
-duplicate-request, dark, slow-reader, garbage, clock-skew. The same --seed draws
-the same plan of faults.
+duplicate-request, dark, slow-reader, garbage, clock-skew, and by its name only
+job-failed, for firmware that cannot rotate. The same --seed draws the same plan.
 
 Firmware agent keeps its old pair until the new one works; cdf has one key slot,
 acks once, and asks again with another key. The devices are removed at the end
@@ -70,6 +71,8 @@ unless --keep is given; what the daemon recorded of them stays.`,
 	flags.StringVar(&f.faults, "faults", "", "what goes wrong, and how likely: power-cut=0.2,lost-ack=0.1")
 	flags.Uint64Var(&f.seed, "seed", 0, "what the faults are drawn from (default any)")
 	flags.IntVar(&f.concurrency, "concurrency", 96, "how many devices are at work at a time")
+	flags.DurationVar(&f.stay, "stay", 0, "how long each device stays connected when it has rotated")
+	flags.BoolVar(&f.await, "await-job", false, "wait for the job that an operator or a campaign gives the devices, instead of asking for it")
 	flags.BoolVar(&f.keep, "keep", false, "leave the devices, and their disks, where they are")
 	flags.StringVar(&f.broker, "broker", "", "the broker's address, instead of standalone.broker.listen in --config")
 	flags.DurationVar(&f.timeout, "timeout", 0, "when to give up (default as long as the daemon's pace needs, and ten minutes)")
@@ -88,6 +91,8 @@ func (f simulateFlags) check() (fleet.Faults, error) {
 		return nil, fmt.Errorf("simulate: --firmware %.40q: must be %s or %s", f.firmware, fleet.Agent, fleet.CDF)
 	case f.installDelay < 0 || f.installDelay > maxInstallDelay:
 		return nil, fmt.Errorf("simulate: --install-delay %s: must be from 0s to %s", f.installDelay, maxInstallDelay)
+	case f.stay < 0 || f.stay > maxInstallDelay:
+		return nil, fmt.Errorf("simulate: --stay %s: must be from 0s to %s", f.stay, maxInstallDelay)
 	case f.timeout < 0:
 		return nil, fmt.Errorf("simulate: --timeout %s: must not be negative", f.timeout)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/internal/backend"
 	"github.com/certvendor/certvendor/internal/config"
 	"github.com/certvendor/certvendor/internal/control"
@@ -42,6 +43,8 @@ type App struct {
 	clock   *rotation.Clock
 	closer  *rotation.Closer
 	handler *vending.Handler
+	runner  *campaign.Runner
+	look    chan struct{} // has the runner look at once
 	queue   *backend.Queue
 	metrics *metrics
 	http    *http.Server // of the metrics
@@ -84,6 +87,7 @@ func newAt(ctx context.Context, cfg config.Config, log zerolog.Logger, now func(
 	a := &App{
 		config: cfg, log: log, now: now, metrics: newMetrics(),
 		behind: make(chan rotation.Rotation, behindLength), failed: make(chan error, 4),
+		look: make(chan struct{}, 1),
 	}
 	if err := a.setup(ctx); err != nil {
 		return nil, errors.Join(err, a.Stop(ctx))
@@ -110,17 +114,15 @@ func (a *App) Start(ctx context.Context) error {
 }
 
 // ensureJob makes the job of this configuration. One that gave way to other
-// topics goes on when its topics are back.
+// topics goes on when its topics are back; one that a person has canceled stays
+// canceled.
 func (a *App) ensureJob(ctx context.Context) error {
 	job, err := a.backend.Jobs.Ensure(ctx, a.job())
 	if err != nil {
 		return fmt.Errorf("ensure the job: %w", err)
 	}
-	if job.State != jobs.Canceled {
-		return nil
-	}
-	if err := a.world.Store().Jobs().Resume(ctx, job.ID); err != nil {
-		return fmt.Errorf("resume the job: %w", err)
+	if job.State == jobs.Canceled {
+		a.log.Warn().Str("job", job.ID).Msg("the rotation job is canceled: nobody gets it before `certvendor job ensure`")
 	}
 	return nil
 }

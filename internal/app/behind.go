@@ -20,6 +20,7 @@ func (a *App) goBehind(ctx context.Context) {
 	var working sync.WaitGroup
 	working.Go(func() { a.settle(ctx) })
 	working.Go(func() { a.sweepForever(ctx) })
+	working.Go(func() { a.runCampaigns(ctx) })
 	a.onStop("work behind the requests", func(context.Context) error {
 		cancel()
 		working.Wait()
@@ -107,7 +108,7 @@ func (a *App) sweepOnce(ctx context.Context) {
 	}
 	if swept != (rotation.Swept{}) {
 		a.log.Info().Int("proven", swept.Proven).Int("finished", swept.Finished).Int("stale", swept.Stale).
-			Int("settled", swept.Settled).Int("retirements", swept.Retired).Msg("swept")
+			Int("settled", swept.Settled).Int("retirements", swept.Retired).Int("pruned", swept.Pruned).Msg("swept")
 	}
 }
 
@@ -122,6 +123,7 @@ func (a *App) sweep(ctx context.Context, trust bool) (rotation.Swept, error) {
 // served writes the one line of a request, and counts it.
 func (a *App) served(o vending.Outcome) {
 	a.metrics.served(o)
+	a.tellCampaigns(o)
 	line, verdict := a.log.Info(), "accepted"
 	if !o.Accepted {
 		line, verdict = a.log.Warn(), "rejected"

@@ -2,6 +2,8 @@ package app
 
 import (
 	"context"
+	"encoding/pem"
+	"time"
 
 	"github.com/certvendor/certvendor/internal/control"
 	"github.com/certvendor/certvendor/internal/standalone"
@@ -30,6 +32,7 @@ func (a *App) ports() control.Ports {
 		Registry: b.Registry, Registrar: registrar{b.Registrar, a}, Devices: b.Devices,
 		Inventory: b.Inventory, Certificates: b.Certificates,
 		Journal: b.Journal, Rotations: b.Rotations, Brakes: b.Brakes, Group: b.Group, Jobs: b.Jobs,
+		ByHand: a.closer, CRL: a.crl,
 		Issuer: b.Issuer, Packages: b.Packages,
 		Now: a.clock.Now, Validity: c.Vending.Validity, Backdate: c.Vending.Backdate,
 		Policies: policies, PerMinute: c.Rotation.PerMinute, Job: a.job(),
@@ -39,7 +42,7 @@ func (a *App) ports() control.Ports {
 		Rehearse:     a.handler.Vendor.Rehearse, Explain: a.handler.Vendor.Explain,
 		Roots: a.world.CA().ServerRoots, CAs: a.listCAs,
 		Sweep: a.sweep, AddedMember: a.world.Poke, Note: a.note, Timeline: a.timeline,
-		VerifyAudit: a.world.Store().Audit().Verify, Ready: a.Ready,
+		VerifyAudit: a.world.Store().Audit().Verify, Backup: a.backup, Ready: a.Ready, Campaigns: a.campaigns(),
 	}
 }
 
@@ -95,6 +98,14 @@ func (a *App) listCAs() []control.CA {
 	return cas
 }
 
+func (a *App) crl(ctx context.Context, lifetime time.Duration) (control.CRL, error) {
+	made, err := a.world.CRL(ctx, lifetime)
+	return control.CRL{
+		Number: made.Number, NextUpdate: made.Until, Entries: made.Entries, Others: made.Others,
+		PEM: string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: made.DER})),
+	}, err
+}
+
 func (a *App) note(ctx context.Context, e control.Event) error {
 	return a.world.Store().Audit().Note(ctx, e.Kind, e.Device, e.Certificate, e.Detail)
 }
@@ -103,6 +114,7 @@ func (a *App) timeline(ctx context.Context, id registry.DeviceID) ([]control.Eve
 	rows, err := a.world.Store().Audit().Timeline(ctx, id)
 	events := make([]control.Event, 0, len(rows))
 	for _, row := range rows {
+		delete(row.Detail, "der") // for a restore, not for people
 		events = append(events, control.Event{
 			At: row.At, Kind: row.Kind, Device: row.Device, Certificate: row.Certificate, Detail: row.Detail,
 		})

@@ -38,3 +38,28 @@ func TestJobFollowsTheTopics(t *testing.T) {
 		t.Fatalf("the former topics again: %+v, %v", job, err)
 	}
 }
+
+// TestCanceledJobStaysCanceled restarts a daemon whose job a person has
+// canceled: only a person brings it back.
+func TestCanceledJobStaysCanceled(t *testing.T) {
+	var former config.Config
+	first := start(t, func(c *config.Config) { former = *c })
+	job, err := first.client.Job(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if job, err = first.client.CancelJob(t.Context(), job.ID); err != nil || job.State != string(jobs.Canceled) {
+		t.Fatalf("canceled: %+v, %v", job, err)
+	}
+	if _, err := first.client.CancelJob(t.Context(), "certvendor-other"); err == nil {
+		t.Error("a job that is not there was canceled")
+	}
+	first.stop()
+	again := start(t, func(c *config.Config) { c.Standalone.Data = former.Standalone.Data })
+	if job, err = again.client.Job(t.Context()); err != nil || job.State != string(jobs.Canceled) {
+		t.Fatalf("after a restart: %+v, %v", job, err)
+	}
+	if job, err = again.client.EnsureJob(t.Context()); err != nil || job.State != string(jobs.InProgress) {
+		t.Fatalf("ensured: %+v, %v", job, err)
+	}
+}

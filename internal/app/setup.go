@@ -40,11 +40,14 @@ func (a *App) setup(ctx context.Context) (err error) {
 	}
 	a.clock = rotation.NewClock(a.now, nil, newest, a.config.Rotation.TTL)
 	profile := a.config.Profile()
+	profile.Terms.SeenSince = a.world.Restored()
 	a.closer = rotation.NewCloser(rotation.Ports{
-		Journal: a.backend.Journal, Retirements: a.backend.Rotations, Inventory: a.backend.Inventory,
+		Journal: a.backend.Journal, Retirements: a.backend.Rotations, Inventory: a.backend.Inventory, Revoker: a.backend.Revoker,
 		Group: a.backend.Group, Registry: a.backend.Registry, Packages: a.backend.Packages, Brakes: a.backend.Brakes,
+		Pruner: a.world.Store().Journal(),
 	}, a.clock, func(string) rotation.Terms { return profile.Terms })
 
+	a.runner = a.newRunner()
 	vendor, err := a.vendor(world.Instance, profile)
 	if err != nil {
 		return err
@@ -152,6 +155,7 @@ func (a *App) measure() error {
 	m.registry.MustRegister(
 		rotations{a.backend.Rotations, a.members},
 		broker{a.world.Broker()},
+		condition{a},
 	)
 	if a.config.Metrics.Listen == "" {
 		return nil

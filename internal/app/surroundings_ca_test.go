@@ -137,6 +137,9 @@ func TestStartWithExpiredCA(t *testing.T) {
 	if status, text := w.readyz(); status != http.StatusServiceUnavailable || !strings.Contains(text, "expired") {
 		t.Errorf("/readyz says %d %q", status, text)
 	}
+	if w.metric(t, "certvendor_ready") != 0 {
+		t.Error("the metrics call it ready")
+	}
 	eventually(t, "it is said at the start", func() bool {
 		return strings.Contains(again.String(), "has expired: nothing is vended")
 	})

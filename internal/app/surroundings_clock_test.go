@@ -175,6 +175,9 @@ func clockSet(t *testing.T, by, grace time.Duration) {
 	if status, text := w.readyz(); status != http.StatusOK || !strings.Contains(text, "the clock was set by") {
 		t.Errorf("/readyz says %d %q", status, text)
 	}
+	if w.metric(t, "certvendor_clock_trusted") != 0 {
+		t.Error("the metrics call the clock trusted")
+	}
 	next := w.rotate(t, after, over)
 	stays.quiet()
 	// Whose removal the clock makes due: the old rotation's when it went

@@ -21,6 +21,7 @@ type Backend struct {
 	Registrar    registry.Registrar
 	Inventory    certificate.Inventory
 	Certificates certificate.Catalogue
+	Revoker      certificate.Revoker
 	Journal      rotation.Journal
 	Rotations    rotation.Catalogue
 	Brakes       rotation.Brakes

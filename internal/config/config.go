@@ -229,6 +229,10 @@ type Rotation struct {
 	// MaxInFlight is how many members may be at work on their job at a time.
 	// Default 500.
 	MaxInFlight int `yaml:"max_in_flight"`
+	// Keep is how long a finished rotation stays in the store; the last one of
+	// each device always does, and so does what the audit says of all. Default
+	// 8760h, a year; 0s keeps all.
+	Keep time.Duration `yaml:"keep"`
 	// SweepEvery is the pause between two looks at what is due. Default 1m.
 	SweepEvery time.Duration `yaml:"sweep_every"`
 }
@@ -342,7 +346,7 @@ func Default() Config {
 		Rotation: Rotation{
 			Group: "cdfRotateCertificates", Previous: certificate.Deactivate, Retire: rotation.Replaced,
 			Grace: 168 * time.Hour, TTL: 720 * time.Hour, Settle: 15 * time.Minute, Recent: 24 * time.Hour,
-			PerMinute: 120, MaxInFlight: 500, SweepEvery: time.Minute,
+			PerMinute: 120, MaxInFlight: 500, Keep: 8760 * time.Hour, SweepEvery: time.Minute,
 		},
 		Job: Job{InProgressTimeout: 24 * time.Hour},
 		Standalone: Standalone{

@@ -130,6 +130,8 @@ func TestLoadRefuses(t *testing.T) {
 		"an unknown binding":     {text: "admit: {binding: none}\n", want: []string{"admit.binding: \"none\""}},
 		"two problems":           {text: "rotation: {previous: burn, per_minute: 0}\n", want: []string{"rotation.previous: \"burn\"", "config.yaml: rotation.per_minute: must be"}},
 		"a pace beyond":          {text: "rotation: {per_minute: 1000001}\n", want: []string{"rotation.per_minute"}},
+		"kept too short":         {text: "rotation: {keep: 1h}\n", want: []string{"rotation.keep: must be 0s, which keeps all, or at least 24h"}},
+		"kept shorter than keys": {text: "rotation: {keep: 25h}\nvending: {new_keys: 6/26h}\n", want: []string{"rotation.keep"}},
 		"a topic with wildcard":  {text: "mqtt: {topics: {get: a/+/b}}\n", want: []string{"mqtt.topics.get"}},
 		"replies apart":          {text: "mqtt: {topics: {get_rejected: \"x/{thingName}/no\"}}\n", want: []string{"mqtt.topics.get_rejected: must stand beside"}},
 		"an address":             {text: "standalone: {broker: {listen: localhost}}\n", want: []string{"standalone.broker.listen", "host:port"}},

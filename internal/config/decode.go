@@ -30,11 +30,16 @@ func (p *problem) Error() string {
 	return fmt.Sprintf("%d:%d: %s", p.line, p.column, p.text)
 }
 
-// decode reads a document over what config holds already. It is strict: an
-// unknown or repeated key, a value of the wrong kind, a key without a value, a
-// second document, an anchor, alias or tag is an error with line and column.
-// The parser has panicked on odd input; that is an error too.
-func decode(text []byte, config *Config) (err error) {
+// decode reads a document over what config holds already.
+func decode(text []byte, config *Config) error { return Decode(text, config) }
+
+// Decode reads a document into the struct that into points to, whose fields are
+// named by their yaml tags. It is strict: an unknown or repeated key, a value
+// of the wrong kind, a key without a value, a second document, an anchor, alias
+// or tag is an error with line and column. A field may be a section, a single
+// value, or a list of single values. The parser has panicked on odd input; that
+// is an error too.
+func Decode(text []byte, into any) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = errors.New("not readable as YAML")
@@ -60,7 +65,7 @@ func decode(text []byte, config *Config) (err error) {
 	if root == nil {
 		return nil
 	}
-	return decodeStruct(root, "", reflect.ValueOf(config).Elem())
+	return decodeStruct(root, "", reflect.ValueOf(into).Elem())
 }
 
 func decodeStruct(node ast.Node, path string, into reflect.Value) error {
@@ -114,15 +119,17 @@ func decodeList(node ast.Node, key string, into reflect.Value) error {
 	if !ok {
 		return at(node, "%s: must be a list", key)
 	}
-	list := []string{}
-	for _, entry := range sequence.Values {
+	list := reflect.MakeSlice(into.Type(), len(sequence.Values), len(sequence.Values))
+	for i, entry := range sequence.Values {
 		text, ok := scalar(entry)
 		if !ok {
 			return at(entry, "%s: must be a list of single values", key)
 		}
-		list = append(list, text)
+		if err := set(list.Index(i), text); err != nil {
+			return at(entry, "%s: %v", key, err)
+		}
 	}
-	into.Set(reflect.ValueOf(list))
+	into.Set(list)
 	return nil
 }
 
@@ -145,12 +152,9 @@ func set(field reflect.Value, text string) error {
 		return into.UnmarshalText([]byte(text))
 	}
 	if into, ok := field.Addr().Interface().(*time.Duration); ok {
-		d, err := time.ParseDuration(text)
-		if err != nil {
-			return errors.New("must be a duration with its unit, such as 90s, 15m or 168h")
-		}
+		d, err := ParseDuration(text)
 		*into = d
-		return nil
+		return err
 	}
 	switch field.Kind() {
 	case reflect.String:
@@ -172,6 +176,22 @@ func set(field reflect.Value, text string) error {
 		return fmt.Errorf("a field of kind %s cannot be configured", field.Kind())
 	}
 	return nil
+}
+
+// ParseDuration reads a duration as time.ParseDuration does, or a whole number
+// of days, such as 30d.
+func ParseDuration(text string) (time.Duration, error) {
+	const most = 100 * 365
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		if n, err := strconv.Atoi(days); err == nil && n >= 0 && n <= most {
+			return time.Duration(n) * 24 * time.Hour, nil
+		}
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, errors.New("must be a duration with its unit, such as 90s, 15m, 168h or 30d")
+	}
+	return d, nil
 }
 
 // splitList reads a list as it stands in an environment variable: separated

@@ -59,6 +59,10 @@ func (c Config) validateVending(p *problems) {
 	p.check("job.in_progress_timeout", c.Job.InProgressTimeout >= time.Minute, "must be at least 1m")
 }
 
+// minKeep is the least that rotation.keep may be: whoever looks for what
+// happened yesterday finds it.
+const minKeep = 24 * time.Hour
+
 func (c Config) validateRotation(p *problems) {
 	r := c.Rotation
 	p.check("rotation.group", r.Group != "", "must be set")
@@ -72,6 +76,8 @@ func (c Config) validateRotation(p *problems) {
 	p.check("rotation.max_retire_per_hour", r.MaxRetirePerHour >= 0, "must not be negative")
 	p.check("rotation.per_minute", r.PerMinute >= 1 && r.PerMinute <= 1_000_000, "must be from 1 to 1000000")
 	p.check("rotation.max_in_flight", r.MaxInFlight >= 1, "must be at least 1")
+	p.check("rotation.keep", r.Keep == 0 || r.Keep >= minKeep && r.Keep >= c.Vending.NewKeys.Per,
+		"must be 0s, which keeps all, or at least %s and the time of vending.new_keys, which counts rotations", minKeep)
 	p.check("rotation.sweep_every", r.SweepEvery >= 10*time.Millisecond, "must be at least 10ms")
 }
 
@@ -121,7 +127,7 @@ func (c Config) Terms() rotation.Terms {
 	}
 	return rotation.Terms{
 		Previous: r.Previous, Retire: r.Retire, Grace: r.Grace, TTL: r.TTL, Settle: r.Settle,
-		Recent: r.Recent, Window: c.Standalone.Broker.Expired, MaxRetirePerHour: breaker,
+		Recent: r.Recent, Window: c.Standalone.Broker.Expired, MaxRetirePerHour: breaker, Keep: r.Keep,
 	}
 }
 

@@ -67,7 +67,11 @@ func (s *Server) adopt(ctx context.Context, id registry.DeviceID, c certificate.
 	if birth {
 		c.Kind = certificate.Birth
 	}
-	if err := s.Inventory.Register(ctx, id, c); err != nil {
+	err := s.Inventory.Register(ctx, id, c)
+	switch {
+	case errors.Is(err, certificate.ErrRevoked):
+		return refuse(http.StatusConflict, "device %s: certificate %.12s is revoked, and stays so: give the device another one", id, c.ID)
+	case err != nil:
 		return fmt.Errorf("device %s: register its certificate: %w", id, err)
 	}
 	// One that was retired from another device, its only holder until now, is
@@ -79,7 +83,7 @@ func (s *Server) adopt(ctx context.Context, id registry.DeviceID, c certificate.
 }
 
 // taken are the audit's words for a certificate that was taken from a device.
-var taken = []string{"certificate.detached", "certificate.deleted", "certificate.deactivated"}
+var taken = []string{"certificate.detached", "certificate.deleted", "certificate.deactivated", "certificate.revoked"}
 
 // mayHold refuses to bring back what was taken away from the same device: a
 // fleet's list that is imported again must not undo its rotations.

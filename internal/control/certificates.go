@@ -49,7 +49,7 @@ type part[T any] struct {
 	Found []T    `json:"found"`
 }
 
-var standings = []certificate.Standing{certificate.Active, certificate.Inactive, certificate.Deleted}
+var standings = []certificate.Standing{certificate.Active, certificate.Inactive, certificate.Deleted, certificate.Revoked}
 
 // listCertificates looks through a page of certificates. Nothing is indexed by
 // the issuer, so a page is what was looked at, not what was found.

@@ -14,6 +14,8 @@ import (
 	"net/url"
 	"strconv"
 	"syscall"
+
+	"github.com/certvendor/certvendor/campaign"
 )
 
 // Client asks the daemon. Its methods are safe for concurrent use. Their
@@ -298,6 +300,38 @@ func (c *Client) EnsureJob(ctx context.Context) (Job, error) {
 // Job returns the rotation job and how its executions stand.
 func (c *Client) Job(ctx context.Context) (Job, error) {
 	return ask[Job](ctx, c, request{method: http.MethodGet, path: "/v1/job"})
+}
+
+// PlanCampaign foretells a campaign, and changes nothing.
+func (c *Client) PlanCampaign(ctx context.Context, spec campaign.Spec) (campaign.Plan, error) {
+	return ask[campaign.Plan](ctx, c, request{method: http.MethodPost, path: "/v1/campaigns/plan", body: spec})
+}
+
+// ApplyCampaign makes a campaign and lets it run. Applied again, it changes
+// nothing.
+func (c *Client) ApplyCampaign(ctx context.Context, spec campaign.Spec) (Campaign, error) {
+	return ask[Campaign](ctx, c, request{method: http.MethodPost, path: "/v1/campaigns", body: spec})
+}
+
+// Campaigns returns every campaign, the newest first.
+func (c *Client) Campaigns(ctx context.Context) ([]Campaign, error) {
+	return ask[[]Campaign](ctx, c, request{method: http.MethodGet, path: "/v1/campaigns"})
+}
+
+// Campaign returns one campaign.
+func (c *Client) Campaign(ctx context.Context, name string) (Campaign, error) {
+	return ask[Campaign](ctx, c, request{method: http.MethodGet, path: "/v1/campaigns/" + url.PathEscape(name)})
+}
+
+// CampaignMembers goes through a campaign's devices, in its order.
+func (c *Client) CampaignMembers(ctx context.Context, name string) iter.Seq2[CampaignMember, error] {
+	return pages(ctx, c, request{method: http.MethodGet, path: "/v1/campaigns/" + url.PathEscape(name) + "/members"},
+		func(m CampaignMember) string { return strconv.Itoa(m.Place) })
+}
+
+// SteerCampaign pauses, resumes or cancels a campaign.
+func (c *Client) SteerCampaign(ctx context.Context, name, verb string) (Campaign, error) {
+	return ask[Campaign](ctx, c, request{method: http.MethodPost, path: "/v1/campaigns/" + url.PathEscape(name) + "/" + verb})
 }
 
 // CAs lists the CA's certificates, and returns, as PEM, what devices verify

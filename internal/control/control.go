@@ -11,6 +11,7 @@ package control
 import (
 	"context"
 	"crypto"
+	"io"
 	"time"
 
 	"github.com/certvendor/certvendor/certificate"
@@ -20,6 +21,15 @@ import (
 	"github.com/certvendor/certvendor/rotation"
 	"github.com/certvendor/certvendor/vending"
 )
+
+// ByHand is what a person may ask for about the rotations of a device: a
+// rotation.Closer is one, and says what its methods do.
+type ByHand interface {
+	Abandon(context.Context, registry.DeviceID) (rotation.Rotation, error)
+	Undo(context.Context, registry.DeviceID) (rotation.Undone, error)
+	Bricks(held []certificate.Holding, revoked ...certificate.ID) bool
+	Revoke(context.Context, rotation.Revoking) error
+}
 
 // Ports are what the server stands on. All are required, and safe for
 // concurrent use.
@@ -34,8 +44,10 @@ type Ports struct {
 	Brakes       rotation.Brakes
 	Group        rotation.Group
 	Jobs         jobs.Continuous
+	ByHand       ByHand
 	Issuer       vending.Issuer
 	Packages     vending.Packages
+	Campaigns    Campaigns
 
 	Now       func() time.Time
 	Validity  time.Duration // of first certificates and of packages
@@ -67,6 +79,9 @@ type Ports struct {
 	Roots func() []byte
 	// CAs lists the CA's certificates.
 	CAs func() []CA
+	// CRL has the issuing CA sign a list of what is revoked, which is good for
+	// so long.
+	CRL func(ctx context.Context, lifetime time.Duration) (CRL, error)
 	// Sweep does what is due; with trustClock it first takes the clock for
 	// right as it is.
 	Sweep func(ctx context.Context, trustClock bool) (rotation.Swept, error)
@@ -80,6 +95,9 @@ type Ports struct {
 	// VerifyAudit holds the audit's files against its store, and returns how
 	// many events hold together.
 	VerifyAudit func(context.Context) (int64, error)
+	// Backup writes a backup, with or without what is private. Its error comes
+	// with nothing written, or else with a part that is worth nothing.
+	Backup func(ctx context.Context, keys bool, w io.Writer) error
 	// Ready says why requests of devices cannot be answered, or returns nil.
 	Ready func(context.Context) error
 }

@@ -19,7 +19,36 @@ func (s *Server) ensureJob(r *http.Request) (any, error) {
 		return nil, err
 	}
 	job, err := s.Jobs.Ensure(r.Context(), s.Job)
-	return jobView(jobs.Status{Job: job}), err
+	if err != nil {
+		return nil, err
+	}
+	if job.State == jobs.Canceled {
+		if err := s.Jobs.Resume(r.Context(), job.ID); err != nil {
+			return nil, err
+		}
+		job.State = jobs.InProgress
+	}
+	s.AddedMember()
+	return jobView(jobs.Status{Job: job}), nil
+}
+
+// cancelJob cancels the job whose id the operator was shown.
+func (s *Server) cancelJob(r *http.Request) (any, error) {
+	ctx := r.Context()
+	status, err := s.Jobs.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if id := r.PathValue("id"); status.Job.ID != id {
+		return nil, refuse(http.StatusConflict, "job %.64s is not the job any more, which is %s: look again with `certvendor job status`", id, status.Job.ID)
+	}
+	if err := s.note(ctx, Event{Kind: "job_cancel", Detail: map[string]string{"job": status.Job.ID}}); err != nil {
+		return nil, err
+	}
+	if err := s.Jobs.Cancel(ctx, status.Job.ID); err != nil {
+		return nil, err
+	}
+	return s.showJob(r)
 }
 
 func (s *Server) showJob(r *http.Request) (any, error) {

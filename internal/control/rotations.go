@@ -23,11 +23,12 @@ type names struct {
 }
 
 func (s *Server) join(r *http.Request) (any, error) {
-	outcomes, err := s.forEach(r, "rotation_add", func(ctx context.Context, d registry.Device) (warning string, err error) {
-		if d.Blocked {
-			warning = fmt.Sprintf("device %s is blocked, and gets no job before `certvendor device unblock %s`", d.ID, d.ID)
-		}
-		return warning, s.Group.Add(ctx, d.ID)
+	canceled, err := s.jobCanceled(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	outcomes, err := s.forEach(r, "rotation_add", func(ctx context.Context, d registry.Device) (Outcome, error) {
+		return Outcome{Warning: noJobYet(d, canceled)}, s.Group.Add(ctx, d.ID)
 	})
 	if err == nil {
 		s.AddedMember()
@@ -36,13 +37,13 @@ func (s *Server) join(r *http.Request) (any, error) {
 }
 
 func (s *Server) leave(r *http.Request) (any, error) {
-	return s.forEach(r, "rotation_remove", func(ctx context.Context, d registry.Device) (string, error) {
-		return "", s.Group.Remove(ctx, d.ID, time.Time{})
+	return s.forEach(r, "rotation_remove", func(ctx context.Context, d registry.Device) (Outcome, error) {
+		return Outcome{}, s.Group.Remove(ctx, d.ID, time.Time{})
 	})
 }
 
-// act is what a request about many devices does to each; it may warn.
-type act func(context.Context, registry.Device) (warning string, err error)
+// act is what a request about many devices does to each, and what it says of it.
+type act func(context.Context, registry.Device) (Outcome, error)
 
 // forEach does something to every device of a request, and says of each how it
 // went.
@@ -60,11 +61,12 @@ func (s *Server) forEach(r *http.Request, kind string, do act) ([]Outcome, error
 	working.SetLimit(together)
 	for i, name := range asked.Names {
 		working.Go(func() error {
-			warning, err := s.one(ctx, name, kind, do)
-			outcomes[i] = Outcome{Device: name, Warning: warning}
+			outcome, err := s.one(ctx, name, kind, do)
 			if err != nil {
-				outcomes[i] = Outcome{Device: name, Error: err.Error()}
+				outcome = Outcome{Error: err.Error()}
 			}
+			outcome.Device = name
+			outcomes[i] = outcome
 			return nil
 		})
 	}
@@ -72,13 +74,13 @@ func (s *Server) forEach(r *http.Request, kind string, do act) ([]Outcome, error
 	return outcomes, nil
 }
 
-func (s *Server) one(ctx context.Context, name, kind string, do act) (warning string, err error) {
+func (s *Server) one(ctx context.Context, name, kind string, do act) (Outcome, error) {
 	d, err := s.device(ctx, name)
 	if err != nil {
-		return "", err
+		return Outcome{}, err
 	}
 	if err := s.note(ctx, Event{Kind: kind, Device: d.ID}); err != nil {
-		return "", err
+		return Outcome{}, err
 	}
 	return do(ctx, d)
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -77,6 +78,7 @@ type answer func(*http.Request) (any, error)
 
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/backup", s.backup)
 	for pattern, a := range map[string]answer{
 		"GET /v1/ready":                   s.ready,
 		"POST /v1/devices":                s.addDevice,
@@ -94,6 +96,9 @@ func (s *Server) routes() http.Handler {
 		"POST /v1/members":                s.join,
 		"POST /v1/members/remove":         s.leave,
 		"GET /v1/members":                 s.listMembers,
+		"POST /v1/rotations/retry":        s.retry,
+		"POST /v1/rotations/abandon":      s.abandon,
+		"POST /v1/rotations/undo":         s.undo,
 		"GET /v1/rotations":               s.listRotations,
 		"GET /v1/stuck":                   s.listStuck,
 		"GET /v1/status":                  s.status,
@@ -103,11 +108,23 @@ func (s *Server) routes() http.Handler {
 		"GET /v1/packages":                s.listPackages,
 		"POST /v1/job":                    s.ensureJob,
 		"GET /v1/job":                     s.showJob,
+		"POST /v1/jobs/{id}/cancel":       s.cancelJob,
 		"GET /v1/ca":                      s.listCAs,
+		"POST /v1/ca/crl":                 s.signCRL,
+		"POST /v1/certificates/revoke":    s.revoke,
 		"GET /v1/frozen":                  s.showFrozen,
 		"POST /v1/freeze":                 s.freeze,
 		"POST /v1/thaw":                   s.thaw,
 		"POST /v1/audit/verify":           s.verifyAudit,
+
+		"POST /v1/campaigns/plan":          s.planCampaign,
+		"POST /v1/campaigns":               s.applyCampaign,
+		"GET /v1/campaigns":                s.listCampaigns,
+		"GET /v1/campaigns/{name}":         s.showCampaign,
+		"GET /v1/campaigns/{name}/members": s.listCampaignMembers,
+		"POST /v1/campaigns/{name}/pause":  s.steer("pause", pauseCampaign),
+		"POST /v1/campaigns/{name}/resume": s.steer("resume", resumeCampaign),
+		"POST /v1/campaigns/{name}/cancel": s.steer("cancel", cancelCampaign),
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxBodyOf(r))
@@ -118,8 +135,11 @@ func (s *Server) routes() http.Handler {
 }
 
 func maxBodyOf(r *http.Request) int64 {
-	if r.Method == http.MethodPut {
+	switch {
+	case r.Method == http.MethodPut:
 		return maxPackage
+	case r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/v1/campaigns"):
+		return maxSpec
 	}
 	return maxBody
 }

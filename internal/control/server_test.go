@@ -217,7 +217,7 @@ func TestStuckSaysWhyAndWhatToType(t *testing.T) {
 	w.must(w.store.Devices().Block(w.ctx, "blocked", true))
 	want := map[string]string{
 		"blocked": "certvendor device unblock blocked", "gone": "certvendor device add gone --out DIR, if",
-		"new": "certvendor rotation sweep", "reverted": "certvendor rotation show reverted", "a-stale": "certvendor rotation add a-stale",
+		"new": "certvendor rotation sweep", "reverted": "certvendor rotation show reverted", "a-stale": "certvendor rotation retry a-stale",
 	}
 	check := func() {
 		t.Helper()

@@ -56,7 +56,7 @@ func staleView(r rotation.Rotation) Stuck {
 	return Stuck{
 		Device: string(r.Device), What: "rotation", Rotation: r.Number, Certificate: r.Certificate, Since: r.VendedAt,
 		Why: "vended long ago, and the device was never seen on it; the certificate is kept",
-		Do:  fmt.Sprintf("certvendor rotation add %s", r.Device),
+		Do:  fmt.Sprintf("certvendor rotation retry %s", r.Device),
 	}
 }
 

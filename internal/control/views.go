@@ -98,9 +98,11 @@ type Adopted struct {
 
 // Outcome is how it went for one of many devices.
 type Outcome struct {
-	Device  string `json:"device"`
-	Error   string `json:"error,omitempty"`
-	Warning string `json:"warning,omitempty"` // it was done, and has no effect yet
+	Device    string `json:"device"`
+	Error     string `json:"error,omitempty"`
+	Warning   string `json:"warning,omitempty"`   // it was done, and has no effect yet
+	Done      string `json:"done,omitempty"`      // what was done, where the verb says so
+	Unchanged string `json:"unchanged,omitempty"` // why nothing had to be done
 }
 
 // Member is a device of the rotation group.
@@ -124,7 +126,8 @@ type Rotation struct {
 	Proven      time.Time            `json:"proven,omitzero"`
 	Acked       time.Time            `json:"acked,omitzero"`
 	Closed      time.Time            `json:"closed,omitzero"`
-	Left        []rotation.Step      `json:"left,omitempty"` // what is left to do behind it
+	Undone      time.Time            `json:"undone,omitzero"` // a person brought back what it had replaced
+	Left        []rotation.Step      `json:"left,omitempty"`  // what is left to do behind it
 }
 
 // Retirement is a certificate that is, or was, to be taken away.
@@ -180,6 +183,7 @@ type Swept struct {
 	Stale    int `json:"stale"`
 	Settled  int `json:"settled"`
 	Retired  int `json:"retired"` // retirements looked at
+	Pruned   int `json:"pruned"`  // finished rotations that were kept long enough
 }
 
 // Package is a pre-created package.
@@ -227,7 +231,8 @@ func rotationView(r rotation.Rotation) Rotation {
 	return Rotation{
 		Device: string(r.Device), Number: r.Number, State: r.State, ByPackage: r.ByPackage,
 		Certificate: r.Certificate, Over: r.Over, Evidence: r.Evidence, Unproven: r.Unproven,
-		Opened: r.Opened, Vended: r.VendedAt, Proven: r.ProvenAt, Acked: r.AckedAt, Closed: r.ClosedAt, Left: r.Behind,
+		Opened: r.Opened, Vended: r.VendedAt, Proven: r.ProvenAt, Acked: r.AckedAt, Closed: r.ClosedAt, Undone: r.UndoneAt,
+		Left: r.Behind,
 	}
 }
 

@@ -55,6 +55,8 @@ func open(t *testing.T, change ...func(*Ports)) *world {
 		c(&ports)
 	}
 	path := filepath.Join(socketDir(t), "s")
+	_, err = w.store.Jobs().Ensure(w.ctx, ports.Job)
+	w.must(err)
 	w.server, err = Open(w.ctx, Socket{Path: path}, ports)
 	w.must(err)
 	served := make(chan error, 1)
@@ -109,7 +111,7 @@ func (w *world) ports() Ports {
 		Registry: w.store.Devices(), Registrar: w.store.Devices(), Devices: w.store.Devices(),
 		Inventory: w.store.Certificates(), Certificates: w.store.Certificates(),
 		Journal: w.store.Journal(), Rotations: w.store.Journal(), Brakes: w.store.Brakes(),
-		Group: w.store.Group(), Jobs: w.store.Jobs(), Issuer: issuer, Packages: w.files,
+		Group: w.store.Group(), Jobs: w.store.Jobs(), ByHand: w.closer(), Issuer: issuer, Packages: w.files,
 		Now: time.Now, Validity: time.Hour, Backdate: time.Minute, Policies: []string{"a-policy"}, PerMinute: 60,
 		Job: jobs.New("group", protocol.DefaultTopics()),
 		BuildPackage: func(key crypto.Signer, c certificate.Certificate, _ []byte) ([]byte, error) {
@@ -149,6 +151,18 @@ func (w *world) ports() Ports {
 		VerifyAudit: w.store.Audit().Verify,
 		Ready:       func(context.Context) error { return nil },
 	}
+}
+
+// closer carries out what is asked for by hand.
+func (w *world) closer() *rotation.Closer {
+	terms := rotation.Terms{
+		Previous: certificate.Deactivate, Retire: rotation.Replaced, TTL: time.Hour, Recent: time.Hour, MaxRetirePerHour: 100,
+	}
+	return rotation.NewCloser(rotation.Ports{
+		Journal: w.store.Journal(), Retirements: w.store.Journal(), Inventory: w.store.Certificates(),
+		Revoker: w.store.Certificates(), Group: w.store.Group(),
+		Registry: w.store.Devices(), Packages: w.files, Brakes: w.store.Brakes(),
+	}, rotation.NewClock(time.Now, nil, time.Time{}, time.Hour), func(string) rotation.Terms { return terms })
 }
 
 func mustX509(c certificate.Certificate) *x509.Certificate {

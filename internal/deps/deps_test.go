@@ -12,7 +12,7 @@ const module = "github.com/certvendor/certvendor"
 
 // What the rules call the packages of the domain: nouns and conversation,
 // without I/O.
-var domain = []string{"protocol", "registry", "certificate", "certificate/issuing", "jobs", "rotation", "vending"}
+var domain = []string{"protocol", "registry", "certificate", "certificate/issuing", "jobs", "rotation", "campaign", "vending"}
 
 // rules says what each package may import besides the standard library, as
 // paths of this module or of others. A trailing /... allows a whole tree, and
@@ -25,19 +25,21 @@ var rules = map[string][]string{
 	"certificate/issuing":          {"certificate", "registry", "protocol"},
 	"jobs":                         {"registry", "protocol", "github.com/go-json-experiment/json/..."},
 	"rotation":                     {"certificate", "jobs", "registry"},
+	"campaign":                     {"protocol", "certificate", "registry", "rotation"},
 	"vending":                      {"protocol", "certificate", "registry", "rotation"},
 	"device":                       {"protocol", "github.com/eclipse/paho.mqtt.golang/..."},
 	"internal/backend":             domain,
 	"internal/backend/backendtest": append([]string{"internal/backend", "any"}, domain...),
+	"internal/archive":             {"certificate"},
 	"internal/store":               append([]string{"any"}, domain...),
-	"internal/standalone":          append([]string{"internal/backend", "internal/store", "any"}, domain...),
+	"internal/standalone":          append([]string{"internal/archive", "internal/backend", "internal/store", "any"}, domain...),
 	"internal/aws":                 append([]string{"internal/backend", "internal/store", "any"}, domain...),
 	"internal/control":             append([]string{"any"}, domain...),
 	"internal/fleet":               append([]string{"device", "any"}, domain...),
 	"internal/config":              append([]string{"any"}, domain...),
 	"internal/app":                 append([]string{"internal/...", "any"}, domain...),
 	"internal/deps":                {},
-	"cmd/certvendor":               append([]string{"internal/app", "internal/control", "internal/config", "internal/fleet", "device", "any"}, domain...),
+	"cmd/certvendor":               append([]string{"internal/app", "internal/archive", "internal/control", "internal/config", "internal/fleet", "device", "any"}, domain...),
 	"cmd/certagent":                {"device", "github.com/goccy/go-yaml/...", "github.com/coreos/go-systemd/v22/..."},
 }
 

@@ -66,6 +66,9 @@ func (o Options) liveAgent(ctx context.Context, d Device, r *Result, s *script) 
 	if err := o.provision(d); err != nil {
 		return err
 	}
+	if d.Plan.JobFailed {
+		return o.failJob(ctx, d, r)
+	}
 	l := &agentLife{o: o, d: d, r: r, s: s, parent: ctx}
 	defer func() { r.Timing, r.Acked, r.Received = l.watch.timing, l.watch.acked, l.watch.received }()
 	var wrong error
@@ -114,8 +117,8 @@ func (l *agentLife) boot(parent context.Context) (ended bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if idOf(a.Current()) != idOf(l.r.old) {
-		return true, nil // it had rotated before its power was cut
+	if idOf(a.Current()) != idOf(l.r.old) && !state.waits() {
+		return true, nil // it had rotated, and acked, before its power was cut
 	}
 	err = a.RunOnce(ctx)
 	if ctx.Err() != nil && err != nil {

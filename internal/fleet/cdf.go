@@ -54,6 +54,9 @@ func (o Options) liveCDF(ctx context.Context, d Device, r *Result, s *script) er
 	if err := o.provisionSlot(d, r.old); err != nil {
 		return err
 	}
+	if d.Plan.JobFailed {
+		return o.failJob(ctx, d, r)
+	}
 	f := &original{o: o, d: d, r: r, s: s, parent: ctx}
 	var wrong error
 	for range maxBoots {

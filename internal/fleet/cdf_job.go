@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -38,18 +39,41 @@ func (f *original) awaitJob(ctx context.Context, s *session) (string, error) {
 	}
 }
 
-// report ends the job.
-func (f *original) report(ctx context.Context, s *session) error {
-	update := f.jobTopic(f.slot.job + "/update")
-	if err := s.subscribe(ctx, update+"/+"); err != nil {
+var errJobFailed = errors.New("reported its job FAILED, as it was meant to")
+
+// failJob is firmware that cannot rotate.
+func (o Options) failJob(ctx context.Context, d Device, r *Result) error {
+	s, err := o.connect(ctx, d.Name, r.old)
+	if err != nil {
 		return err
 	}
-	body := protocol.Encode(protocol.JobUpdate{Status: protocol.JobSucceeded})
-	if _, err := s.ask(ctx, update, body, update+"/accepted", update+"/rejected"); err != nil {
+	defer s.close()
+	f := &original{o: o, d: d, r: r}
+	if f.slot.job, err = f.awaitJob(ctx, s); err != nil {
+		return err
+	}
+	if err := f.end(ctx, s, protocol.JobFailed); err != nil {
+		return err
+	}
+	return errJobFailed
+}
+
+// report ends the job.
+func (f *original) report(ctx context.Context, s *session) error {
+	if err := f.end(ctx, s, protocol.JobSucceeded); err != nil {
 		return err
 	}
 	f.slot.reported = true
 	return f.slot.write()
+}
+
+func (f *original) end(ctx context.Context, s *session, status protocol.JobStatus) error {
+	update := f.jobTopic(f.slot.job + "/update")
+	if err := s.subscribe(ctx, update+"/+"); err != nil {
+		return err
+	}
+	_, err := s.ask(ctx, update, protocol.Encode(protocol.JobUpdate{Status: status}), update+"/accepted", update+"/rejected")
+	return err
 }
 
 // repliesTo is the filter of an action's replies, as original firmware

@@ -26,6 +26,9 @@ const (
 	SlowReader       Fault = "slow-reader"       // it takes in a few octets at a time
 	Garbage          Fault = "garbage"           // it sends noise first
 	ClockSkew        Fault = "clock-skew"        // its clock is wrong
+	// JobFailed is firmware that cannot rotate: it reports its job FAILED and does
+	// nothing. It is no part of "all", because such a device never rotates.
+	JobFailed Fault = "job-failed"
 )
 
 // AllFaults lists the faults, in the order in which a plan draws them.
@@ -35,6 +38,9 @@ func AllFaults() []Fault {
 		AckOnOld, DuplicateRequest, Dark, SlowReader, Garbage, ClockSkew,
 	}
 }
+
+// drawn lists what a plan draws, in its order.
+func drawn() []Fault { return append(AllFaults(), JobFailed) }
 
 // Faults says how likely each fault is for a device, from 0 to 1.
 type Faults map[Fault]float64
@@ -50,8 +56,8 @@ func ParseFaults(text string) (Faults, error) {
 	for _, part := range strings.Split(text, ",") {
 		name, value, _ := strings.Cut(strings.TrimSpace(part), "=")
 		fault := Fault(name)
-		if name != every && !slices.Contains(AllFaults(), fault) {
-			return nil, fmt.Errorf("fault %.40q: is none of %v, nor all", name, AllFaults())
+		if name != every && !slices.Contains(drawn(), fault) {
+			return nil, fmt.Errorf("fault %.40q: is none of %v, nor all", name, drawn())
 		}
 		if _, twice := faults[fault]; twice {
 			return nil, fmt.Errorf("fault %s: is given twice", fault)
@@ -122,6 +128,7 @@ type Plan struct {
 	Garbage     uint64 // what the noise is drawn from
 	ClockSkew   time.Duration
 	ClockSet    time.Duration // how long until the clock is right; 0: it stays wrong
+	JobFailed   bool
 }
 
 // Plans draws the plans of n devices. They depend on the arguments alone, and
@@ -130,8 +137,8 @@ type Plan struct {
 func Plans(seed uint64, n int, faults Faults) []Plan {
 	plans := make([]Plan, n)
 	for i := range plans {
-		for _, fault := range AllFaults() {
-			plans[i].draw(fault, faults[fault], dice{rand.New(rand.NewPCG(seed, uint64(i)<<8|uint64(slices.Index(AllFaults(), fault))))})
+		for n, fault := range drawn() {
+			plans[i].draw(fault, faults[fault], dice{rand.New(rand.NewPCG(seed, uint64(i)<<8|uint64(n)))})
 		}
 	}
 	return plans
@@ -169,6 +176,8 @@ func (p *Plan) draw(fault Fault, likely float64, d dice) {
 		p.Garbage = d.Uint64() | 1
 	case ClockSkew:
 		p.skew(d)
+	case JobFailed:
+		p.JobFailed = true
 	}
 }
 

@@ -72,6 +72,8 @@ type Options struct {
 	// TTL is after how long the vendor calls a rotation stale, for
 	// AckAfterTTL, where a device can wait so long; 0: it waits a second.
 	TTL time.Duration
+	// Stay is how long a device with a plan stays connected when it has rotated.
+	Stay time.Duration
 	// Done is told each result as it comes, from any goroutine; may be nil.
 	Done func(Result)
 

@@ -22,7 +22,7 @@ func (o Options) live(ctx context.Context, d Device, r *Result) (err error) {
 	ctx, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
 	s.limit = func() *time.Timer {
-		return time.AfterFunc(patience+d.InstallDelay+o.TTL, func() { giveUp(errTooLong) })
+		return time.AfterFunc(patience+d.InstallDelay+o.Stay+o.TTL, func() { giveUp(errTooLong) })
 	}
 	o.Broker, o.now = s.wire.address, s.now
 	defer func() {
@@ -39,7 +39,16 @@ func (o Options) live(ctx context.Context, d Device, r *Result) (err error) {
 		o.garbage(ctx, d.Name, r.old, d.Plan.Garbage)
 	}
 	if d.Firmware == CDF {
-		return o.liveCDF(ctx, d, r, s)
+		err = o.liveCDF(ctx, d, r, s)
+	} else {
+		err = o.liveAgent(ctx, d, r, s)
 	}
-	return o.liveAgent(ctx, d, r, s)
+	if _, again := s.lives(); err != nil || !again || o.Stay == 0 {
+		return err
+	}
+	pairs, err := o.pairsOnDisk(d)
+	if err != nil {
+		return err
+	}
+	return o.stayOn(ctx, d.Name, pairs[0], o.Stay)
 }

@@ -36,7 +36,7 @@ func (o Options) connect(ctx context.Context, clientID string, certificate tls.C
 	ctx, cancel := context.WithTimeout(ctx, s.wait+15*time.Second)
 	defer cancel()
 	socket := make(chan net.Conn, 1)
-	s.client = mqtt.NewClient(s.options(clientID).
+	s.client = mqtt.NewClient(s.options(clientID, o.keepAlive()).
 		SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) {
 			conn, err := o.dial(ctx, certificate)
 			if err == nil {
@@ -82,7 +82,16 @@ func (o Options) answerWithin() time.Duration {
 	return 15 * time.Second
 }
 
-func (s *session) options(clientID string) *mqtt.ClientOptions {
+// keepAlive is short for devices that stay, so that each shows soon that it is
+// there.
+func (o Options) keepAlive() time.Duration {
+	if o.Stay > 0 {
+		return 2 * time.Second
+	}
+	return 30 * time.Second
+}
+
+func (s *session) options(clientID string, keepAlive time.Duration) *mqtt.ClientOptions {
 	return mqtt.NewClientOptions().
 		AddBroker("tls://broker"). // only dial knows the address
 		SetClientID(clientID).
@@ -90,7 +99,7 @@ func (s *session) options(clientID string) *mqtt.ClientOptions {
 		SetCleanSession(true).
 		SetAutoReconnect(false).
 		SetOrderMatters(false).
-		SetKeepAlive(30 * time.Second).
+		SetKeepAlive(keepAlive).
 		SetWriteTimeout(5 * time.Second). // for which a request waits on a connection that is just being lost
 		SetConnectionLostHandler(func(mqtt.Client, error) { close(s.lost) }).
 		SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) {

@@ -32,6 +32,9 @@ type BrokerConfig struct {
 	Limits      BrokerLimits
 	Now         func() time.Time
 	Log         zerolog.Logger
+	// Adopt is asked at every CONNECT, before the receiver is, whether the
+	// certificate is one that a restore has lost. Optional.
+	Adopt func(context.Context, registry.DeviceID, *x509.Certificate) error
 }
 
 // JobAPI answers the AWS IoT Jobs MQTT API; Jobs is one. It is called
@@ -157,6 +160,12 @@ func (b *Broker) Publish(_ context.Context, topic string, payload []byte) error 
 // certificate.
 func (b *Broker) Connected(device registry.DeviceID, c certificate.ID) bool {
 	return b.conns.connected(holding{device, c})
+}
+
+// Heard returns when the last packet of the device came over a connection with
+// that certificate that is open; zero where there is none.
+func (b *Broker) Heard(device registry.DeviceID, c certificate.ID) time.Time {
+	return b.conns.heard(holding{device, c})
 }
 
 // CloseHolding closes every connection of that device with that certificate,

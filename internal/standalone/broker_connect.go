@@ -106,6 +106,11 @@ func (b *Broker) connect(l *mqttLink, client *mqtt.Client, pk packets.Packet) *t
 	ctx, cancel := context.WithDeadline(b.serving, l.deadline)
 	defer cancel()
 	b.conns.enter(l)
+	if b.config.Adopt != nil {
+		if err := b.config.Adopt(ctx, device, l.leaf); err != nil {
+			return &turnedAway{RefusedStanding, packets.ErrNotAuthorized, packets.Err3NotAuthorized, err}
+		}
+	}
 	if err := b.receiver.Present(ctx, l.caller(certificate.Presence)); err != nil {
 		return &turnedAway{RefusedStanding, packets.ErrNotAuthorized, packets.Err3NotAuthorized, err}
 	}

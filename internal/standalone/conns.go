@@ -201,6 +201,19 @@ func (t *connTable) connected(h holding) bool {
 	return false
 }
 
+// heard returns when the last packet came over a connection of the holding;
+// zero where none is open.
+func (t *connTable) heard(h holding) (at time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for l := range t.holdings[h] {
+		if last := time.Unix(0, l.heard.Load()); l.accepted.Load() && !l.killed.Load() && last.After(at) {
+			at = last
+		}
+	}
+	return at
+}
+
 func (t *connTable) closeHolding(h holding) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

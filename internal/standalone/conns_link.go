@@ -2,6 +2,7 @@ package standalone
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -31,6 +32,7 @@ type mqttLink struct {
 	// Set by the handshake.
 	certificate certificate.ID
 	commonName  string
+	leaf        *x509.Certificate
 	expired     bool // may use get, ack and jobs only
 
 	// Set by the CONNECT.
@@ -55,7 +57,7 @@ func newMQTTLink(raw net.Conn, limits BrokerLimits) *mqttLink {
 // secure takes what the handshake showed.
 func (l *mqttLink) secure(c *tls.Conn, now time.Time) {
 	leaf := c.ConnectionState().PeerCertificates[0]
-	l.Conn = c
+	l.Conn, l.leaf = c, leaf
 	l.certificate = certificate.IDOf(leaf.Raw)
 	l.commonName = leaf.Subject.CommonName
 	l.expired = now.After(leaf.NotAfter)

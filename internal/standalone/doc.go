@@ -6,5 +6,6 @@
 // comes into being, ca.go for whom the broker trusts and who signs, broker.go
 // for how a device gets in and what it may do, jobs.go for the part of the AWS
 // IoT Jobs API that it speaks, and packages.go with links.go for pre-created
-// packages and how they are fetched.
+// packages and how they are fetched. backup.go and restore.go are how all of it
+// leaves the machine and comes back.
 package standalone

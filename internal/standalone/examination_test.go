@@ -39,6 +39,9 @@ func examined(t *testing.T, clock *backendtest.Clock, data string) backendtest.W
 		if err := w.Close(); err != nil {
 			t.Error(err)
 		}
+		if !t.Failed() {
+			checkReplay(t, data)
+		}
 	})
 	return backendtest.World{
 		Backend: w.Backend(),

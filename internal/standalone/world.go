@@ -9,6 +9,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -74,6 +75,9 @@ type World struct {
 	stop    context.CancelFunc
 	running sync.WaitGroup
 	failed  chan error
+	backing sync.Mutex // held while a backup is made
+
+	restored store.Restoration // when this world was restored; zero: it was not
 }
 
 const (
@@ -92,6 +96,9 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 	}()
 	if w.lock, err = TakeLock(config.Data, config.Now()); err != nil {
 		return nil, err
+	}
+	if err := os.RemoveAll(filepath.Join(config.Data, backupDir)); err != nil {
+		return nil, fmt.Errorf("discard what an interrupted backup left: %w", err)
 	}
 	if err := initialise(ctx, config); err != nil {
 		return nil, err
@@ -121,6 +128,9 @@ func Init(ctx context.Context, config Config) error {
 // initialise makes CA and store together, so that neither is ever there
 // without the other.
 func initialise(ctx context.Context, config Config) error {
+	if err := finishRestore(config.Data, func(string) {}); err != nil {
+		return err
+	}
 	return Initialise(config.Data, func(dir string) error {
 		if err := MakeCA(dir, config.CA); err != nil {
 			return err
@@ -136,14 +146,23 @@ func initialise(ctx context.Context, config Config) error {
 // openStore opens the store and holds its CA against the one on disk: a store
 // whose certificates another CA signed is not this world's.
 func (w *World) openStore(ctx context.Context) (err error) {
+	path := filepath.Join(w.config.Data, storeFile)
+	if !exists(path) {
+		// CA and store were made together.
+		return fmt.Errorf("the store %s is gone: `certvendor restore` makes it anew from a backup and the audit's files", path)
+	}
 	w.store, err = store.Open(ctx, store.Config{
-		Path: filepath.Join(w.config.Data, storeFile), Instance: w.config.Instance, Now: w.config.Now,
+		Path: path, Instance: w.config.Instance, Now: w.config.Now,
 		AuditDir: filepath.Join(w.config.Data, auditDir), Observe: w.config.Committed,
 		DurableIntent: w.config.Issuer != nil,
 		Connected:     func(id registry.DeviceID, c certificate.ID) bool { return w.broker.Connected(id, c) },
+		Heard:         func(id registry.DeviceID, c certificate.ID) time.Time { return w.broker.Heard(id, c) },
 		Retired:       func(id registry.DeviceID, c certificate.ID) { w.broker.CloseHolding(id, c) },
 	})
 	if err != nil {
+		return err
+	}
+	if w.restored, err = w.store.Restored(ctx); err != nil {
 		return err
 	}
 	// The lock is ours alone: whoever held a lease is gone.
@@ -170,6 +189,9 @@ func (w *World) listen() (err error) {
 	config := w.config.Broker
 	config.Certificate, config.ClientCAs = w.ca.GetCertificate, w.ca.ClientPool
 	config.Topics, config.Now, config.Log = w.config.Topics, w.config.Now, w.config.Log
+	if !w.restored.At.IsZero() {
+		config.Adopt = w.adopt
+	}
 	if w.broker, err = NewBroker(config); err != nil {
 		return err
 	}
@@ -217,8 +239,9 @@ func (w *World) Backend() backend.Backend {
 	b := backend.Backend{
 		Registry: w.store.Devices(), Devices: w.store.Devices(), Registrar: w.store.Devices(),
 		Inventory: w.store.Certificates(), Certificates: w.store.Certificates(),
+		Revoker: w.store.Certificates(),
 		Journal: w.store.Journal(), Rotations: w.store.Journal(), Brakes: w.store.Brakes(),
-		Group: w.jobs.Group(w.store.Group()), Jobs: w.store.Jobs(),
+		Group: w.jobs.Group(w.store.Group()), Jobs: w.jobs.Continuous(w.store.Jobs()),
 		Issuer: w.ca.Authority(), Packages: w.packages, Bus: w.broker,
 		Signs: w.ca.Authority().Signs,
 	}
@@ -277,6 +300,9 @@ func (w *World) Close() error {
 	}
 	return errors.Join(errs...)
 }
+
+// Restored returns when this world was restored from a backup, or the zero time.
+func (w *World) Restored() time.Time { return w.restored.At }
 
 // CA returns the world's CA.
 func (w *World) CA() *CA { return w.ca }

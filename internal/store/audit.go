@@ -15,7 +15,8 @@ import (
 )
 
 // The kinds of events that the store writes itself, in the commit of what they
-// record.
+// record. Their details hold all that replay.go needs to do the same again on
+// an older copy of the store.
 const (
 	RotationState     = "rotation.state"
 	RetirementWritten = "retirement.written"
@@ -24,18 +25,23 @@ const (
 	RetirementReturn  = "retirement.returned" // the device came back from the old one
 	RetirementHalf    = "retirement.deactivated"
 	RetirementDone    = "retirement.done"
+	RetirementUndone  = "retirement.undone" // closed because a person has undone the rotation
 
+	CertificateChain       = "certificate.chain" // the first with a new chain
 	CertificateRegistered  = "certificate.registered"
 	CertificateAttached    = "certificate.attached"
+	CertificateAdopted     = "certificate.adopted" // after a restore that had lost it
 	CertificateActivated   = "certificate.activated"
 	CertificateDeactivated = "certificate.deactivated"
 	CertificateDetached    = "certificate.detached"
 	CertificateDeleted     = "certificate.deleted"
+	CertificateRevoked     = "certificate.revoked"
 
-	DeviceAdded     = "device.added"
-	DeviceRemoved   = "device.removed"
-	DeviceBlocked   = "device.blocked"
-	DeviceUnblocked = "device.unblocked"
+	DeviceAdded      = "device.added"
+	DeviceAttributes = "device.attributes" // those that changed
+	DeviceRemoved    = "device.removed"
+	DeviceBlocked    = "device.blocked"
+	DeviceUnblocked  = "device.unblocked"
 
 	GroupAdded   = "group.added"
 	GroupRemoved = "group.removed"
@@ -46,6 +52,9 @@ const (
 	Frozen = "freeze"
 	Thawed = "thaw"
 	CAMade = "ca.made"
+
+	CRLNumbered   = "crl.numbered" // a CRL of this number is about to be signed
+	StoreRestored = "store.restored"
 )
 
 // Event is one row of the audit. Its JSON is a line of the copied files.
@@ -111,6 +120,23 @@ func (h Audit) Newest(ctx context.Context) (time.Time, error) {
 	return moment(at), nil
 }
 
+// End returns the number of the last row and its hash, in hex; 0 and nothing
+// without rows.
+func (h Audit) End(ctx context.Context) (row int64, hash string, err error) {
+	var end head
+	err = h.s.look(ctx, func(q querier) (err error) {
+		end, err = readHead(q)
+		return err
+	})
+	if err != nil {
+		return 0, "", fmt.Errorf("end of the audit: %w", err)
+	}
+	if end.seq == 0 {
+		return 0, "", nil
+	}
+	return end.seq, end.text(), nil
+}
+
 // head is the end of the chain.
 type head struct {
 	seq  int64
@@ -149,9 +175,17 @@ func (e Event) line() []byte {
 
 // audit appends an event to the chain, in this transaction.
 func (t *tx) audit(e Event) error {
+	if t.replays {
+		return nil
+	}
 	e.At, e.Instance = t.now.UTC().Round(0), t.instance
 	e.Detail = valid(e.Detail)
 	t.head = t.head.next(&e)
+	return t.enter(e)
+}
+
+// enter appends an event that is part of the chain as it is.
+func (t *tx) enter(e Event) error {
 	t.events, t.wrote = append(t.events, e), true
 	if len(t.events) < eventBunch {
 		return nil

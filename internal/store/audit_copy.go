@@ -246,28 +246,38 @@ func (c *copier) resumeAt(line []byte) error {
 // lastLine returns the last line that ends in a line feed, and where it ends;
 // nil if there is none.
 func lastLine(f *os.File) (line []byte, end int64, err error) {
-	const block = 64 << 10
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return nil, 0, err
 	}
-	var tail []byte
-	for from := size; from > 0; {
-		n := min(from, block)
-		from -= n
-		part := make([]byte, n)
-		if _, err := f.ReadAt(part, from); err != nil {
-			return nil, 0, err
+	last, err := lastFeed(f, size)
+	if err != nil || last < 0 {
+		return nil, 0, err
+	}
+	before, err := lastFeed(f, last)
+	if err != nil {
+		return nil, 0, err
+	}
+	line = make([]byte, last-before-1)
+	if _, err := f.ReadAt(line, before+1); err != nil {
+		return nil, 0, err
+	}
+	return line, last + 1, nil
+}
+
+// lastFeed returns the place of the last line feed before end; -1 if there is
+// none. It reads no byte twice: what a crash or a stranger left may be long.
+func lastFeed(f *os.File, end int64) (int64, error) {
+	block := make([]byte, 64<<10)
+	for end > 0 {
+		n := min(end, int64(len(block)))
+		end -= n
+		if _, err := f.ReadAt(block[:n], end); err != nil {
+			return 0, err
 		}
-		tail = append(part, tail...)
-		last := bytes.LastIndexByte(tail, '\n')
-		if last < 0 {
-			continue
-		}
-		first := bytes.LastIndexByte(tail[:last], '\n')
-		if first >= 0 || from == 0 {
-			return tail[first+1 : last], from + int64(last) + 1, nil
+		if i := bytes.LastIndexByte(block[:n], '\n'); i >= 0 {
+			return end + int64(i), nil
 		}
 	}
-	return nil, 0, nil
+	return -1, nil
 }

@@ -91,7 +91,7 @@ func TestNamesOfAnyBytesHold(t *testing.T) {
 	c := fake("c1")
 	c.Issuer, c.Serial = "CN=\xff\xfe\x00", "\xc3"
 	w.ok(w.Certificates().Register(w.ctx, "d1", c))
-	w.wantHolds(1)
+	w.wantHolds(2) // its chain, and itself
 }
 
 func TestNewestEvent(t *testing.T) {
@@ -154,6 +154,7 @@ func TestTornLineIsCompleted(t *testing.T) {
 		"before its line feed":    func(whole []byte) []byte { return whole[:len(whole)-1] },
 		"with noughts behind":     func(whole []byte) []byte { return append(whole[:len(whole)-40], make([]byte, 39)...) },
 		"with much behind":        func(whole []byte) []byte { return append(whole[:len(whole)-40], make([]byte, 4000)...) },
+		"with very much behind":   func(whole []byte) []byte { return append(whole[:len(whole)-40], make([]byte, 200_000)...) },
 		"after whole lines": func(whole []byte) []byte {
 			return whole[:bytes.LastIndexByte(whole[:len(whole)-1], '\n')+1]
 		},
@@ -173,6 +174,17 @@ func TestTornLineIsCompleted(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestLongRowsAreTakenUp(t *testing.T) {
+	w := audited(t, 1)
+	long := map[string]string{"text": strings.Repeat("x", 100_000)}
+	for range 3 {
+		w.ok(w.Audit().Note(w.ctx, "test", "d1", "", long))
+		w.reopen()
+	}
+	w.notes(1)
+	w.wantHolds(5)
 }
 
 // tamper changes the file of a store that is closed.

@@ -99,7 +99,7 @@ func (v *verification) row(e Event) error {
 		case errors.Is(err, io.EOF):
 			return fmt.Errorf("row %d is missing from the files", e.Seq)
 		case err != nil:
-			return err
+			return fmt.Errorf("row %d in the files: %w", e.Seq, err)
 		case line != string(e.line()):
 			return fmt.Errorf("row %d is not the same in the files", e.Seq)
 		}
@@ -116,10 +116,10 @@ func (v *verification) atEnd() error {
 	switch {
 	case err == nil:
 		return fmt.Errorf("row %d is in the files, but not in the store", v.end.seq+1)
-	case err != nil && !errors.Is(err, io.EOF):
-		return err
+	case errors.Is(err, io.EOF), v.copying != nil: // a copy that failed may leave a line torn
+		return v.copying
 	}
-	return v.copying
+	return fmt.Errorf("behind row %d in the files: %w", v.end.seq, err)
 }
 
 // segmentReader reads the lines of the files one after another.
@@ -140,13 +140,20 @@ func (r *segmentReader) close() {
 	}
 }
 
-// next returns the next line; io.EOF after the last whole one.
+// errTorn says that a file ends in the middle of a line. The copier leaves none
+// so: what a crash has torn is cut off before more is written.
+var errTorn = errors.New("a line without its end")
+
+// next returns the next line; io.EOF after the last one.
 func (r *segmentReader) next() (string, error) {
 	for {
 		if r.file != nil {
 			line, err := r.lines.ReadString('\n')
 			if !errors.Is(err, io.EOF) {
 				return strings.TrimSuffix(line, "\n"), err
+			}
+			if line != "" {
+				return "", errTorn
 			}
 			r.close()
 			r.file = nil

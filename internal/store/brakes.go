@@ -32,28 +32,29 @@ func (h Brakes) Frozen(ctx context.Context) (rotation.Freeze, error) {
 
 // SetFrozen implements rotation.Brakes. Idempotent.
 func (h Brakes) SetFrozen(ctx context.Context, f rotation.Freeze) error {
-	text, err := json.Marshal(f)
-	if err != nil {
-		return fmt.Errorf("freeze: %w", err)
-	}
-	err = h.s.commit(ctx, func(t *tx) error {
-		was, err := meta(t, frozenKey)
-		if err != nil || was == string(text) {
-			return err
-		}
-		if err := setMeta(t, frozenKey, string(text)); err != nil {
-			return err
-		}
-		kind := Thawed
-		if f.Vending || f.Retiring {
-			kind = Frozen
-		}
-		return t.audit(Event{Kind: kind, Detail: map[string]string{
-			"vending": strconv.FormatBool(f.Vending), "retiring": strconv.FormatBool(f.Retiring), "why": f.Why,
-		}})
-	})
-	if err != nil {
+	if err := h.s.commit(ctx, func(t *tx) error { return freeze(t, f) }); err != nil {
 		return fmt.Errorf("freeze: %w", err)
 	}
 	return nil
+}
+
+func freeze(t *tx, f rotation.Freeze) error {
+	text, err := json.Marshal(f)
+	if err != nil {
+		return err
+	}
+	was, err := meta(t, frozenKey)
+	if err != nil || was == string(text) {
+		return err
+	}
+	if err := setMeta(t, frozenKey, string(text)); err != nil {
+		return err
+	}
+	kind := Thawed
+	if f.Vending || f.Retiring {
+		kind = Frozen
+	}
+	return t.audit(Event{Kind: kind, Detail: map[string]string{
+		"vending": strconv.FormatBool(f.Vending), "retiring": strconv.FormatBool(f.Retiring), "why": f.Why,
+	}})
 }

@@ -2,8 +2,10 @@ package store
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/certvendor/certvendor/certificate"
@@ -21,7 +23,8 @@ var (
 // Register implements certificate.Inventory. A certificate that the device
 // holds already stays exactly as it is: one that was deactivated is brought
 // back by Activate, not by being registered again. One that nobody holds any
-// more takes the standing it is registered with.
+// more takes the standing it is registered with. One that was revoked is
+// refused with certificate.ErrRevoked.
 func (h Certificates) Register(ctx context.Context, device registry.DeviceID, c certificate.Certificate) error {
 	if h.s.drafts.register(device, c) {
 		return nil
@@ -69,6 +72,8 @@ func register(t *tx, device registry.DeviceID, c certificate.Certificate) error 
 		return err
 	case at.usable():
 		return nil
+	case at.standing == certificate.Revoked:
+		return certificate.ErrRevoked
 	case !known:
 		err = insert(t, device, c)
 	default:
@@ -77,9 +82,13 @@ func register(t *tx, device registry.DeviceID, c certificate.Certificate) error 
 	if err != nil {
 		return err
 	}
+	return hold(t, device, c.ID)
+}
+
+func hold(t *tx, device registry.DeviceID, id certificate.ID) error {
 	return t.change(`INSERT INTO holdings (device, certificate, attached) VALUES (?, ?, ?)
 		ON CONFLICT (device, certificate) DO UPDATE SET attached = excluded.attached, detached = 0`,
-		device, c.ID, nanos(t.now))
+		device, id, nanos(t.now))
 }
 
 // attach audits that a known certificate goes to a device, and gives it the
@@ -123,10 +132,15 @@ func insert(t *tx, device registry.DeviceID, c certificate.Certificate) error {
 	if err != nil {
 		return err
 	}
-	return t.audit(Event{Kind: CertificateRegistered, Device: device, Certificate: c.ID, Detail: map[string]string{
+	e := Event{Kind: CertificateRegistered, Device: device, Certificate: c.ID, Detail: map[string]string{
 		"serial": c.Serial, "key": string(c.Key), "standing": string(c.Standing), "kind": string(c.Kind),
 		"issuer": c.Issuer, "notAfter": c.NotAfter.UTC().Format(time.RFC3339),
-	}})
+		"der": base64.StdEncoding.EncodeToString(c.DER), "chain": strconv.FormatInt(chain, 10),
+	}}
+	if len(c.Policies) > 0 {
+		e.Detail["policies"] = array(c.Policies)
+	}
+	return t.audit(e)
 }
 
 // chainsKept bounds how many chains the writer remembers.
@@ -138,19 +152,26 @@ func (t *tx) chain(ders []byte) (int64, error) {
 	if id, ok := t.chains[string(ders)]; ok {
 		return id, nil
 	}
-	if err := t.change(`INSERT INTO chains (ders) VALUES (?) ON CONFLICT (ders) DO NOTHING`, ders); err != nil {
+	n, err := t.exec(`INSERT INTO chains (ders) VALUES (?) ON CONFLICT (ders) DO NOTHING`, ders)
+	if err != nil {
 		return 0, err
 	}
 	id, err := value[int64](t.row(`SELECT id FROM chains WHERE ders = ?`, ders))
-	if err == nil {
-		t.committed(func() {
-			if len(t.chains) >= chainsKept {
-				clear(t.chains)
-			}
-			t.chains[string(ders)] = id
-		})
+	if err != nil {
+		return 0, err
 	}
-	return id, err
+	t.committed(func() {
+		if len(t.chains) >= chainsKept {
+			clear(t.chains)
+		}
+		t.chains[string(ders)] = id
+	})
+	if n == 0 {
+		return id, nil
+	}
+	return id, t.audit(Event{Kind: CertificateChain, Detail: map[string]string{
+		"chain": strconv.FormatInt(id, 10), "ders": base64.StdEncoding.EncodeToString(ders),
+	}})
 }
 
 // Activate implements certificate.Inventory.
@@ -181,10 +202,15 @@ func (h Certificates) activatable(ctx context.Context, device registry.DeviceID,
 	}
 	return h.s.look(ctx, func(q querier) error {
 		at, _, err := placeOf(q, device, id)
-		if err == nil && !at.usable() {
-			err = certificate.ErrNotHeld
+		switch {
+		case err != nil:
+			return err
+		case !at.usable():
+			return certificate.ErrNotHeld
+		case at.standing == certificate.Revoked:
+			return certificate.ErrRevoked
 		}
-		return err
+		return nil
 	})
 }
 
@@ -195,6 +221,8 @@ func activate(t *tx, device registry.DeviceID, id certificate.ID) error {
 		return err
 	case !at.usable():
 		return certificate.ErrNotHeld
+	case at.standing == certificate.Revoked:
+		return certificate.ErrRevoked
 	case at.standing == certificate.Active:
 		return nil
 	}

@@ -30,7 +30,9 @@ func (s *Store) checkpoints() {
 			return
 		}
 		commits, mode := s.commits.Load(), "PASSIVE"
-		if info, err := os.Stat(s.cfg.Path + "-wal"); err == nil && info.Size() > walLimit {
+		// A copy that is being made reads the log to its end: to wait for it
+		// would hold off writers for nothing.
+		if info, err := os.Stat(s.cfg.Path + "-wal"); err == nil && info.Size() > walLimit && s.copying.Load() == 0 {
 			mode = "TRUNCATE"
 		}
 		if commits == done || mode == "PASSIVE" && commits-done < checkpointAfter {

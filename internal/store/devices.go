@@ -65,7 +65,11 @@ func (h Devices) SetAttributes(ctx context.Context, id registry.DeviceID, attrib
 		if err := known(t, id); err != nil {
 			return err
 		}
-		return setAttributes(t, id, attributes)
+		changed, err := setAttributes(t, id, attributes)
+		if err != nil || len(changed) == 0 {
+			return err
+		}
+		return t.audit(Event{Kind: DeviceAttributes, Device: id, Detail: attributesDetail(changed)})
 	})
 	if err != nil {
 		return fmt.Errorf("set attributes of device %s: %w", id, err)
@@ -73,19 +77,46 @@ func (h Devices) SetAttributes(ctx context.Context, id registry.DeviceID, attrib
 	return nil
 }
 
-func setAttributes(t *tx, id registry.DeviceID, attributes map[string]string) error {
+// setAttributes writes those that are not so already, and returns them.
+func setAttributes(t *tx, id registry.DeviceID, attributes map[string]string) (changed map[string]string, err error) {
+	is, err := attributesOf(t, id)
+	if err != nil {
+		return nil, err
+	}
+	changed = map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(attributes)) {
 		text, args := `DELETE FROM attributes WHERE device = ? AND name = ?`, []any{id, name}
+		if attributes[name] == is[name] {
+			continue
+		}
 		if attributes[name] != "" {
 			text = `INSERT INTO attributes VALUES (?, ?, ?)
-				ON CONFLICT (device, name) DO UPDATE SET value = excluded.value WHERE value <> excluded.value`
+				ON CONFLICT (device, name) DO UPDATE SET value = excluded.value`
 			args = append(args, attributes[name])
 		}
 		if err := t.change(text, args...); err != nil {
-			return err
+			return nil, err
 		}
+		changed[name] = attributes[name]
 	}
-	return nil
+	return changed, nil
+}
+
+func attributesOf(q querier, id registry.DeviceID) (map[string]string, error) {
+	text, err := value[string](q.row(`SELECT json_group_object(name, value) FROM attributes WHERE device = ?`, id))
+	if err != nil {
+		return nil, err
+	}
+	return fields(text)
+}
+
+// attributesDetail is what an event says of attributes, nil for none. A removed
+// one is empty.
+func attributesDetail(attributes map[string]string) map[string]string {
+	if len(attributes) == 0 {
+		return nil
+	}
+	return map[string]string{"attributes": object(attributes)}
 }
 
 // known returns registry.ErrUnknown for a device that is not in the registry.
@@ -150,18 +181,23 @@ func (h Devices) Add(ctx context.Context, id registry.DeviceID, attributes map[s
 		if err != nil || there {
 			return err
 		}
-		if err := t.change(`INSERT INTO devices VALUES (?, 0, ?)`, id, nanos(t.now)); err != nil {
-			return err
-		}
-		if err := setAttributes(t, id, attributes); err != nil {
-			return err
-		}
-		return t.audit(Event{Kind: DeviceAdded, Device: id})
+		return addDevice(t, id, attributes)
 	})
 	if err != nil {
 		return fmt.Errorf("add device %s: %w", id, err)
 	}
 	return nil
+}
+
+func addDevice(t *tx, id registry.DeviceID, attributes map[string]string) error {
+	if err := t.change(`INSERT INTO devices VALUES (?, 0, ?)`, id, nanos(t.now)); err != nil {
+		return err
+	}
+	set, err := setAttributes(t, id, attributes)
+	if err != nil {
+		return err
+	}
+	return t.audit(Event{Kind: DeviceAdded, Device: id, Detail: attributesDetail(set)})
 }
 
 // Remove implements registry.Registrar. Which certificates the device holds
@@ -171,27 +207,31 @@ func (h Devices) Remove(ctx context.Context, id registry.DeviceID) error {
 		if err := known(t, id); err != nil {
 			return err
 		}
-		if err := leave(t, id); err != nil {
-			return err
-		}
-		// Nobody will end what it has begun: it would take a place in flight.
-		begun, err := collect(t, scanExecution, `SELECT `+executionColumns+` FROM executions
-			WHERE device = ? AND status IN ('QUEUED', 'IN_PROGRESS')`, id)
-		if err != nil {
-			return err
-		}
-		if err := endAll(t, begun, protocol.JobRemoved); err != nil {
-			return err
-		}
-		if err := t.change(`DELETE FROM devices WHERE id = ?`, id); err != nil {
-			return err
-		}
-		return t.audit(Event{Kind: DeviceRemoved, Device: id})
+		return removeDevice(t, id)
 	})
 	if err != nil {
 		return fmt.Errorf("remove device %s: %w", id, err)
 	}
 	return nil
+}
+
+func removeDevice(t *tx, id registry.DeviceID) error {
+	if err := leave(t, id); err != nil {
+		return err
+	}
+	// Nobody will end what it has begun: it would take a place in flight.
+	begun, err := collect(t, scanExecution, `SELECT `+executionColumns+` FROM executions
+		WHERE device = ? AND status IN ('QUEUED', 'IN_PROGRESS')`, id)
+	if err != nil {
+		return err
+	}
+	if err := endAll(t, begun, protocol.JobRemoved); err != nil {
+		return err
+	}
+	if err := t.change(`DELETE FROM devices WHERE id = ?`, id); err != nil {
+		return err
+	}
+	return t.audit(Event{Kind: DeviceRemoved, Device: id})
 }
 
 // Block implements registry.Registrar.

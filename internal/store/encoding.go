@@ -96,5 +96,18 @@ func parted(all []byte) ([][]byte, error) {
 	return chain, nil
 }
 
-// timeFormat is how a moment is written in the detail of an event.
-const timeFormat = time.RFC3339
+// stamp is how a moment is written in the detail of an event; empty for the
+// zero time.
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339Nano)
+}
+
+func readStamp(text string) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	return time.Parse(time.RFC3339Nano, text)
+}

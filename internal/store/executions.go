@@ -66,6 +66,27 @@ func (h Jobs) Execution(ctx context.Context, device registry.DeviceID, jobID str
 	return e, nil
 }
 
+// Newest implements jobs.Continuous.
+func (h Jobs) Newest(ctx context.Context, device registry.DeviceID) (jobs.Execution, bool, error) {
+	var (
+		e    jobs.Execution
+		some bool
+	)
+	err := h.s.look(ctx, func(q querier) (err error) {
+		e, some, err = newestOf(q, device)
+		return err
+	})
+	if err != nil {
+		return jobs.Execution{}, false, fmt.Errorf("newest job of device %s: %w", device, err)
+	}
+	return e, some, nil
+}
+
+func newestOf(q querier, device registry.DeviceID) (jobs.Execution, bool, error) {
+	return single(q, scanExecution, `SELECT `+executionColumns+` FROM executions
+		WHERE device = ? ORDER BY queued DESC, number DESC LIMIT 1`, device)
+}
+
 func execution(q querier, device registry.DeviceID, jobID string, number int64) (jobs.Execution, error) {
 	e, there, err := single(q, scanExecution, `SELECT `+executionColumns+` FROM executions
 		WHERE device = ? AND job = ? AND (? = 0 OR number = ?) ORDER BY number DESC LIMIT 1`,
@@ -139,8 +160,12 @@ func (h Jobs) Release(ctx context.Context, most int) ([]registry.DeviceID, error
 		if err != nil {
 			return nil, err
 		}
+		above, err := givenBefore(t)
+		if err != nil {
+			return nil, err
+		}
 		for _, device := range waiting {
-			if err := release(t, job.ID, device); err != nil {
+			if err := release(t, job.ID, device, above); err != nil {
 				return nil, err
 			}
 		}
@@ -152,7 +177,18 @@ func (h Jobs) Release(ctx context.Context, most int) ([]registry.DeviceID, error
 	return released, nil
 }
 
-func release(t *tx, job string, device registry.DeviceID) error {
+// givenBefore returns a number that is above those of executions which a
+// restore has lost: a device takes a number that it knows for a job that it has
+// done.
+func givenBefore(q querier) (int64, error) {
+	r, err := restoration(q)
+	if err != nil || r.At.IsZero() {
+		return 0, err
+	}
+	return r.At.Unix(), nil
+}
+
+func release(t *tx, job string, device registry.DeviceID, above int64) error {
 	last, err := value[int64](t.row(`SELECT coalesce(max(number), 0) FROM executions WHERE device = ? AND job = ?`, device, job))
 	if err != nil {
 		return err
@@ -161,7 +197,7 @@ func release(t *tx, job string, device registry.DeviceID) error {
 		return err
 	}
 	return save(t, jobs.Execution{
-		JobID: job, Device: device, Number: last + 1, Status: protocol.JobQueued, Version: 1,
+		JobID: job, Device: device, Number: max(last, above) + 1, Status: protocol.JobQueued, Version: 1,
 		QueuedAt: t.now, UpdatedAt: t.now,
 	})
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"strings"
 
 	"github.com/certvendor/certvendor/certificate"
 )
@@ -58,6 +59,23 @@ func (s *Store) SegmentSize(n int64) {
 	s.copier.mu.Lock()
 	defer s.copier.mu.Unlock()
 	s.copier.segment = n
+}
+
+// Copying takes up the files in dir, as opening the store does, and calls fn
+// while nothing but Verify copies to them. The store was opened without files.
+func (s *Store) Copying(dir string, fn func()) error {
+	s.cfg.AuditDir = dir
+	c, err := newCopier(s)
+	if err != nil {
+		return err
+	}
+	s.copier = c
+	fn()
+	s.copier = nil
+	if c.file != nil {
+		return c.file.Close()
+	}
+	return nil
 }
 
 // Write runs statements in the writer's transaction, as no operation would.
@@ -117,4 +135,11 @@ func Plan(ctx context.Context, s *Store, query certificate.Query) (plan []string
 		return err
 	})
 	return plan, err
+}
+
+// UnknownToReplay reports whether a replay stops at rows of a kind.
+func UnknownToReplay(kind string) bool {
+	defer func() { _ = recover() }() // it is known, and needs a transaction
+	err := (&tx{}).again(Event{Kind: kind})
+	return err != nil && strings.HasPrefix(err.Error(), "this version of certvendor does not know")
 }

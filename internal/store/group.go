@@ -30,10 +30,7 @@ func (h Group) Add(ctx context.Context, id registry.DeviceID) error {
 		case there:
 			return again(t, id)
 		}
-		if err := t.change(`INSERT INTO members VALUES (?, ?, ?)`, id, nanos(t.now), nanos(t.now)); err != nil {
-			return err
-		}
-		return t.audit(Event{Kind: GroupAdded, Device: id})
+		return join(t, id)
 	})
 	if err != nil {
 		return fmt.Errorf("add device %s to the rotation group: %w", id, err)
@@ -41,12 +38,18 @@ func (h Group) Add(ctx context.Context, id registry.DeviceID) error {
 	return nil
 }
 
+func join(t *tx, id registry.DeviceID) error {
+	if err := t.change(`INSERT INTO members VALUES (?, ?, ?)`, id, nanos(t.now), nanos(t.now)); err != nil {
+		return err
+	}
+	return t.audit(Event{Kind: GroupAdded, Device: id})
+}
+
 // again lets a member wait for a new execution if its newest one has ended: it
 // has not acked, or it would not be a member any more.
 func again(t *tx, id registry.DeviceID) error {
-	status, some, err := single(t, value[protocol.JobStatus], `SELECT status FROM executions
-		WHERE device = ? ORDER BY queued DESC, number DESC LIMIT 1`, id)
-	if err != nil || !some || !status.Terminal() {
+	newest, some, err := newestOf(t, id)
+	if err != nil || !some || !newest.Status.Terminal() {
 		return err
 	}
 	return t.change(`UPDATE members SET waits = ? WHERE device = ?`, nanos(t.now), id)
@@ -102,10 +105,10 @@ func (h Group) Members(ctx context.Context, after registry.DeviceID, most int) (
 	err := h.s.view(ctx, func(q querier) (err error) {
 		page, err = collect(q, func(row scanner) (m rotation.Member, err error) {
 			var since int64
-			err = row.Scan(&m.Device, &since)
+			err = row.Scan(&m.Device, &since, &m.Waiting)
 			m.Since = moment(since)
 			return m, err
-		}, `SELECT device, since FROM members WHERE device > ? ORDER BY device`+atMost, after, limit(most))
+		}, `SELECT device, since, waits <> 0 FROM members WHERE device > ? ORDER BY device`+atMost, after, limit(most))
 		return err
 	})
 	if err != nil {

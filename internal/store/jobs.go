@@ -6,6 +6,7 @@ import (
 
 	"github.com/certvendor/certvendor/jobs"
 	"github.com/certvendor/certvendor/protocol"
+	"github.com/certvendor/certvendor/registry"
 )
 
 // Jobs is the continuous job of the rotation group with its executions. The
@@ -46,7 +47,7 @@ func ensure(t *tx, job jobs.Job) (jobs.Job, error) {
 		return there, err
 	}
 	if some {
-		if err := cancel(t, newest.ID); err != nil {
+		if _, err := cancel(t, newest.ID); err != nil {
 			return job, err
 		}
 	}
@@ -110,38 +111,44 @@ func (h Jobs) Status(ctx context.Context) (jobs.Status, error) {
 // Cancel implements jobs.Continuous. ErrNoJob for one that never was. Members
 // wait, but get no execution of a job that is canceled.
 func (h Jobs) Cancel(ctx context.Context, id string) error {
-	err := h.s.commit(ctx, func(t *tx) error {
+	_, err := h.CancelFor(ctx, id)
+	return err
+}
+
+// CancelFor is Cancel, and returns the devices that lost an execution by it.
+func (h Jobs) CancelFor(ctx context.Context, id string) ([]registry.DeviceID, error) {
+	lost, err := commitFor(ctx, h.s, func(t *tx) ([]registry.DeviceID, error) {
 		job, known, err := single(t, scanJob, `SELECT `+jobColumns+` FROM jobs WHERE id = ?`, id)
 		switch {
 		case err != nil:
-			return err
+			return nil, err
 		case !known:
-			return ErrNoJob
+			return nil, ErrNoJob
 		case job.State == jobs.Canceled:
-			return nil
+			return nil, nil
 		}
 		return cancel(t, id)
 	})
 	if err != nil {
-		return fmt.Errorf("cancel job %s: %w", id, err)
+		return nil, fmt.Errorf("cancel job %s: %w", id, err)
 	}
-	return nil
+	return lost, nil
 }
 
-func cancel(t *tx, id string) error {
-	queued, err := collect(t, scanExecution, `SELECT `+executionColumns+` FROM executions
+func cancel(t *tx, id string) ([]registry.DeviceID, error) {
+	queued, err := collect(t, scanExecution, `SELECT `+executionColumns+` FROM executions INDEXED BY executions_queued
 		WHERE job = ? AND status = 'QUEUED'`, id)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := endAll(t, queued, protocol.JobCanceled); err != nil {
-		return err
+		return nil, err
 	}
-	return t.change(`UPDATE jobs SET state = ? WHERE id = ?`, jobs.Canceled, id)
+	lost := devicesOf(queued, func(e jobs.Execution) registry.DeviceID { return e.Device })
+	return lost, t.change(`UPDATE jobs SET state = ? WHERE id = ?`, jobs.Canceled, id)
 }
 
-// Resume lets a canceled job go on: members whose newest execution has ended
-// wait for a new one. Idempotent. ErrNoJob for one that never was.
+// Resume implements jobs.Continuous. ErrNoJob for one that never was.
 func (h Jobs) Resume(ctx context.Context, id string) error {
 	err := h.s.commit(ctx, func(t *tx) error {
 		job, known, err := single(t, scanJob, `SELECT `+jobColumns+` FROM jobs WHERE id = ?`, id)

@@ -313,6 +313,11 @@ func advance(t *tx, c rotation.Change) error {
 	if err := write(t, r, was.State); err != nil {
 		return err
 	}
+	if c.Undo {
+		if err := undo(t, r); err != nil {
+			return err
+		}
+	}
 	return oweAll(t, c.Retirements)
 }
 

@@ -35,18 +35,19 @@ func scanPackage(row scanner) (Package, error) {
 
 // Put enters a package, or does nothing if it is there.
 func (h Packages) Put(ctx context.Context, device registry.DeviceID, id certificate.ID) error {
-	err := h.s.commit(ctx, func(t *tx) error {
-		n, err := t.exec(`INSERT INTO packages VALUES (?, ?, ?, 0) ON CONFLICT (device, certificate) DO NOTHING`,
-			device, id, nanos(t.now))
-		if err != nil || n == 0 {
-			return err
-		}
-		return t.audit(Event{Kind: PackagePut, Device: device, Certificate: id})
-	})
-	if err != nil {
+	if err := h.s.commit(ctx, func(t *tx) error { return putPackage(t, device, id) }); err != nil {
 		return fmt.Errorf("enter package of device %s: %w", device, err)
 	}
 	return nil
+}
+
+func putPackage(t *tx, device registry.DeviceID, id certificate.ID) error {
+	n, err := t.exec(`INSERT INTO packages VALUES (?, ?, ?, 0) ON CONFLICT (device, certificate) DO NOTHING`,
+		device, id, nanos(t.now))
+	if err != nil || n == 0 {
+		return err
+	}
+	return t.audit(Event{Kind: PackagePut, Device: device, Certificate: id})
 }
 
 // IsSpent reports whether a package was used, or replaced; false for one that

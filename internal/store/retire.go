@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/rotation"
 )
 
 var errNoRule = errors.New("a removal needs to be asked for its leave")
@@ -40,6 +41,14 @@ type refusal struct{ why error }
 func (r refusal) Error() string { return r.why.Error() }
 
 func (h Certificates) retire(t *tx, r certificate.Removal) error {
+	if err := stillDue(t, r); err != nil {
+		return err
+	}
+	if own, err := h.s.isOpenWith(t, r); err != nil {
+		return err
+	} else if own {
+		return refusal{rotation.Kept{Why: "it is the open rotation's own"}}
+	}
 	held, err := heldBy(t, r.Device)
 	if err != nil {
 		return err
@@ -55,8 +64,8 @@ func (h Certificates) retire(t *tx, r certificate.Removal) error {
 		return err
 	case !known:
 		return certificate.ErrUnknown
-	case !at.usable():
-		return nil
+	case !at.usable(), at.standing == certificate.Revoked:
+		return nil // it is gone already
 	case at.holders > 1:
 		return h.detach(t, r, CertificateDetached)
 	case r.Mode == certificate.Delete:
@@ -65,6 +74,31 @@ func (h Certificates) retire(t *tx, r certificate.Removal) error {
 		return h.deactivate(t, r)
 	}
 	return nil
+}
+
+// isOpenWith reports whether the device's open rotation has the certificate,
+// also one that was opened since the caller looked.
+func (s *Store) isOpenWith(t *tx, r certificate.Removal) (bool, error) {
+	if d := s.drafts.find(r.Device); d != nil && d.rotation.Certificate == r.Certificate {
+		return true, nil
+	}
+	_, open, err := single(t, value[int], `SELECT 1 FROM rotations INDEXED BY rotations_open WHERE device = ? AND certificate = ?
+		AND state IN ('intended', 'issued', 'vended', 'acknowledged', 'proven')`, r.Device, r.Certificate)
+	return open, err
+}
+
+// stillDue returns rotation.ErrChanged if the retirement that the removal is
+// about was closed.
+func stillDue(q querier, r certificate.Removal) error {
+	if r.Rotation == 0 {
+		return nil
+	}
+	_, open, err := single(q, value[int], `SELECT 1 FROM retirements
+		WHERE device = ? AND certificate = ? AND rotation = ? AND done = 0`, r.Device, r.Certificate, r.Rotation)
+	if err == nil && !open {
+		err = rotation.ErrChanged
+	}
+	return err
 }
 
 func (h Certificates) deactivate(t *tx, r certificate.Removal) error {

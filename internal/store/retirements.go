@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strconv"
 
 	"github.com/certvendor/certvendor/rotation"
@@ -30,12 +31,15 @@ func owe(t *tx, r rotation.Retirement) error {
 	if err != nil || n == 0 {
 		return err
 	}
-	return t.audit(owed(RetirementWritten, r))
+	e := owed(RetirementWritten, r)
+	e.Detail["evidence"], e.Detail["proven"] = string(r.Evidence), stamp(r.ProvenAt)
+	maps.DeleteFunc(e.Detail, func(_, text string) bool { return text == "" })
+	return t.audit(e)
 }
 
 func owed(kind string, r rotation.Retirement) Event {
 	return Event{Kind: kind, Device: r.Device, Certificate: r.Certificate, Detail: map[string]string{
-		"rotation": strconv.FormatInt(r.Rotation, 10), "mode": string(r.Mode), "due": r.Due.UTC().Format(timeFormat),
+		"rotation": strconv.FormatInt(r.Rotation, 10), "mode": string(r.Mode), "due": stamp(r.Due),
 	}}
 }
 

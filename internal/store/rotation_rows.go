@@ -1,8 +1,10 @@
 package store
 
 import (
+	"maps"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/registry"
@@ -10,22 +12,26 @@ import (
 )
 
 const rotationColumns = `device, number, state, by_package, key, certificate, over, named, held, nonce, profile,
-	evidence, unproven, behind, opened, vended_at, acked_at, proven_at, closed_at, lease_instance, lease_until, version`
+	evidence, unproven, behind, opened, vended_at, acked_at, proven_at, closed_at, lease_instance, lease_until, version, undone, undone_at`
 
 func scanRotation(row scanner) (rotation.Rotation, error) {
 	var (
-		r                                                    rotation.Rotation
-		held, behind                                         string
-		opened, vended, acked, proven, closedAt, leasedUntil int64
+		r                                                              rotation.Rotation
+		held, behind, undone                                           string
+		opened, vended, acked, proven, closedAt, leasedUntil, undoneAt int64
 	)
 	err := row.Scan(&r.Device, &r.Number, &r.State, &r.ByPackage, &r.Key, &r.Certificate, &r.Over, &r.Named, &held,
 		&r.Nonce, &r.Profile, &r.Evidence, &r.Unproven, &behind, &opened, &vended, &acked, &proven, &closedAt,
-		&r.Lease.Instance, &leasedUntil, &r.Version)
+		&r.Lease.Instance, &leasedUntil, &r.Version, &undone, &undoneAt)
 	if err != nil {
 		return r, err
 	}
 	r.Opened, r.VendedAt, r.AckedAt = moment(opened), moment(vended), moment(acked)
 	r.ProvenAt, r.ClosedAt, r.Lease.Until = moment(proven), moment(closedAt), moment(leasedUntil)
+	r.UndoneAt = moment(undoneAt)
+	if r.Undone, err = names[certificate.ID](undone); err != nil {
+		return r, err
+	}
 	if r.Held, err = names[certificate.ID](held); err != nil {
 		return r, err
 	}
@@ -38,7 +44,7 @@ func values(r rotation.Rotation) []any {
 	return []any{
 		r.Device, r.Number, r.State, r.ByPackage, r.Key, r.Certificate, r.Over, r.Named, array(r.Held), r.Nonce, r.Profile,
 		r.Evidence, r.Unproven, array(r.Behind), nanos(r.Opened), nanos(r.VendedAt), nanos(r.AckedAt), nanos(r.ProvenAt),
-		nanos(r.ClosedAt), r.Lease.Instance, nanos(r.Lease.Until), r.Version, since(r),
+		nanos(r.ClosedAt), r.Lease.Instance, nanos(r.Lease.Until), r.Version, array(r.Undone), nanos(r.UndoneAt), since(r),
 	}
 }
 
@@ -59,21 +65,21 @@ func since(r rotation.Rotation) int64 {
 // with its version as it stands. An event records a state it was not in before.
 func write(t *tx, r rotation.Rotation, before rotation.State) error {
 	err := t.change(`INSERT INTO rotations (`+rotationColumns+`, since, woken)
-		VALUES (?1, ?2, ?3, ?4, ?, ?6, ?, ?, ?, ?, ?, ?, ?, ?, ?15, ?, ?, ?, ?, ?, ?, ?, ?, `+woken+`)
+		VALUES (?1, ?2, ?3, ?4, ?, ?6, ?, ?, ?, ?, ?, ?, ?, ?, ?15, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, `+woken+`)
 		ON CONFLICT (device, number) DO UPDATE SET state = excluded.state, by_package = excluded.by_package,
 		key = excluded.key, certificate = excluded.certificate, over = excluded.over, named = excluded.named,
 		held = excluded.held, nonce = excluded.nonce, profile = excluded.profile, evidence = excluded.evidence,
 		unproven = excluded.unproven, behind = excluded.behind, opened = excluded.opened,
 		vended_at = excluded.vended_at, acked_at = excluded.acked_at, proven_at = excluded.proven_at,
 		closed_at = excluded.closed_at, lease_instance = excluded.lease_instance, lease_until = excluded.lease_until,
-		version = excluded.version, since = excluded.since, woken = excluded.woken`, values(r)...)
+		version = excluded.version, undone = excluded.undone, undone_at = excluded.undone_at, since = excluded.since, woken = excluded.woken`, values(r)...)
 	if err != nil {
 		return err
 	}
 	if r.State == before {
 		return nil
 	}
-	return t.audit(Event{Kind: RotationState, Device: r.Device, Certificate: r.Certificate, Detail: detail(r)})
+	return t.audit(Event{Kind: RotationState, Device: r.Device, Certificate: r.Certificate, Detail: detail(r, before == "")})
 }
 
 // woken says whether a sighting has shown the rotation's certificate, by
@@ -81,15 +87,25 @@ func write(t *tx, r rotation.Rotation, before rotation.State) error {
 const woken = `(?3 IN ('vended', 'acknowledged', 'stale') AND EXISTS (SELECT 1 FROM holdings h
 	WHERE h.device = ?1 AND h.certificate = ?6 AND h.seen > 0 AND (NOT ?4 OR h.seen >= ?15)))`
 
-func detail(r rotation.Rotation) map[string]string {
-	all := map[string]string{"rotation": strconv.FormatInt(r.Number, 10), "state": string(r.State)}
-	for name, text := range map[string]string{
-		"key": string(r.Key), "over": string(r.Over), "evidence": string(r.Evidence), "profile": r.Profile,
-	} {
-		if text != "" {
-			all[name] = text
+// detail returns what an event says of a rotation. What never changes once it
+// was opened is in the first event only.
+func detail(r rotation.Rotation, first bool) map[string]string {
+	all := map[string]string{
+		"rotation": strconv.FormatInt(r.Number, 10), "state": string(r.State), "key": string(r.Key), "over": string(r.Over),
+		"evidence": string(r.Evidence), "profile": r.Profile, "behind": array(r.Behind),
+		"named":  string(r.Named),
+		"vended": stamp(r.VendedAt), "acked": stamp(r.AckedAt), "proven": stamp(r.ProvenAt), "closed": stamp(r.ClosedAt),
+	}
+	if r.Unproven {
+		all["unproven"] = "true"
+	}
+	if first {
+		all["opened"], all["held"], all["nonce"] = stamp(r.Opened), array(r.Held), r.Nonce
+		if r.ByPackage {
+			all["byPackage"] = "true"
 		}
 	}
+	maps.DeleteFunc(all, func(_, text string) bool { return text == "" })
 	return all
 }
 
@@ -108,6 +124,34 @@ func otherOpen(q querier, device registry.DeviceID, besides ...int64) (bool, err
 }
 
 func cloned(r rotation.Rotation) rotation.Rotation {
-	r.Held, r.Behind = slices.Clone(r.Held), slices.Clone(r.Behind)
+	r.Held, r.Behind, r.Undone = slices.Clone(r.Held), slices.Clone(r.Behind), slices.Clone(r.Undone)
 	return r
+}
+
+// recorded changes a rotation to what an event says of it: the other way of
+// detail.
+func recorded(r *rotation.Rotation, e Event, first bool) (err error) {
+	r.Version++
+	r.Lease = rotation.Lease{}
+	r.Certificate, r.State = e.Certificate, rotation.State(e.Detail["state"])
+	r.Key, r.Over = certificate.KeyID(e.Detail["key"]), certificate.ID(e.Detail["over"])
+	r.Evidence, r.Profile = certificate.Evidence(e.Detail["evidence"]), e.Detail["profile"]
+	r.Unproven, r.Named = e.Detail["unproven"] == "true", certificate.ID(e.Detail["named"])
+	if r.Behind, err = names[rotation.Step](e.Detail["behind"]); err != nil {
+		return err
+	}
+	stamps := map[string]*time.Time{"vended": &r.VendedAt, "acked": &r.AckedAt, "proven": &r.ProvenAt, "closed": &r.ClosedAt}
+	if first {
+		r.Nonce, r.ByPackage = e.Detail["nonce"], e.Detail["byPackage"] == "true"
+		if r.Held, err = names[certificate.ID](e.Detail["held"]); err != nil {
+			return err
+		}
+		stamps["opened"] = &r.Opened
+	}
+	for name, at := range stamps {
+		if *at, err = readStamp(e.Detail[name]); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -34,6 +34,7 @@ type sightings struct {
 	unwritten map[registry.DeviceID][]certificate.Sighting
 	waiting   int
 	removing  map[registry.DeviceID]int
+	arriving  map[registry.DeviceID]int // sightings that wait to be committed
 }
 
 func (s *sightings) init() {
@@ -43,15 +44,17 @@ func (s *sightings) init() {
 	s.order = list.New()
 	s.unwritten = map[registry.DeviceID][]certificate.Sighting{}
 	s.removing = map[registry.DeviceID]int{}
+	s.arriving = map[registry.DeviceID]int{}
 }
 
 // repeat takes a sighting on the certificate that the device was last seen on.
-// It returns false for every other: that one has to be committed.
+// It returns false for every other: that one has to be committed. While one is
+// on its way to be, what comes after it goes behind it.
 func (s *sightings) repeat(seen certificate.Sighting) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, ok := s.latest[seen.Device]
-	if !ok || s.removing[seen.Device] > 0 {
+	if !ok || s.removing[seen.Device] > 0 || s.arriving[seen.Device] > 0 {
 		return false
 	}
 	known := e.Value.(certificate.Sighting)
@@ -107,6 +110,57 @@ func (s *sightings) of(device registry.DeviceID) []certificate.Sighting {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]certificate.Sighting(nil), s.unwritten[device]...)
+}
+
+// arrival is a sighting on its way to be committed.
+type arrival struct {
+	device           registry.DeviceID
+	taken, gone, end bool
+}
+
+// arrive makes every other sighting of the device go through the writer, behind
+// this one, until it has come to its end.
+func (s *sightings) arrive(device registry.DeviceID) *arrival {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.arriving[device]++
+	return &arrival{device: device}
+}
+
+// take reports whether the sighting is still to be written. Where its caller has
+// given up, the connection was refused: the device was not seen.
+func (s *sightings) take(a *arrival) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a.taken = !a.gone
+	return a.taken
+}
+
+// giveUp is said by a caller that does not wait any more. What is not in the
+// writer's hands yet is never written, and nothing waits for it.
+func (s *sightings) giveUp(a *arrival) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a.gone = true; !a.taken {
+		s.ended(a)
+	}
+}
+
+// arrived is said by the writer, whatever became of the sighting.
+func (s *sightings) arrived(a *arrival) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended(a)
+}
+
+func (s *sightings) ended(a *arrival) {
+	if a.end {
+		return
+	}
+	a.end = true
+	if s.arriving[a.device]--; s.arriving[a.device] == 0 {
+		delete(s.arriving, a.device)
+	}
 }
 
 // hold makes every sighting of a device go through the writer, behind a
@@ -187,8 +241,12 @@ func (h Certificates) Seen(ctx context.Context, seen certificate.Sighting) error
 	if h.s.sightings.repeat(seen) {
 		return nil
 	}
-	err := h.s.commit(ctx, func(t *tx) error {
-		seen := seen // the caller may be gone, and this may be run again
+	a := h.s.sightings.arrive(seen.Device)
+	err := h.s.commitThen(ctx, func(t *tx) error {
+		if !h.s.sightings.take(a) {
+			return context.Canceled // nobody hears it
+		}
+		seen := seen // this may be run again
 		at, _, err := placeOf(t, seen.Device, seen.Certificate)
 		switch {
 		case err != nil:
@@ -210,8 +268,9 @@ func (h Certificates) Seen(ctx context.Context, seen certificate.Sighting) error
 			t.committed(func() { h.s.sightings.committed(latest) })
 		}
 		return err
-	})
+	}, func(error) { h.s.sightings.arrived(a) })
 	if err != nil {
+		h.s.sightings.giveUp(a)
 		return fmt.Errorf("sighting of device %s on certificate %s: %w", seen.Device, seen.Certificate, err)
 	}
 	return nil

@@ -50,8 +50,11 @@ type Config struct {
 	// certificate now. It is called while a removal is decided, must not ask
 	// the store to write, and must return at once. Nil: never.
 	Connected func(registry.DeviceID, certificate.ID) bool
+	// Heard returns when the device was last heard over an open connection with
+	// a certificate: one that is open and silent shows nothing. Nil: never.
+	Heard func(registry.DeviceID, certificate.ID) time.Time
 	// Retired is called after the commit that took a certificate away from a
-	// device, before Retire returns, on the goroutine that writes: it must
+	// device, before Retire or Revoke returns, on the goroutine that writes: it must
 	// not ask the store to write. Nil: nothing.
 	Retired func(registry.DeviceID, certificate.ID)
 	// Observe is called after every commit with the time it took, from its
@@ -88,9 +91,11 @@ type Store struct {
 	closed  error
 	work    sync.WaitGroup // the goroutines beside the writer
 	commits atomic.Int64
+	copying atomic.Int32 // copies of the whole that are being made
 
 	drafts    drafts
 	sightings sightings
+	pruned    pruned
 	copier    *copier // nil without an AuditDir
 
 	// hook is called around every commit; tests kill the store with it.
@@ -197,6 +202,9 @@ func (s *Store) Jobs() Jobs { return Jobs{s} }
 
 // Packages returns the rows about package files.
 func (s *Store) Packages() Packages { return Packages{s} }
+
+// Campaigns returns the campaigns.
+func (s *Store) Campaigns() Campaigns { return Campaigns{s} }
 
 // Audit returns the audit.
 func (s *Store) Audit() Audit { return Audit{s} }

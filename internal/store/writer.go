@@ -41,6 +41,7 @@ type tx struct {
 	chains   map[string]int64 // those known to be committed, by what they hold
 	head     head             // of the audit, as this transaction leaves it
 	events   []Event          // of the audit, not yet written
+	replays  bool             // what is done has its event already: none is made for it
 	after    []func()         // called once it is committed
 }
 

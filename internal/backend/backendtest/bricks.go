@@ -27,6 +27,8 @@ func brickScenarios() []scenario {
 		{"superseded_certificate_in_use_is_kept", brickSupersededInUse},
 		{"proof_by_the_old_connection_of_a_key_never_used", brickProofUnused},
 		{"gone_back_after_a_clock_that_ran_ahead_was_set_right", brickClockAhead},
+		{"request_over_the_old_one_that_the_process_died_of", brickDiedOfRequest},
+		{"package_that_is_vended_again_after_it_was_replaced", brickPackageAgain},
 	}
 }
 
@@ -299,5 +301,47 @@ func brickClockAhead(t *testing.T, open Open) {
 	d.Want(certificate.Active, d.First, next)
 	if left, ok := d.retirement(d.First); !ok || !left.Reverted {
 		t.Errorf("not reverted: %+v", left)
+	}
+}
+
+// brickDiedOfRequest: the process dies before it could note that the device
+// speaks over its old certificate. The device comes back with it, and that
+// counts.
+func brickDiedOfRequest(t *testing.T, open Open) {
+	r := start(t, open)
+	d := r.Device("d")
+	next := d.Take(d.First)
+	d.Prove(next).OK()
+	r.faults.killAt = r.faults.count + 1
+	d.Ack(d.First)
+	if !r.faults.isDead() {
+		t.Fatal("the process lives on")
+	}
+	r.Crash()
+	r.must(d.Connect(d.First))
+	r.often()
+	d.Want(certificate.Active, d.First, next)
+}
+
+// brickPackageAgain: a package was given up by a person, and a rotation replaced
+// its certificate. The package is put and vended again: the retirement of then
+// must not take it away from the device, which has one slot.
+func brickPackageAgain(t *testing.T, open Open) {
+	r := start(t, open, func(s *Setup) { s.Profile.Terms.Retire, s.Profile.Terms.Grace = rotation.All, 48*time.Hour })
+	d := r.Device("d")
+	waiting := d.Packaged()
+	d.Unpack(d.First, waiting)
+	d.abandon()
+	next := d.Take(d.First)
+	d.Prove(next).OK()
+	d.WantStates(rotation.Finished, rotation.Abandoned)
+	d.Unpack(d.First, waiting)
+	d.Overwrite(waiting)
+	r.often()
+	d.Want(certificate.Active, waiting)
+	r.must(d.Connect(waiting))
+	d.Ack(waiting).OK()
+	if left, ok := d.retirement(waiting); !ok || left.Done.IsZero() {
+		t.Errorf("the retirement of then is not closed: %+v", left)
 	}
 }

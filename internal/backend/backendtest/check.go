@@ -54,6 +54,11 @@ func (r *Rig) checkDevice(d *Device, step string, known map[certificate.ID]certi
 		r.t.Fatalf("%s: %d rotations are open", step, open)
 	}
 	d.checkLeftovers(step, rotations, held)
+	for _, h := range held {
+		if r.revoked[h.ID] && h.Standing != certificate.Revoked {
+			r.t.Fatalf("%s: %.8s was revoked, and is %s", step, h.ID, h.Standing)
+		}
+	}
 }
 
 // works reports whether the device could connect now: of what is on its disk
@@ -64,6 +69,7 @@ func (d *Device) works(held []certificate.Holding) bool {
 	for id, c := range d.disk {
 		h, ok := certificate.Find(held, id)
 		switch {
+		case d.rig.revoked[id]: // by a person, who may leave a device with nothing
 		case d.rig.unruly[id] || ok && h.Standing == certificate.Active && d.rig.clock.Now().Before(h.NotAfter):
 			return true
 		case d.rig.clock.Now().Before(c.notAfter()):
@@ -86,7 +92,8 @@ func (d *Device) checkLeftovers(step string, rotations []rotation.Rotation, held
 	for _, one := range rotations {
 		h, ok := certificate.Find(held, one.Certificate)
 		never := ok && !one.IsProven() && !one.Unproven && d.seen[one.Certificate].IsZero()
-		if settled && never && h.Standing == certificate.Active && one.State != rotation.Abandoned && !h.Shared {
+		waits := one.State == rotation.Abandoned && one.ByPackage // it may be vended again
+		if settled && never && h.Standing == certificate.Active && !waits && !h.Shared {
 			d.rig.t.Fatalf("%s: %.8s of rotation %d was left active behind a proven one", step, one.Certificate, one.Number)
 		}
 		settled = settled || one.State == rotation.Finished && one.IsProven()

@@ -228,6 +228,7 @@ func (d *Device) askOf(i *instance, over Cert, action protocol.Action, body stri
 	d.rig.t.Helper()
 	r := d.rig
 	r.clock.Advance(tick)
+	before := d.seen[over.ID]
 	d.use(over)
 	foretold := d.foretell(i, over, action, body)
 	r.replies = nil
@@ -235,6 +236,9 @@ func (d *Device) askOf(i *instance, over Cert, action protocol.Action, body stri
 		Topic: protocol.DefaultTopics().Request(string(d.ID), action), Payload: []byte(body),
 		Caller: d.caller(over, certificate.Connection),
 	})
+	if h, _ := certificate.Find(d.held(), over.ID); r.faults.isDead() && h.LastSeen.Before(d.seen[over.ID]) {
+		d.seen[over.ID] = before // nobody heard it: the process died before it could note that
+	}
 	reply := r.onlyReply(d, action)
 	r.note(d, step(d, string(action), over), reply)
 	d.agree(foretold, reply, step(d, string(action), over))

@@ -41,7 +41,7 @@ func (r *Rig) judge(removal certificate.Removal, held []certificate.Holding) str
 	target, ok := certificate.Find(held, removal.Certificate)
 	order := r.order(d)
 	switch {
-	case !ok:
+	case !ok, target.Standing == certificate.Revoked:
 		return "" // it was gone already
 	case target.Kind == certificate.Birth:
 		return "birth certificates are never retired"

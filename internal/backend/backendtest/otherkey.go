@@ -18,6 +18,7 @@ func keyScenarios() []scenario {
 		{"another_key_after_presence_never_supersedes", otherKeyProven},
 		{"another_key_after_an_unproven_ack_closes_it", otherKeyAcknowledged},
 		{"late_duplicate_of_a_superseded_key", lateDuplicate},
+		{"superseded_key_of_a_device_that_has_one_for_ever", supersededOnlyKey},
 		{"abandoned_key_opens_again", abandonedKey},
 		{"abandoned_key_that_was_seen_is_used", abandonedSeenKey},
 		{"key_of_another_device_is_refused_for_ever", foreignKey},
@@ -118,6 +119,28 @@ func lateDuplicate(t *testing.T, open Open) {
 	d.Want(certificate.Active, d.First, one, two)
 	d.Ack(two).OK()
 	d.Get(two, key).Refused(protocol.CSRRejected)
+}
+
+// supersededOnlyKey: a device with a key in a secure element cannot make a new
+// one. Once nothing else is open, its key may have another certificate.
+func supersededOnlyKey(t *testing.T, open Open) {
+	r := start(t, open, func(s *Setup) { s.Profile.ReuseKey = true })
+	d := r.Device("d")
+	key := NewKey()
+	one := d.Get(d.First, key).OK()
+	two := d.Take(d.First)
+	r.Advance(11 * time.Minute)
+	d.Get(d.First, key).Refused(protocol.CSRRejected)
+	d.Ack(two).OK()
+	d.Want(certificate.Inactive, d.First, one)
+	for id := range d.vended {
+		d.reissued[id] = true
+	}
+	again := d.Get(two, key).OK()
+	d.Store(again)
+	d.Ack(again).OK()
+	d.Want(certificate.Active, again)
+	d.Want(certificate.Inactive, two)
 }
 
 // abandon ends the open rotation as a person does.

@@ -1,6 +1,8 @@
 package backendtest
 
 import (
+	"errors"
+
 	"pgregory.net/rapid"
 
 	"github.com/certvendor/certvendor/certificate"
@@ -12,7 +14,7 @@ import (
 func (f *fleet) rare(draw *rapid.T) {
 	l := one(draw, "device", f.lives...)
 	one(draw, "what",
-		f.freeze, l.block, l.group, l.abandonIt, l.given, l.sharing, f.fault, f.die, f.restart,
+		f.freeze, l.block, l.group, l.abandonIt, l.undoIt, l.revokeIt, l.given, l.sharing, f.fault, f.die, f.restart,
 	)(draw)
 }
 
@@ -41,9 +43,36 @@ func (l *life) group(draw *rapid.T) {
 // abandonIt ends the open rotation, after which its key may get another
 // certificate.
 func (l *life) abandonIt(*rapid.T) {
-	if all := l.rotations(); len(all) > 0 && all[0].State.Open() {
-		l.reissued[all[0].Key] = true
-		l.abandon()
+	ended, err := l.fleet.primary.closer.Abandon(l.fleet.ctx, l.ID)
+	l.fleet.unlessRefused(err)
+	if err == nil {
+		l.reissued[ended.Key] = true
+		l.fleet.t.Logf("%s: %d is abandoned", l.ID, ended.Number)
+	}
+}
+
+// undoIt brings back what the last finished rotation replaced.
+func (l *life) undoIt(*rapid.T) {
+	undone, err := l.fleet.primary.closer.Undo(l.fleet.ctx, l.ID)
+	l.fleet.unlessRefused(err)
+	if err == nil {
+		l.fleet.t.Logf("%s: %d is undone, %.8s are back", l.ID, undone.Rotation.Number, undone.Back)
+	}
+}
+
+// revokeIt revokes something that the device has, unless that would leave some
+// device without a certificate that works. What it keeps must go on working.
+func (l *life) revokeIt(draw *rapid.T) {
+	if all := l.onDisk(); len(all) > 1 {
+		l.fleet.unlessRefused(l.fleet.Revoke(one(draw, "revoked", all...)))
+	}
+}
+
+// unlessRefused takes a refusal of what a person asks for as an answer.
+func (r *Rig) unlessRefused(err error) {
+	r.t.Helper()
+	if !errors.As(err, new(rotation.Refused)) {
+		r.must(err)
 	}
 }
 

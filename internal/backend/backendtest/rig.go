@@ -44,6 +44,8 @@ type Rig struct {
 	// unruly lists the certificates that a scenario takes away by hand, as a
 	// person who names them may: nothing is promised about these.
 	unruly map[certificate.ID]bool
+	// revoked lists what was revoked: it never works again.
+	revoked map[certificate.ID]bool
 }
 
 // message is what was published.
@@ -81,7 +83,7 @@ func start(t *testing.T, open Open, change ...func(*Setup)) *Rig {
 	}
 	r := &Rig{
 		t: t, ctx: t.Context(), clock: NewClock(time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)), setup: setup,
-		queue: directQueue{}, unruly: map[certificate.ID]bool{},
+		queue: directQueue{}, unruly: map[certificate.ID]bool{}, revoked: map[certificate.ID]bool{},
 	}
 	r.world = open(t, r.clock)
 	r.faults = &faults{failing: map[string]int{}}
@@ -99,7 +101,8 @@ func (r *Rig) instance(name string) *instance {
 	devices := faultyRegistry{w.Registry, f}
 	i := &instance{clock: rotation.NewClock(r.clock.Now, r.clock.Elapsed, r.clock.Now(), time.Hour)}
 	i.closer = rotation.NewCloser(rotation.Ports{
-		Journal: journal, Retirements: w.Rotations, Inventory: inventory, Group: faultyGroup{w.Group, f},
+		Journal: journal, Retirements: w.Rotations, Inventory: inventory,
+		Revoker: watchedRevoker{w.Revoker, r}, Group: faultyGroup{w.Group, f},
 		Registry: devices, Packages: packages, Brakes: w.Brakes,
 	}, i.clock, func(string) rotation.Terms { return r.setup.Profile.Terms })
 	config := r.setup.Config

@@ -1,0 +1,236 @@
+package campaign
+
+import (
+	"cmp"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/registry"
+	"github.com/certvendor/certvendor/rotation"
+)
+
+// Candidate is a device as a choice looks at it.
+type Candidate struct {
+	Device     registry.DeviceID
+	Blocked    bool
+	Attributes map[string]string // those that Attributes names
+	Active     []Active          // its ACTIVE certificates
+	Open       rotation.State    // of its open rotation; empty: none
+	Grouped    bool              // it is in the rotation group already
+	Campaign   string            // that has not ended, and that it is in
+}
+
+// Active is an ACTIVE certificate of a candidate.
+type Active struct {
+	ID       certificate.ID
+	Issuer   string
+	KeyType  string
+	NotAfter time.Time
+	Seen     time.Time
+	Shared   bool
+}
+
+// current returns the certificate that the device uses, as far as anybody
+// knows: the one it was seen on last, or else the one that lasts longest.
+func (c Candidate) current() (Active, bool) {
+	if len(c.Active) == 0 {
+		return Active{}, false
+	}
+	return slices.MaxFunc(c.Active, func(a, b Active) int {
+		return cmp.Or(a.Seen.Compare(b.Seen), a.NotAfter.Compare(b.NotAfter))
+	}), true
+}
+
+// Attributes returns the attributes that must be known of candidates.
+func (s Spec) Attributes() []string {
+	var names []string
+	for _, pair := range s.Choose.Attributes {
+		name, _, _ := strings.Cut(pair, "=")
+		names = append(names, name)
+	}
+	for _, name := range []string{s.Canary.Strata, s.Window.Zone} {
+		if name != "" {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func (c Choice) attributes() (map[string]string, error) {
+	wanted := map[string]string{}
+	for _, pair := range c.Attributes {
+		name, value, ok := strings.Cut(pair, "=")
+		if !ok || name == "" {
+			return nil, fmt.Errorf("attributes: %.80q must be name=value", pair)
+		}
+		wanted[name] = value
+	}
+	return wanted, nil
+}
+
+// chooser decides about one candidate after another.
+type chooser struct {
+	spec          Spec
+	now           time.Time
+	names, except map[registry.DeviceID]bool
+	attributes    map[string]string
+}
+
+func newChooser(s Spec, now time.Time) (*chooser, error) {
+	attributes, err := s.Choose.attributes()
+	return &chooser{spec: s, now: now, names: set(s.Choose.Names), except: set(s.Choose.Except), attributes: attributes}, err
+}
+
+func set(names []string) map[registry.DeviceID]bool {
+	all := make(map[registry.DeviceID]bool, len(names))
+	for _, name := range names {
+		all[registry.DeviceID(name)] = true
+	}
+	return all
+}
+
+// matches reports whether the choice means this device.
+func (ch *chooser) matches(c Candidate) bool {
+	choice := ch.spec.Choose
+	for name, value := range ch.attributes {
+		if c.Attributes[name] != value {
+			return false
+		}
+	}
+	current, has := c.current()
+	switch {
+	case ch.except[c.Device], len(ch.names) > 0 && !ch.names[c.Device]:
+		return false
+	case choice.ExpiringWithin > 0 && (!has || current.NotAfter.Sub(ch.now) > choice.ExpiringWithin):
+		return false
+	case choice.IssuedBy != "" && (!has || !isIssuer(current.Issuer, choice.IssuedBy)):
+		return false
+	case choice.Key != "" && (!has || !strings.EqualFold(current.KeyType, choice.Key)):
+		return false
+	}
+	return ch.sampled(c.Device)
+}
+
+// isIssuer takes the whole name, or its common name.
+func isIssuer(issuer, wanted string) bool {
+	return issuer == wanted || slices.Contains(strings.Split(issuer, ","), "CN="+wanted)
+}
+
+// sampled draws the same devices for the same campaign whenever it is asked.
+func (ch *chooser) sampled(id registry.DeviceID) bool {
+	percent := ch.spec.Choose.Sample.Percent
+	return percent == 0 || float64(draw(ch.spec.Name, id)%1_000_000) < percent*10_000
+}
+
+func draw(campaign string, id registry.DeviceID) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(campaign + "\n" + string(id))) // never fails
+	x := h.Sum64()
+	x ^= x >> 33 // FNV's low bits follow the last letters
+	x *= 0xff51afd7ed558ccd
+	return x ^ x>>33
+}
+
+// skip says why a device that is meant cannot take part, or returns nothing.
+func skip(c Candidate) string {
+	switch {
+	case c.Blocked:
+		return "blocked"
+	case len(c.Active) == 0:
+		return "has no active certificate"
+	case c.Campaign != "":
+		return "is in campaign " + c.Campaign
+	case c.Open != "":
+		return "has a rotation that is " + string(c.Open)
+	case c.Grouped:
+		return "is in the rotation group already"
+	}
+	return ""
+}
+
+// chosen is a device that takes part, with what its place depends on.
+type chosen struct {
+	device  registry.DeviceID
+	expires time.Time
+	seen    time.Time
+	zone    string
+	stratum string
+}
+
+// arrange gives the devices their places and their waves: the canary first,
+// each wave in the order of the campaign.
+func (s Spec) arrange(devices []chosen) []Member {
+	slices.SortFunc(devices, func(a, b chosen) int {
+		if s.Choose.Order == Randomly {
+			return cmp.Or(cmp.Compare(draw(s.Name, a.device), draw(s.Name, b.device)), cmp.Compare(a.device, b.device))
+		}
+		return cmp.Or(a.expires.Compare(b.expires), cmp.Compare(a.device, b.device))
+	})
+	if n := s.Choose.Sample.Count; n > 0 && n < len(devices) {
+		devices = devices[:n]
+	}
+	size := s.Canary.Size.Of(len(devices))
+	if s.hasCanary() {
+		devices = s.canaryFirst(devices, size)
+	}
+	members := make([]Member, len(devices))
+	for i, d := range devices {
+		members[i] = Member{Device: d.device, Place: i, Wave: s.waveOf(i, size, len(devices)), Standing: Pending, Zone: d.zone}
+	}
+	return members
+}
+
+// waveOf returns the wave of a place. Where there is a canary it is wave 0, and
+// the others follow.
+func (s Spec) waveOf(place, canary, all int) int {
+	first := 0
+	if s.hasCanary() {
+		if place < canary {
+			return 0
+		}
+		first = 1
+	}
+	for i, wave := range s.Waves {
+		if place < wave.Of(all) {
+			return first + i
+		}
+	}
+	return first + len(s.Waves) - 1
+}
+
+// canaryFirst moves the canary's devices to the front: one of each stratum
+// after the other, and in each those that were seen last, because a canary
+// that sleeps shows nothing.
+func (s Spec) canaryFirst(devices []chosen, size int) []chosen {
+	strata := map[string][]int{}
+	for i, d := range devices {
+		strata[d.stratum] = append(strata[d.stratum], i)
+	}
+	var names []string
+	for name, places := range strata {
+		names = append(names, name)
+		slices.SortStableFunc(places, func(a, b int) int { return devices[b].seen.Compare(devices[a].seen) })
+	}
+	slices.Sort(names)
+	picked := map[int]bool{}
+	front := make([]chosen, 0, len(devices))
+	for turn := 0; len(front) < size; turn++ {
+		for _, name := range names {
+			if turn < len(strata[name]) && len(front) < size {
+				picked[strata[name][turn]] = true
+				front = append(front, devices[strata[name][turn]])
+			}
+		}
+	}
+	for i, d := range devices {
+		if !picked[i] {
+			front = append(front, d)
+		}
+	}
+	return front
+}

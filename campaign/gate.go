@@ -1,0 +1,63 @@
+package campaign
+
+import (
+	"fmt"
+)
+
+// outlook is all that a gate looks at.
+type outlook struct {
+	tally   Tally
+	overdue map[int]int // by wave: let in, and not heard of
+}
+
+func (o outlook) count(wave int, standings ...Standing) int {
+	n := 0
+	for _, s := range standings {
+		n += o.tally[wave][s]
+	}
+	return n
+}
+
+func (o outlook) total(standing Standing) int {
+	n := 0
+	for _, wave := range o.tally {
+		n += wave[standing]
+	}
+	return n
+}
+
+// tooMany says why a campaign must stop, or returns nothing.
+func (s Spec) tooMany(o outlook) string {
+	failed := o.total(Failed)
+	ended := failed + o.total(Passed) + o.total(Proven)
+	if failed >= s.Abort.AtLeast && failed >= s.Abort.Failed.Of(ended) {
+		return fmt.Sprintf("%d of %d devices failed", failed, ended)
+	}
+	if need, size := s.canaryNeeds(o); failed > 0 && size-o.count(0, Failed, Skipped, Late) < need {
+		return fmt.Sprintf("%d of the canary's %d devices failed, and %d must pass", o.count(0, Failed), size, need)
+	}
+	return ""
+}
+
+// canaryNeeds returns how many of the canary must pass, and how many it has.
+func (s Spec) canaryNeeds(o outlook) (need, size int) {
+	if !s.hasCanary() {
+		return 0, 0
+	}
+	for _, n := range o.tally[0] {
+		size += n
+	}
+	return s.Canary.Pass.Of(size), size
+}
+
+// hasPassed reports whether the next wave may begin behind this one: nobody of
+// it is at work, and of a canary as many have passed as must. Devices that are
+// offline hold up no wave but the canary.
+func (s Spec) hasPassed(wave int, o outlook) bool {
+	atWork := o.count(wave, Pending, Added, Vended, Proven) - o.overdue[wave]
+	if wave == 0 && s.hasCanary() {
+		need, _ := s.canaryNeeds(o)
+		return o.count(0, Passed) >= need && o.count(0, Pending) == 0
+	}
+	return atWork <= 0
+}

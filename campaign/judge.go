@@ -1,0 +1,56 @@
+package campaign
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/certvendor/certvendor/protocol"
+	"github.com/certvendor/certvendor/rotation"
+)
+
+// Judge returns where a member that has been let in stands now, by what can be
+// seen of it, and why it failed. A device fails if it went back to an older
+// certificate, if its job ended without a rotation, or if it was vended a
+// certificate and is silent: it was online then.
+func (s Spec) Judge(seen Sight, now time.Time) (Standing, string) {
+	r := seen.Rotation
+	switch {
+	case seen.Removed:
+		return Skipped, "it was taken out of the registry"
+	case r.IsProven():
+		return s.judgeProven(seen, now)
+	case seen.Job == protocol.JobFailed || seen.Job == protocol.JobTimedOut || seen.Job == protocol.JobRejected:
+		return Failed, "its job ended " + string(seen.Job)
+	case seen.Blocked:
+		return Skipped, "it was blocked"
+	case r.State == rotation.Vended || r.State == rotation.Acknowledged || r.State == rotation.Stale:
+		if waited := now.Sub(r.VendedAt); waited > s.VerifyWithin {
+			return Failed, fmt.Sprintf("vended %s ago and not proven", waited.Round(time.Second))
+		}
+		return Vended, ""
+	}
+	return Added, ""
+}
+
+func (s Spec) judgeProven(seen Sight, now time.Time) (Standing, string) {
+	r := seen.Rotation
+	switch {
+	case seen.LastSeen != "" && seen.LastSeen != r.Certificate && seen.SeenAt.After(r.ProvenAt):
+		return Failed, fmt.Sprintf("it went back to certificate %.12s", seen.LastSeen)
+	case now.Sub(r.ProvenAt) < s.Soak:
+		return Proven, ""
+	case seen.Wave > 0 || !s.hasCanary() || s.Soak == 0 || !seen.SeenAt.Before(r.ProvenAt.Add(s.Soak)):
+		return Passed, ""
+	case now.Sub(r.ProvenAt) > s.Soak+s.VerifyWithin:
+		return Failed, fmt.Sprintf("proven, and not seen any more since %s", seen.SeenAt.UTC().Format(time.RFC3339))
+	}
+	return Proven, "" // a canary passes when it is still seen after the soak
+}
+
+func (s Spec) hasCanary() bool { return s.Canary.Size != (Share{}) }
+
+// isOverdue says that a device has not been heard of since it was let in, long
+// enough that it holds up nobody: it is offline, and stays in the campaign.
+func (s Spec) isOverdue(m Member, now time.Time) bool {
+	return m.Standing == Added && now.Sub(m.Added) > s.VerifyWithin
+}

@@ -1,0 +1,214 @@
+package campaign
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/certvendor/certvendor/registry"
+)
+
+// Plan foretells a campaign.
+type Plan struct {
+	Devices  int            `json:"devices"`
+	Waves    []int          `json:"waves"` // how many each lets in; the canary first
+	Skipped  map[string]int `json:"skipped,omitempty"`
+	Risks    []Risk         `json:"risks,omitempty"`
+	Limit    string         `json:"limit"`     // the step that bounds the pace
+	Pace     float64        `json:"perMinute"` // devices a minute
+	Seconds  float64        `json:"seconds"`   // until the last has passed, if all are online and none fails
+	Forecast time.Time      `json:"forecast"`  // the same as a time
+	Manual   bool           `json:"manualGates,omitempty"`
+
+	Members []Member `json:"-"`
+}
+
+// Risk is something that an operator should look at before.
+type Risk struct {
+	What    string              `json:"what"`
+	Devices int                 `json:"devices"`
+	Such    []registry.DeviceID `json:"such"` // some of them
+}
+
+// The risks.
+const (
+	riskExpired = "its certificate has expired: it can connect only within standalone.broker.expired"
+	riskSoon    = "its certificate expires before its turn"
+	riskUnseen  = "not seen for 30 days"
+	riskNever   = "never seen"
+	riskSeveral = "has several active certificates"
+	riskShared  = "its certificate is another device's too"
+	riskName    = "its name does not fit into a common name"
+)
+
+const (
+	suchMost  = 10
+	longUnder = 30 * 24 * time.Hour
+	longName  = 64 // RFC 5280, appendix A.1: the upper bound of a common name
+)
+
+// Pace is what bounds a campaign besides its spec.
+type Pace struct {
+	PerMinute   int           // of the whole group
+	MaxInFlight int           // of the whole group
+	Typical     time.Duration // from being let in to the proof, of one device
+}
+
+// Planner makes a plan out of one candidate after another.
+type Planner struct {
+	*chooser
+	plan    Plan
+	devices []chosen
+	risks   map[string]*Risk
+}
+
+// NewPlanner returns a planner for a spec with defaults.
+func NewPlanner(s Spec, now time.Time) (*Planner, error) {
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	chooser, err := newChooser(s, now)
+	return &Planner{chooser: chooser, plan: Plan{Waves: []int{}, Skipped: map[string]int{}}, risks: map[string]*Risk{}}, err
+}
+
+// Look takes one candidate into the plan, or notes why it is left out.
+func (p *Planner) Look(c Candidate) {
+	if !p.matches(c) {
+		return
+	}
+	if why := skip(c); why != "" {
+		p.plan.Skipped[why]++
+		return
+	}
+	current, _ := c.current()
+	for _, risk := range p.risksOf(c, current) {
+		p.note(risk, c.Device)
+	}
+	p.devices = append(p.devices, chosen{
+		device: c.Device, expires: current.NotAfter, seen: current.Seen,
+		zone: c.Attributes[p.spec.Window.Zone], stratum: c.Attributes[p.spec.Canary.Strata],
+	})
+}
+
+func (p *Planner) risksOf(c Candidate, current Active) []string {
+	var risks []string
+	add := func(is bool, what string) {
+		if is {
+			risks = append(risks, what)
+		}
+	}
+	add(!p.now.Before(current.NotAfter), riskExpired)
+	add(current.Seen.IsZero(), riskNever)
+	add(!current.Seen.IsZero() && p.now.Sub(current.Seen) > longUnder, riskUnseen)
+	add(len(c.Active) > 1, riskSeveral)
+	add(current.Shared, riskShared)
+	add(len(c.Device) > longName, riskName)
+	return risks
+}
+
+func (p *Planner) note(what string, id registry.DeviceID) {
+	r := p.risks[what]
+	if r == nil {
+		r = &Risk{What: what}
+		p.risks[what] = r
+	}
+	if r.Devices++; len(r.Such) < suchMost {
+		r.Such = append(r.Such, id)
+	}
+}
+
+// Plan returns the plan of everything that was looked at. It is called once.
+func (p *Planner) Plan(pace Pace) Plan {
+	members := p.spec.arrange(p.devices)
+	p.plan.Members, p.plan.Devices = members, len(members)
+	for _, m := range members {
+		for len(p.plan.Waves) <= m.Wave {
+			p.plan.Waves = append(p.plan.Waves, 0)
+		}
+		p.plan.Waves[m.Wave]++
+	}
+	p.plan.Pace, p.plan.Limit = p.spec.pace(pace)
+	p.plan.Manual = p.spec.Gates == Manual
+	took := p.forecast(pace.Typical)
+	p.plan.Seconds, p.plan.Forecast = took.Seconds(), p.now.Add(took)
+	p.expiring(members)
+	for _, what := range []string{riskExpired, riskSoon, riskNever, riskUnseen, riskSeveral, riskShared, riskName} {
+		if r := p.risks[what]; r != nil {
+			p.plan.Risks = append(p.plan.Risks, *r)
+		}
+	}
+	return p.plan
+}
+
+// pace returns how many devices a minute are let in at most, and which step it
+// is that bounds them.
+func (s Spec) pace(p Pace) (perMinute float64, limit string) {
+	perMinute, limit = float64(s.PerMinute), "per_minute of the campaign"
+	bound := func(n float64, what string) {
+		if n < perMinute {
+			perMinute, limit = n, what
+		}
+	}
+	bound(float64(p.PerMinute), "rotation.per_minute")
+	if p.Typical > 0 {
+		atATime := float64(time.Minute) / float64(p.Typical)
+		bound(float64(s.MaxInFlight)*atATime, "max_in_flight of the campaign")
+		bound(float64(p.MaxInFlight)*atATime, "rotation.max_in_flight")
+	}
+	if w, err := s.Window.parse(); err == nil && w.length() < wholeDay {
+		perMinute *= float64(w.length()) / wholeDay
+		limit += ", within " + strings.Join([]string{s.Window.From, s.Window.To}, " to ")
+	}
+	return perMinute, limit
+}
+
+// forecast is how long it takes if every device is online and none fails: each
+// wave lets its devices in, waits for the last, and soaks.
+func (p *Planner) forecast(typical time.Duration) time.Duration {
+	var took time.Duration
+	for _, n := range p.plan.Waves {
+		took += p.spec.lettingIn(n, p.plan.Pace) + typical + p.spec.Soak
+	}
+	return took
+}
+
+// Forecast returns when the last device of a running campaign will have passed,
+// if every one is online and none fails.
+func (c Campaign) Forecast(tally Tally, p Pace, now time.Time) time.Time {
+	perMinute, _ := c.pace(p)
+	took := time.Duration(0)
+	for wave, standings := range tally {
+		left := standings[Pending]
+		if left+standings[Added]+standings[Vended]+standings[Proven] == 0 {
+			continue
+		}
+		took += c.lettingIn(left, perMinute) + p.Typical
+		if wave > c.Wave || left > 0 || standings[Proven] > 0 {
+			took += c.Soak
+		}
+	}
+	return now.Add(took)
+}
+
+func (s Spec) lettingIn(n int, perMinute float64) time.Duration {
+	return time.Duration(float64(n) / max(perMinute, 0.001) * float64(time.Minute))
+}
+
+// expiring notes who expires before its turn.
+func (p *Planner) expiring(members []Member) {
+	expires := make(map[registry.DeviceID]time.Time, len(p.devices))
+	for _, d := range p.devices {
+		expires[d.device] = d.expires
+	}
+	for _, m := range members {
+		turn := p.now.Add(p.spec.lettingIn(m.Place, p.plan.Pace) + time.Duration(m.Wave)*p.spec.Soak)
+		if end := expires[m.Device]; p.now.Before(end) && end.Before(turn) {
+			p.note(riskSoon, m.Device)
+		}
+	}
+}
+
+// String says a plan in a line.
+func (p Plan) String() string {
+	return fmt.Sprintf("%d devices in %d waves, %.0f a minute, done by %s", p.Devices, len(p.Waves), p.Pace, p.Forecast.UTC().Format(time.RFC3339))
+}

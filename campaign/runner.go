@@ -1,0 +1,344 @@
+package campaign
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/certvendor/certvendor/registry"
+	"github.com/certvendor/certvendor/rotation"
+)
+
+// page is how many members are looked at in one read.
+const page = 500
+
+// Ports are what a Runner works on.
+type Ports struct {
+	Store Store
+	Group rotation.Group
+	// Hold says why nobody should be let in now, or returns nothing: we are not
+	// ready, or vending is frozen.
+	Hold func(context.Context) string
+	// LetIn is called when the group has grown.
+	LetIn func()
+	// Told is called when a campaign has come to another state, after it is
+	// durable.
+	Told func(Campaign)
+	Now  func() time.Time
+}
+
+// Runner carries out campaigns, a round at a time. Refused is safe for
+// concurrent use; Round is called from one goroutine.
+type Runner struct {
+	Ports
+	paces map[string]*allowance
+	holds map[string]string
+
+	mu      sync.Mutex
+	refused map[registry.DeviceID]string // since the last round
+	faults  []time.Time                  // on our side, within a minute
+	fault   string
+}
+
+// NewRunner returns a runner that has seen nothing yet: what it needs to know
+// is in the store.
+func NewRunner(ports Ports) *Runner {
+	return &Runner{Ports: ports, paces: map[string]*allowance{}, holds: map[string]string{}, refused: map[registry.DeviceID]string{}}
+}
+
+// How many requests may fail within a minute for a reason on our side until
+// campaigns pause.
+const (
+	manyFaults  = 5
+	faultsCount = time.Minute
+)
+
+// Refused tells that a get was refused for a reason that is the device's.
+func (r *Runner) Refused(id registry.DeviceID, why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.refused) < 100_000 { // what a round cannot have missed
+		r.refused[id] = why
+	}
+}
+
+// Failed tells that a get failed for a reason on our side.
+func (r *Runner) Failed(why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.Now()
+	r.faults = slices.DeleteFunc(r.faults, func(t time.Time) bool { return now.Sub(t).Abs() > faultsCount })
+	r.faults, r.fault = append(r.faults, now), why
+}
+
+// Holding says why nobody is let into a campaign now; empty if somebody may be.
+func (r *Runner) Holding(name string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.holds[name]
+}
+
+// Round looks at every campaign that has not ended and does what is due. A
+// failure of one leaves the others alone; the error joins all.
+func (r *Runner) Round(ctx context.Context) error {
+	campaigns, err := r.Store.Running(ctx)
+	if err != nil {
+		return fmt.Errorf("campaigns: %w", err)
+	}
+	refused, fault := r.news()
+	var errs []error
+	for _, c := range campaigns {
+		if err := r.round(ctx, c, refused, fault); err != nil {
+			errs = append(errs, fmt.Errorf("campaign %s: %w", c.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// news returns what was told since the last round.
+func (r *Runner) news() (refused map[registry.DeviceID]string, fault string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	refused, r.refused = r.refused, map[registry.DeviceID]string{}
+	if len(r.faults) >= manyFaults {
+		fault, r.faults = r.fault, nil
+	}
+	return refused, fault
+}
+
+// round is one campaign's. Members are judged whatever its state, so that an
+// operator sees what has become of them; only one that runs lets others in.
+func (r *Runner) round(ctx context.Context, c Campaign, refused map[registry.DeviceID]string, fault string) error {
+	now := r.Now()
+	o, inFlight, err := r.judge(ctx, c, refused, now)
+	if err != nil {
+		return err
+	}
+	next := r.decide(c, o, fault, now)
+	if next.State != c.State || next.Wave != c.Wave {
+		return r.turn(ctx, c, next)
+	}
+	if c.State != Running {
+		return nil
+	}
+	return r.letIn(ctx, c, inFlight, now)
+}
+
+// judge writes where the members stand, and returns the outlook, with how many
+// are at work.
+func (r *Runner) judge(ctx context.Context, c Campaign, refused map[registry.DeviceID]string, now time.Time) (o outlook, inFlight int, err error) {
+	o.overdue = map[int]int{}
+	for after := -1; ; {
+		seen, err := r.Store.InProgress(ctx, c.Name, after, page)
+		if err != nil {
+			return o, 0, err
+		}
+		var changed []Member
+		for _, s := range seen {
+			standing, why := c.Judge(s, now)
+			if said := refused[s.Device]; said != "" && standing == Added {
+				standing, why = Failed, "its request was refused: "+said
+			}
+			if standing != s.Standing {
+				s.Standing, s.Why, s.Since = standing, why, now
+				changed = append(changed, s.Member)
+			}
+			if standing == Failed || standing == Skipped { // it is asked no more; what it was vended stays valid
+				if err := r.Group.Remove(ctx, s.Device, time.Time{}); err != nil {
+					return o, 0, err
+				}
+			}
+			switch {
+			case c.isOverdue(s.Member, now):
+				o.overdue[s.Wave]++
+			case standing == Added || standing == Vended:
+				inFlight++
+			}
+			if err := r.addAgain(ctx, c, s); err != nil {
+				return o, 0, err
+			}
+		}
+		if len(changed) > 0 {
+			if err := r.Store.Mark(ctx, c.Name, changed); err != nil {
+				return o, 0, err
+			}
+		}
+		if len(seen) < page {
+			break
+		}
+		after = seen[len(seen)-1].Place
+	}
+	o.tally, err = r.Store.Tally(ctx, c.Name)
+	return o, inFlight, err
+}
+
+// addAgain adds a member to the group that was let in by a process that died
+// before it could.
+func (r *Runner) addAgain(ctx context.Context, c Campaign, s Sight) error {
+	lost := s.Standing == Added && !s.Grouped && s.Job == "" && s.Rotation.Number == 0
+	if !lost || c.State != Running {
+		return nil
+	}
+	return r.Group.Add(ctx, s.Device)
+}
+
+// decide returns the campaign as it shall be.
+func (r *Runner) decide(c Campaign, o outlook, fault string, now time.Time) Campaign {
+	waves := 0
+	for wave := range o.tally {
+		waves = max(waves, wave+1)
+	}
+	switch why := c.tooMany(o); {
+	case why != "":
+		c.State, c.Why, c.Ended = Aborted, why, now
+	case !c.Deadline.IsZero() && now.After(c.Deadline):
+		c.State, c.Why, c.Ended = Finished, "its deadline has passed", now
+	case c.State != Running:
+	case fault != "":
+		c.State, c.Why = Paused, "requests fail on our side: "+fault
+	case o.total(Pending)+o.total(Added)+o.total(Vended)+o.total(Proven) == 0:
+		c.State, c.Why, c.Ended = Finished, "", now
+	case c.Wave+1 < waves && c.hasPassed(c.Wave, o):
+		if c.Gates == Manual {
+			c.State, c.Why = AtGate, fmt.Sprintf("wave %d has passed", c.Wave)
+			return c
+		}
+		c.Wave++
+	}
+	return c
+}
+
+// turn makes a campaign what it shall be, and does what follows from that.
+func (r *Runner) turn(ctx context.Context, c, next Campaign) error {
+	if next.State.Ended() {
+		if err := r.Withdraw(ctx, next); err != nil {
+			return err
+		}
+	}
+	saved, err := r.Store.Save(ctx, next)
+	if err != nil || !saved {
+		return err // somebody else changed it: the next round looks again
+	}
+	if next.State != c.State && r.Told != nil {
+		r.Told(next)
+	}
+	return nil
+}
+
+// Withdraw takes those of a campaign out of the group that have been vended
+// nothing: nothing new is begun for it. What is vended stays valid. Members
+// that were not heard of are late from then on. Idempotent.
+func (r *Runner) Withdraw(ctx context.Context, c Campaign) error {
+	for after := -1; ; {
+		seen, err := r.Store.InProgress(ctx, c.Name, after, page)
+		if err != nil {
+			return err
+		}
+		var late []Member
+		for _, s := range seen {
+			if s.Rotation.Number != 0 {
+				continue
+			}
+			if err := r.Group.Remove(ctx, s.Device, time.Time{}); err != nil {
+				return err
+			}
+			s.Standing, s.Why, s.Since = Late, "not heard of before the campaign ended", r.Now()
+			late = append(late, s.Member)
+		}
+		if len(late) > 0 {
+			if err := r.Store.Mark(ctx, c.Name, late); err != nil {
+				return err
+			}
+		}
+		if len(seen) < page {
+			return nil
+		}
+		after = seen[len(seen)-1].Place
+	}
+}
+
+// letIn lets in as many as the pace and those at work leave room for.
+func (r *Runner) letIn(ctx context.Context, c Campaign, inFlight int, now time.Time) error {
+	hold := r.Hold(ctx)
+	zones, err := r.openZones(ctx, c, now)
+	if err != nil {
+		return err
+	}
+	if hold == "" && zones != nil && len(zones) == 0 {
+		hold = "no window is open"
+	}
+	r.hold(c.Name, hold)
+	pace := r.pace(c, now)
+	n := min(pace.whole(), c.MaxInFlight-inFlight, page)
+	if hold != "" || n < 1 {
+		return nil
+	}
+	members, err := r.Store.Take(ctx, c.Name, c.Wave, zones, n)
+	if err != nil {
+		return err
+	}
+	pace.spend(len(members))
+	for _, m := range members {
+		if err := r.Group.Add(ctx, m.Device); err != nil {
+			return err // the next round adds it again
+		}
+	}
+	if len(members) > 0 {
+		r.LetIn()
+	}
+	return nil
+}
+
+// openZones returns the zones whose window is open now; nil: all are.
+func (r *Runner) openZones(ctx context.Context, c Campaign, now time.Time) ([]string, error) {
+	window, err := c.Window.parse()
+	if err != nil || window.length() == wholeDay {
+		return nil, err
+	}
+	zones, err := r.Store.Zones(ctx, c.Name)
+	if err != nil {
+		return nil, err
+	}
+	open := []string{}
+	for _, zone := range zones {
+		if window.isOpen(zone, now) {
+			open = append(open, zone)
+		}
+	}
+	return open, nil
+}
+
+func (r *Runner) hold(name, why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.holds[name] = why
+	maps.DeleteFunc(r.holds, func(_, why string) bool { return why == "" })
+}
+
+// allowance is how many devices a campaign may let in.
+type allowance struct {
+	perMinute, n float64
+	counted      time.Time
+}
+
+// pace returns a campaign's allowance, with what the time since the last round
+// has added: never more than two seconds' worth, or one device.
+func (r *Runner) pace(c Campaign, now time.Time) *allowance {
+	a := r.paces[c.Name]
+	if a == nil {
+		a = &allowance{n: 1, counted: now}
+		r.paces[c.Name] = a
+	}
+	a.perMinute = float64(c.PerMinute)
+	a.n += max(now.Sub(a.counted).Minutes(), 0) * a.perMinute
+	a.n = min(a.n, max(a.perMinute/30, 1))
+	a.counted = now
+	return a
+}
+
+func (a *allowance) whole() int  { return int(a.n) }
+func (a *allowance) spend(n int) { a.n -= float64(n) }

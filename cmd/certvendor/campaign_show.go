@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"encoding/csv"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/certvendor/certvendor/campaign"
+	"github.com/certvendor/certvendor/internal/control"
+)
+
+func (c *cli) campaignList() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List campaigns, the newest first", Args: cobra.NoArgs,
+		RunE: c.ask(func(ctx context.Context, daemon *control.Client, _ []string) error {
+			all, err := daemon.Campaigns(ctx)
+			if err != nil {
+				return err
+			}
+			return list(c, slice(all), "NAME STATE WAVE DEVICES PASSED FAILED APPLIED ENDED BY WHY", func(s control.Campaign) []string {
+				return []string{
+					s.Name, string(s.State), fmt.Sprintf("%d/%d", s.Wave+1, s.Waves), strconv.Itoa(s.Devices),
+					strconv.Itoa(s.Standings[campaign.Passed]), strconv.Itoa(s.Standings[campaign.Failed]),
+					when(s.Applied), when(s.Ended), s.By, dash(s.Why),
+				}
+			})
+		}),
+	}
+}
+
+func (c *cli) campaignShow() *cobra.Command {
+	var watch bool
+	cmd := &cobra.Command{
+		Use: "show NAME", Short: "Show how a campaign stands, and who of it failed or is late", Args: cobra.ExactArgs(1),
+		RunE: c.ask(func(ctx context.Context, daemon *control.Client, args []string) error {
+			if watch {
+				return c.watchCampaign(ctx, daemon, args[0])
+			}
+			s, err := daemon.Campaign(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			if c.json {
+				return c.printJSON(s)
+			}
+			printCampaign(c.out, s)
+			return c.printTrouble(ctx, daemon, s)
+		}),
+	}
+	cmd.Flags().BoolVar(&watch, "watch", false, "redraw until it has ended")
+	return cmd
+}
+
+func printCampaign(w io.Writer, s control.Campaign) {
+	fmt.Fprintf(w, "campaign     %s\nstate        %s", s.Name, s.State)
+	if s.Why != "" {
+		fmt.Fprintf(w, ": %s", s.Why)
+	}
+	fmt.Fprintf(w, "\nwave         %d of %d\ndevices      %d: %s\n", s.Wave+1, s.Waves, s.Devices, counts(s.Standings))
+	if s.Holding != "" {
+		fmt.Fprintf(w, "holding      %s\n", s.Holding)
+	}
+	if !s.Forecast.IsZero() {
+		fmt.Fprintf(w, "done by      %s, if all are online and none fails\n", when(s.Forecast))
+	}
+	fmt.Fprintf(w, "applied      %s by %s\n", when(s.Applied), s.By)
+	if !s.Ended.IsZero() {
+		fmt.Fprintf(w, "ended        %s\n", when(s.Ended))
+	}
+}
+
+// troubleMost is of how many devices in trouble `campaign show` tells; the
+// report has all.
+const troubleMost = 20
+
+func (c *cli) printTrouble(ctx context.Context, daemon *control.Client, s control.Campaign) error {
+	if s.Standings[campaign.Failed]+s.Standings[campaign.Skipped]+s.Standings[campaign.Late] == 0 {
+		return nil
+	}
+	var trouble []control.CampaignMember
+	for m, err := range daemon.CampaignMembers(ctx, s.Name) {
+		if err != nil {
+			return err
+		}
+		if m.Why != "" && len(trouble) < troubleMost {
+			trouble = append(trouble, m)
+		}
+	}
+	fmt.Fprintln(c.out)
+	section(c.out, "DEVICE WAVE STANDING SINCE WHY", trouble, func(m control.CampaignMember) []string {
+		return []string{m.Device, strconv.Itoa(m.Wave), string(m.Standing), when(m.Since), m.Why}
+	})
+	return nil
+}
+
+// watchCampaign redraws one line until the campaign has ended. Where nobody
+// watches it prints a line for every change.
+func (c *cli) watchCampaign(ctx context.Context, daemon *control.Client, name string) error {
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for last := ""; ; {
+		s, err := daemon.Campaign(ctx, name)
+		if err != nil {
+			return err
+		}
+		line := fmt.Sprintf("%s %s, wave %d of %d, %s", s.Name, s.State, s.Wave+1, s.Waves, counts(s.Standings))
+		if why := strings.TrimSpace(s.Why + " " + s.Holding); why != "" {
+			line += ": " + why
+		}
+		switch {
+		case line == last:
+		case isTerminal(c.out):
+			fmt.Fprintf(c.out, "\r\x1b[K%s", line)
+		default:
+			fmt.Fprintln(c.out, line)
+		}
+		last = line
+		if s.State.Ended() || s.State == campaign.Paused || s.State == campaign.AtGate {
+			if isTerminal(c.out) {
+				fmt.Fprintln(c.out)
+			}
+			if s.State == campaign.Aborted {
+				return errReported
+			}
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+func (c *cli) campaignReport() *cobra.Command {
+	var asCSV bool
+	cmd := &cobra.Command{
+		Use: "report NAME", Short: "Print every device of a campaign: what it had, what it got, when, and by what evidence", Args: cobra.ExactArgs(1),
+		RunE: c.ask(func(ctx context.Context, daemon *control.Client, args []string) error {
+			s, err := daemon.Campaign(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			members := daemon.CampaignMembers(ctx, args[0])
+			if !asCSV {
+				return list(c, members, strings.ToUpper(strings.Join(reportColumns, " ")), func(m control.CampaignMember) []string { return reportRow(s, m) })
+			}
+			w := csv.NewWriter(c.out)
+			_ = w.Write(reportColumns) // Flush tells
+			for m, err := range members {
+				if err != nil {
+					return err
+				}
+				_ = w.Write(reportRow(s, m))
+			}
+			w.Flush()
+			return w.Error()
+		}),
+	}
+	cmd.Flags().BoolVar(&asCSV, "csv", false, "print CSV")
+	return cmd
+}
+
+var reportColumns = []string{
+	"device", "wave", "standing", "why", "old", "new", "evidence", "added", "vended", "proven", "acked", "closed", "by",
+}
+
+func reportRow(s control.Campaign, m control.CampaignMember) []string {
+	row := []string{m.Device, strconv.Itoa(m.Wave), string(m.Standing), dash(m.Why)}
+	if m.Rotation == nil {
+		return append(row, "-", "-", "-", when(m.Added), "-", "-", "-", "-", s.By)
+	}
+	r := m.Rotation
+	return append(row, dash(string(r.Over)), dash(string(r.Certificate)), dash(string(r.Evidence)),
+		when(m.Added), when(r.Vended), when(r.Proven), when(r.Acked), when(r.Closed), s.By)
+}

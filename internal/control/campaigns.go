@@ -1,0 +1,288 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/certvendor/certvendor/campaign"
+)
+
+// CampaignStore is what a campaign's operators need of its store.
+type CampaignStore interface {
+	// Apply enters a campaign with its members, and lets it run; made is false
+	// where it is there already, and the error campaign.ErrDiffers where one of
+	// its name is another.
+	Apply(ctx context.Context, c campaign.Campaign, members []campaign.Member) (made bool, err error)
+	// Find returns a campaign, or campaign.ErrUnknown.
+	Find(ctx context.Context, name string) (campaign.Campaign, error)
+	// List returns every campaign there ever was, the newest first.
+	List(context.Context) ([]campaign.Campaign, error)
+	// Members returns a page of a campaign's members by place, after one.
+	Members(ctx context.Context, name string, after, most int) ([]campaign.Member, error)
+	// Candidates calls look with every device of the registry.
+	Candidates(ctx context.Context, attributes []string, look func(campaign.Candidate)) error
+}
+
+// Campaigns is what the server needs for campaigns.
+type Campaigns struct {
+	CampaignStore
+	Running campaign.Store
+	Runner  *campaign.Runner
+	Pace    campaign.Pace // what bounds every campaign
+	Poke    func()        // has the runner look at once
+}
+
+// maxSpec bounds a campaign's spec, which may name 100,000 devices.
+const maxSpec = 16 << 20
+
+func (s *Server) planCampaign(r *http.Request) (any, error) {
+	_, plan, err := s.plan(r)
+	return plan, err
+}
+
+// plan reads a spec, and foretells its campaign.
+func (s *Server) plan(r *http.Request) (campaign.Spec, campaign.Plan, error) {
+	var spec campaign.Spec
+	if err := read(r, &spec); err != nil {
+		return spec, campaign.Plan{}, err
+	}
+	spec = spec.WithDefaults()
+	planner, err := campaign.NewPlanner(spec, s.Now())
+	if err != nil {
+		return spec, campaign.Plan{}, refuse(http.StatusBadRequest, "campaign %s: %v", spec.Name, err)
+	}
+	if err := s.Campaigns.Candidates(r.Context(), spec.Attributes(), planner.Look); err != nil {
+		return spec, campaign.Plan{}, err
+	}
+	return spec, planner.Plan(s.Campaigns.Pace), nil
+}
+
+func (s *Server) applyCampaign(r *http.Request) (any, error) {
+	ctx := r.Context()
+	spec, plan, err := s.plan(r)
+	if err != nil {
+		return nil, err
+	}
+	known, err := s.Campaigns.Find(ctx, spec.Name)
+	if errors.Is(err, campaign.ErrUnknown) && plan.Devices == 0 {
+		return nil, refuse(http.StatusConflict, "campaign %s: chooses no device that can take part; `certvendor campaign plan` says why", spec.Name)
+	}
+	if err != nil && !errors.Is(err, campaign.ErrUnknown) {
+		return nil, err
+	}
+	if known.Name == "" {
+		if err := s.note(ctx, Event{Kind: "campaign_apply", Detail: map[string]string{"campaign": spec.Name, "devices": strconv.Itoa(plan.Devices)}}); err != nil {
+			return nil, err
+		}
+	}
+	c := campaign.Campaign{Spec: spec, State: campaign.Running, Devices: plan.Devices, By: peer(ctx), Applied: s.Now()}
+	made, err := s.Campaigns.Apply(ctx, c, plan.Members)
+	switch {
+	case errors.Is(err, campaign.ErrDiffers):
+		return nil, refuse(http.StatusConflict, "campaign %s is there with another spec: give this one another name", spec.Name)
+	case err != nil:
+		return nil, err
+	}
+	s.Campaigns.Poke()
+	return s.campaignView(ctx, spec.Name, !made)
+}
+
+func (s *Server) listCampaigns(r *http.Request) (any, error) {
+	all, err := s.Campaigns.List(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	views := []Campaign{}
+	for _, c := range all {
+		view, err := s.viewOf(r.Context(), c)
+		if err != nil {
+			return nil, err
+		}
+		views = append(views, view)
+	}
+	return views, nil
+}
+
+func (s *Server) showCampaign(r *http.Request) (any, error) {
+	return s.campaignView(r.Context(), r.PathValue("name"), false)
+}
+
+func (s *Server) campaignView(ctx context.Context, name string, unchanged bool) (Campaign, error) {
+	c, err := s.findCampaign(ctx, name)
+	if err != nil {
+		return Campaign{}, err
+	}
+	view, err := s.viewOf(ctx, c)
+	view.Unchanged = unchanged
+	return view, err
+}
+
+func (s *Server) findCampaign(ctx context.Context, name string) (campaign.Campaign, error) {
+	c, err := s.Campaigns.Find(ctx, name)
+	if errors.Is(err, campaign.ErrUnknown) {
+		return c, refuse(http.StatusNotFound, "campaign %.80s is not known: `certvendor campaign list` shows those that are", name)
+	}
+	return c, err
+}
+
+func (s *Server) viewOf(ctx context.Context, c campaign.Campaign) (Campaign, error) {
+	tally, err := s.Campaigns.Running.Tally(ctx, c.Name)
+	view := Campaign{
+		Name: c.Name, State: c.State, Why: c.Why, Devices: c.Devices, Wave: c.Wave, Waves: len(tally), By: c.By,
+		Applied: c.Applied, Ended: c.Ended, Standings: map[campaign.Standing]int{}, Spec: c.Spec,
+	}
+	for _, wave := range tally {
+		for standing, n := range wave {
+			view.Standings[standing] += n
+		}
+	}
+	if c.State == campaign.Running {
+		view.Holding = s.Campaigns.Runner.Holding(c.Name)
+		view.Forecast = c.Forecast(tally, s.Campaigns.Pace, s.Now())
+	}
+	return view, err
+}
+
+// steer makes an operator's verb: change says what the campaign shall be, or
+// why it cannot.
+func (s *Server) steer(verb string, change func(*campaign.Campaign) error) answer {
+	return func(r *http.Request) (any, error) {
+		ctx := r.Context()
+		c, err := s.findCampaign(ctx, r.PathValue("name"))
+		if err != nil {
+			return nil, err
+		}
+		if err := change(&c); err != nil {
+			return nil, refuse(http.StatusConflict, "campaign %s: %v", c.Name, err)
+		}
+		if err := s.note(ctx, Event{Kind: "campaign_" + verb, Detail: map[string]string{"campaign": c.Name}}); err != nil {
+			return nil, err
+		}
+		if c.State.Ended() {
+			c.Ended = s.Now()
+			if err := s.Campaigns.Runner.Withdraw(ctx, c); err != nil {
+				return nil, err
+			}
+		}
+		saved, err := s.Campaigns.Running.Save(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		if !saved {
+			return nil, refuse(http.StatusConflict, "campaign %s has changed meanwhile: look at it, and say it again", c.Name)
+		}
+		s.Campaigns.Poke()
+		return s.campaignView(ctx, c.Name, false)
+	}
+}
+
+func (s *Server) listCampaignMembers(r *http.Request) (any, error) {
+	after := -1
+	if text := r.URL.Query().Get("after"); text != "" {
+		var err error
+		if after, err = strconv.Atoi(text); err != nil {
+			return nil, refuse(http.StatusBadRequest, "after %.40q: is no place", text)
+		}
+	}
+	c, err := s.findCampaign(r.Context(), r.PathValue("name"))
+	if err != nil {
+		return nil, err
+	}
+	page, err := s.Campaigns.Members(r.Context(), c.Name, after, batch)
+	if err != nil {
+		return nil, err
+	}
+	members := make([]CampaignMember, 0, len(page))
+	for _, m := range page {
+		view, err := s.memberView(r.Context(), m)
+		if err != nil {
+			return nil, err
+		}
+		members = append(members, view)
+	}
+	return members, nil
+}
+
+// memberView is a member with the rotation that it made, for a report.
+func (s *Server) memberView(ctx context.Context, m campaign.Member) (CampaignMember, error) {
+	view := CampaignMember{
+		Device: string(m.Device), Place: m.Place, Wave: m.Wave, Standing: m.Standing, Why: m.Why, Added: m.Added, Since: m.Since,
+	}
+	if m.Added.IsZero() {
+		return view, nil
+	}
+	history, err := s.Journal.Find(ctx, m.Device)
+	if err != nil {
+		return view, err
+	}
+	for _, r := range history.Rotations { // the newest first: the first of the campaign is the last to be looked at
+		if r.Number > m.Before && (view.Rotation == nil || !r.ProvenAt.IsZero()) {
+			one := rotationView(r)
+			view.Rotation = &one
+		}
+	}
+	return view, nil
+}
+
+// Campaign is a campaign and how it stands.
+type Campaign struct {
+	Name      string                    `json:"name"`
+	State     campaign.State            `json:"state"`
+	Why       string                    `json:"why,omitempty"`
+	Holding   string                    `json:"holding,omitempty"` // why nobody is let in now
+	Devices   int                       `json:"devices"`
+	Wave      int                       `json:"wave"`
+	Waves     int                       `json:"waves"`
+	Standings map[campaign.Standing]int `json:"standings"`
+	Forecast  time.Time                 `json:"forecast,omitzero"`
+	By        string                    `json:"by"`
+	Applied   time.Time                 `json:"applied"`
+	Ended     time.Time                 `json:"ended,omitzero"`
+	Unchanged bool                      `json:"unchanged,omitempty"` // it was there already
+	Spec      campaign.Spec             `json:"spec"`
+}
+
+// CampaignMember is a device in a campaign, with the rotation it made.
+type CampaignMember struct {
+	Device   string            `json:"device"`
+	Place    int               `json:"place"`
+	Wave     int               `json:"wave"`
+	Standing campaign.Standing `json:"standing"`
+	Why      string            `json:"why,omitempty"`
+	Added    time.Time         `json:"added,omitzero"`
+	Since    time.Time         `json:"since,omitzero"`
+	Rotation *Rotation         `json:"rotation,omitempty"`
+}
+
+// What operators do to a campaign.
+var (
+	pauseCampaign = func(c *campaign.Campaign) error {
+		if c.State.Ended() {
+			return fmt.Errorf("it is %s already", c.State)
+		}
+		c.State, c.Why = campaign.Paused, "by an operator"
+		return nil
+	}
+	cancelCampaign = func(c *campaign.Campaign) error {
+		if c.State.Ended() {
+			return fmt.Errorf("it is %s already", c.State)
+		}
+		c.State, c.Why = campaign.Canceled, "by an operator"
+		return nil
+	}
+	resumeCampaign = func(c *campaign.Campaign) error {
+		switch c.State {
+		case campaign.Paused:
+		case campaign.AtGate:
+			c.Wave++
+		default:
+			return fmt.Errorf("it is %s: there is nothing to resume", c.State)
+		}
+		c.State, c.Why = campaign.Running, ""
+		return nil
+	}
+)

@@ -1,0 +1,155 @@
+package standalone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/internal/archive"
+	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/registry"
+)
+
+// unpack writes the members of the backup.
+func (r *restore) unpack() error {
+	file, err := os.Open(r.options.File)
+	if err != nil {
+		return err
+	}
+	defer file.Close() //nolint:errcheck // it was only read
+	for _, dir := range []string{caDir, packagesDir} {
+		if err := os.Mkdir(filepath.Join(r.staged, dir), 0o700); err != nil {
+			return err
+		}
+	}
+	r.report.Backup, err = archive.Read(file, func(name string, content io.Reader) error {
+		return writeNew(filepath.Join(r.staged, filepath.FromSlash(name)), content)
+	})
+	r.report.Backup.Members = nil
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.options.File, err)
+	}
+	return nil
+}
+
+// writeNew writes a file that must not be there.
+func writeNew(path string, content io.Reader) error {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(file, content)
+	return errors.Join(err, file.Close())
+}
+
+// keys takes the CA's keys from the data directory if the backup has none, and
+// makes sure that the daemon will find a CA that holds together.
+func (r *restore) keys() error {
+	if !r.report.Backup.Keys {
+		from := filepath.Join(r.config.Data, caDir)
+		if err := copyMissing(from, filepath.Join(r.staged, caDir), isKey); err != nil {
+			return err
+		}
+		if !exists(filepath.Join(r.staged, caDir, issuingKey)) {
+			return fmt.Errorf("the backup was made --without-keys, and %s is not there: put the CA's keys into %s first",
+				filepath.Join(from, issuingKey), from)
+		}
+	}
+	ca, err := LoadCA(r.staged, r.config.CA)
+	if err != nil {
+		return fmt.Errorf("the CA of the backup: %w", err)
+	}
+	if own := certificate.IDOf(ca.Issuer().Raw); own != r.report.Backup.CA {
+		return fmt.Errorf("%w: its manifest names the issuing CA %.12s, and it holds %.12s", archive.ErrDamaged, r.report.Backup.CA, own)
+	}
+	return nil
+}
+
+func isKey(name string) bool { return strings.HasSuffix(name, ".key") }
+
+// copyMissing copies the files of a directory that the other does not have.
+func copyMissing(from, to string, wanted func(name string) bool) error {
+	entries, err := os.ReadDir(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		target := filepath.Join(to, e.Name())
+		if !e.Type().IsRegular() || !wanted(e.Name()) || exists(target) {
+			continue
+		}
+		if err := copyOver(filepath.Join(from, e.Name()), target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func copyOver(from, to string) error {
+	file, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer file.Close() //nolint:errcheck // it was only read
+	return writeNew(to, file)
+}
+
+// packagesOf returns the names of the packages that were not used.
+func packagesOf(ctx context.Context, s *store.Store) (map[string]bool, error) {
+	wanted := map[string]bool{}
+	for after := registry.DeviceID(""); ; {
+		page, err := s.Packages().List(ctx, after, 0)
+		if err != nil || len(page) == 0 {
+			return wanted, err
+		}
+		for _, p := range page {
+			if p.Spent.IsZero() {
+				wanted[packageName(p.Device, p.Certificate)+liveSuffix] = true
+			}
+			after = p.Device
+		}
+	}
+}
+
+// packages takes over those that were made since the backup, where their files
+// are still there, and leaves out those that were used since.
+func (r *restore) packages(wanted map[string]bool) error {
+	dir := filepath.Join(r.staged, packagesDir)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), liveSuffix) && !wanted[e.Name()] {
+			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return copyMissing(filepath.Join(r.config.Data, packagesDir), dir, func(name string) bool {
+		return wanted[name] || name == linkKeyFile || strings.HasSuffix(name, spentSuffix)
+	})
+}
+
+// removeCopies removes what a migration has left beside the store.
+func removeCopies(path string) error {
+	copies, err := filepath.Glob(path + ".v*.bak")
+	for _, name := range copies {
+		err = errors.Join(err, os.Remove(name))
+	}
+	return err
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}

@@ -1,0 +1,177 @@
+package store
+
+import (
+	"context"
+	"strings"
+
+	"github.com/certvendor/certvendor/campaign"
+	"github.com/certvendor/certvendor/registry"
+)
+
+const memberColumns = `m.device, m.place, m.wave, m.standing, m.why, m.zone, m.added, m.since, m.before`
+
+func scanMember(row scanner) (campaign.Member, error) {
+	var s campaign.Sight
+	err := scanMemberInto(row, &s)
+	return s.Member, err
+}
+
+func scanMemberInto(row scanner, s *campaign.Sight, more ...any) error {
+	m := &s.Member
+	var added, since int64
+	into := []any{&m.Device, &m.Place, &m.Wave, &m.Standing, &m.Why, &m.Zone, &added, &since, &m.Before}
+	err := row.Scan(append(into, more...)...)
+	m.Added, m.Since = moment(added), moment(since)
+	return err
+}
+
+// sightColumns are what can be seen of a member besides its own row: its newest
+// rotation since it was let in, the newest execution of its job since then, what
+// it was seen on last, and what the registry and the group say.
+const sightColumns = memberColumns + `,
+	coalesce(r.number, 0), coalesce(r.state, ''), coalesce(r.certificate, ''), coalesce(r.vended_at, 0), coalesce(r.proven_at, 0),
+	coalesce((SELECT e.status FROM executions e WHERE e.device = m.device AND e.queued >= m.added ORDER BY e.queued DESC LIMIT 1), ''),
+	EXISTS (SELECT 1 FROM members g WHERE g.device = m.device),
+	coalesce((SELECT d.blocked FROM devices d WHERE d.id = m.device), -1)`
+
+func scanSight(row scanner) (s campaign.Sight, err error) {
+	var vended, proven int64
+	var blocked int
+	r := &s.Rotation
+	err = scanMemberInto(row, &s, &r.Number, &r.State, &r.Certificate, &vended, &proven, &s.Job, &s.Grouped, &blocked)
+	r.VendedAt, r.ProvenAt = moment(vended), moment(proven)
+	s.Blocked, s.Removed = blocked == 1, blocked < 0
+	return s, err
+}
+
+// InProgress implements campaign.Store.
+func (h Campaigns) InProgress(ctx context.Context, name string, after, most int) ([]campaign.Sight, error) {
+	var page []campaign.Sight
+	err := h.s.view(ctx, func(q querier) (err error) {
+		page, err = collect(q, scanSight, `SELECT `+sightColumns+`
+			FROM campaign_members m INDEXED BY campaign_members_working
+			LEFT JOIN rotations r ON r.device = m.device AND r.number > m.before
+				AND r.number = (SELECT max(number) FROM rotations WHERE device = m.device)
+			WHERE m.campaign = ? AND m.place > ? AND m.standing IN ('added', 'vended', 'proven') ORDER BY m.place`+atMost,
+			name, after, limit(most))
+		if err != nil {
+			return err
+		}
+		for i := range page {
+			if err := h.lastSeen(q, &page[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return page, wrapCampaign("look at", name, err)
+}
+
+// lastSeen adds what the member was seen on last, and when. What comes over an
+// open connection is a sign of life, that it is open is none.
+func (h Campaigns) lastSeen(q querier, s *campaign.Sight) error {
+	latest, err := latestOf(q, s.Device)
+	if err != nil {
+		return err
+	}
+	for _, seen := range h.s.sightings.of(s.Device) {
+		if seen.At.After(latest.At) {
+			latest = seen
+		}
+	}
+	s.LastSeen, s.SeenAt = latest.Certificate, latest.At
+	if s.LastSeen == "" || h.s.cfg.Heard == nil {
+		return nil
+	}
+	if heard := h.s.cfg.Heard(s.Device, s.LastSeen); heard.After(s.SeenAt) {
+		s.SeenAt = heard
+	}
+	return nil
+}
+
+// Take implements campaign.Store.
+func (h Campaigns) Take(ctx context.Context, name string, wave int, zones []string, most int) ([]campaign.Member, error) {
+	if zones != nil && len(zones) == 0 {
+		return nil, nil
+	}
+	taken, err := commitFor(ctx, h.s, func(t *tx) ([]campaign.Member, error) {
+		text, args := `m.campaign = ? AND m.standing = 'pending' AND m.wave <= ?`, []any{name, wave}
+		if zones != nil {
+			text += ` AND m.zone IN (` + strings.TrimSuffix(strings.Repeat("?, ", len(zones)), ", ") + `)`
+			for _, zone := range zones {
+				args = append(args, zone)
+			}
+		}
+		members, err := collect(t, scanMember, `SELECT `+memberColumns+` FROM campaign_members m
+			INDEXED BY campaign_members_pending WHERE `+text+` ORDER BY m.place`+atMost, append(args, most)...)
+		if err != nil {
+			return nil, err
+		}
+		for i := range members {
+			if err := t.letIn(name, &members[i]); err != nil {
+				return nil, err
+			}
+		}
+		return members, nil
+	})
+	return taken, wrapCampaign("let devices into", name, err)
+}
+
+func (t *tx) letIn(name string, m *campaign.Member) (err error) {
+	if m.Before, err = value[int64](t.row(`SELECT coalesce(max(number), 0) FROM rotations WHERE device = ?`, m.Device)); err != nil {
+		return err
+	}
+	m.Standing, m.Added, m.Since = campaign.Added, t.now, t.now
+	return t.change(`UPDATE campaign_members SET standing = ?, added = ?, since = ?, before = ? WHERE campaign = ? AND place = ?`,
+		m.Standing, nanos(m.Added), nanos(m.Since), m.Before, name, m.Place)
+}
+
+// Mark implements campaign.Store.
+func (h Campaigns) Mark(ctx context.Context, name string, members []campaign.Member) error {
+	err := h.s.commit(ctx, func(t *tx) error {
+		for _, m := range members {
+			if err := t.change(`UPDATE campaign_members SET standing = ?, why = ?, since = ? WHERE campaign = ? AND place = ?`,
+				m.Standing, m.Why, nanos(m.Since), name, m.Place); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return wrapCampaign("mark devices of", name, err)
+}
+
+// Zones implements campaign.Store.
+func (h Campaigns) Zones(ctx context.Context, name string) (zones []string, err error) {
+	err = h.s.view(ctx, func(q querier) (err error) {
+		zones, err = collect(q, value[string], `SELECT DISTINCT zone FROM campaign_members INDEXED BY campaign_members_pending
+			WHERE campaign = ? AND standing = 'pending'`, name)
+		return err
+	})
+	return zones, wrapCampaign("zones of", name, err)
+}
+
+// Members returns a page of a campaign's members by place, after one.
+func (h Campaigns) Members(ctx context.Context, name string, after, most int) (page []campaign.Member, err error) {
+	err = h.s.view(ctx, func(q querier) (err error) {
+		page, err = collect(q, scanMember, `SELECT `+memberColumns+` FROM campaign_members m
+			WHERE m.campaign = ? AND m.place > ? ORDER BY m.place`+atMost, name, after, limit(most))
+		return err
+	})
+	return page, wrapCampaign("members of", name, err)
+}
+
+// Of returns the campaigns that a device is or was in, with where it stands.
+func (h Campaigns) Of(ctx context.Context, id registry.DeviceID) (map[string]campaign.Standing, error) {
+	standings := map[string]campaign.Standing{}
+	err := h.s.view(ctx, func(q querier) error {
+		_, err := collect(q, func(row scanner) (struct{}, error) {
+			var name string
+			var standing campaign.Standing
+			err := row.Scan(&name, &standing)
+			standings[name] = standing
+			return struct{}{}, err
+		}, `SELECT campaign, standing FROM campaign_members WHERE device = ?`, id)
+		return err
+	})
+	return standings, err
+}
