@@ -62,8 +62,7 @@ func newAuditFiles(f *testing.F) *auditFiles {
 	for _, err := range []error{
 		s.Audit().Note(f.Context(), store.CAMade, "", "", map[string]string{"name": "issuing"}),
 		s.Devices().Add(f.Context(), "d1", nil),
-		s.Certificates().Register(f.Context(), "d1", fake("c1")),
-		s.Group().Add(f.Context(), "d1"),
+		s.Certificates().Register(f.Context(), "d1", fake("c1")), // two rows, one of them its chain's
 		s.Audit().Note(f.Context(), "test", "d1", "", map[string]string{"odd": "ü<&>\n\x01{1}"}),
 	} {
 		if err != nil {
