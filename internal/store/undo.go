@@ -69,7 +69,7 @@ func bringBack(t *tx, device registry.DeviceID, id certificate.ID) (bool, error)
 }
 
 func reattach(t *tx, device registry.DeviceID, id certificate.ID, at place) error {
-	if err := t.change(`UPDATE holdings SET detached = 0 WHERE device = ? AND certificate = ?`, device, id); err != nil {
+	if err := hold(t, device, id); err != nil {
 		return err
 	}
 	return t.audit(Event{Kind: CertificateAttached, Device: device, Certificate: id, Detail: map[string]string{
