@@ -270,6 +270,10 @@ type Store interface {
 	Save(context.Context, Campaign) (ok bool, err error)
 	// Tally counts a campaign's members.
 	Tally(ctx context.Context, name string) (Tally, error)
+}
+
+// Roll keeps the members of campaigns. Methods are safe for concurrent use.
+type Roll interface {
 	// InProgress returns what can be seen of the members that have been let in
 	// and have not come to their end, by place, after one: at most limit.
 	InProgress(ctx context.Context, name string, after, limit int) ([]Sight, error)

@@ -19,6 +19,7 @@ const page = 500
 // Ports are what a Runner works on.
 type Ports struct {
 	Store Store
+	Roll  Roll
 	Group rotation.Group
 	// Hold says why nobody should be let in now, or returns nothing: we are not
 	// ready, or vending is frozen.
@@ -133,7 +134,7 @@ func (r *Runner) round(ctx context.Context, c Campaign, refused map[registry.Dev
 func (r *Runner) judge(ctx context.Context, c Campaign, refused map[registry.DeviceID]string, now time.Time) (o outlook, inFlight int, err error) {
 	o.overdue = map[int]int{}
 	for after := -1; ; {
-		seen, err := r.Store.InProgress(ctx, c.Name, after, page)
+		seen, err := r.Roll.InProgress(ctx, c.Name, after, page)
 		if err != nil {
 			return o, 0, err
 		}
@@ -163,7 +164,7 @@ func (r *Runner) judge(ctx context.Context, c Campaign, refused map[registry.Dev
 			}
 		}
 		if len(changed) > 0 {
-			if err := r.Store.Mark(ctx, c.Name, changed); err != nil {
+			if err := r.Roll.Mark(ctx, c.Name, changed); err != nil {
 				return o, 0, err
 			}
 		}
@@ -234,7 +235,7 @@ func (r *Runner) turn(ctx context.Context, c, next Campaign) error {
 // that were not heard of are late from then on. Idempotent.
 func (r *Runner) Withdraw(ctx context.Context, c Campaign) error {
 	for after := -1; ; {
-		seen, err := r.Store.InProgress(ctx, c.Name, after, page)
+		seen, err := r.Roll.InProgress(ctx, c.Name, after, page)
 		if err != nil {
 			return err
 		}
@@ -250,7 +251,7 @@ func (r *Runner) Withdraw(ctx context.Context, c Campaign) error {
 			late = append(late, s.Member)
 		}
 		if len(late) > 0 {
-			if err := r.Store.Mark(ctx, c.Name, late); err != nil {
+			if err := r.Roll.Mark(ctx, c.Name, late); err != nil {
 				return err
 			}
 		}
@@ -277,7 +278,7 @@ func (r *Runner) letIn(ctx context.Context, c Campaign, inFlight int, now time.T
 	if hold != "" || n < 1 {
 		return nil
 	}
-	members, err := r.Store.Take(ctx, c.Name, c.Wave, zones, n)
+	members, err := r.Roll.Take(ctx, c.Name, c.Wave, zones, n)
 	if err != nil {
 		return err
 	}
@@ -299,7 +300,7 @@ func (r *Runner) openZones(ctx context.Context, c Campaign, now time.Time) ([]st
 	if err != nil || window.length() == wholeDay {
 		return nil, err
 	}
-	zones, err := r.Store.Zones(ctx, c.Name)
+	zones, err := r.Roll.Zones(ctx, c.Name)
 	if err != nil {
 		return nil, err
 	}

@@ -44,7 +44,7 @@ func scanSight(row scanner) (s campaign.Sight, err error) {
 	return s, err
 }
 
-// InProgress implements campaign.Store.
+// InProgress implements campaign.Roll.
 func (h Campaigns) InProgress(ctx context.Context, name string, after, most int) ([]campaign.Sight, error) {
 	var page []campaign.Sight
 	err := h.s.view(ctx, func(q querier) (err error) {
@@ -89,7 +89,7 @@ func (h Campaigns) lastSeen(q querier, s *campaign.Sight) error {
 	return nil
 }
 
-// Take implements campaign.Store.
+// Take implements campaign.Roll.
 func (h Campaigns) Take(ctx context.Context, name string, wave int, zones []string, most int) ([]campaign.Member, error) {
 	if zones != nil && len(zones) == 0 {
 		return nil, nil
@@ -126,7 +126,7 @@ func (t *tx) letIn(name string, m *campaign.Member) (err error) {
 		m.Standing, nanos(m.Added), nanos(m.Since), m.Before, name, m.Place)
 }
 
-// Mark implements campaign.Store.
+// Mark implements campaign.Roll.
 func (h Campaigns) Mark(ctx context.Context, name string, members []campaign.Member) error {
 	err := h.s.commit(ctx, func(t *tx) error {
 		for _, m := range members {
@@ -140,7 +140,7 @@ func (h Campaigns) Mark(ctx context.Context, name string, members []campaign.Mem
 	return wrapCampaign("mark devices of", name, err)
 }
 
-// Zones implements campaign.Store.
+// Zones implements campaign.Roll.
 func (h Campaigns) Zones(ctx context.Context, name string) (zones []string, err error) {
 	err = h.s.view(ctx, func(q querier) (err error) {
 		zones, err = collect(q, value[string], `SELECT DISTINCT zone FROM campaign_members INDEXED BY campaign_members_pending

@@ -15,7 +15,10 @@ import (
 // Campaigns keeps the campaigns and their members.
 type Campaigns struct{ s *Store }
 
-var _ campaign.Store = Campaigns{}
+var (
+	_ campaign.Store = Campaigns{}
+	_ campaign.Roll  = Campaigns{}
+)
 
 // preparing is the state of a campaign whose members are not all written yet.
 // Nobody but Apply sees it.
