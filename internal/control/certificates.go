@@ -45,7 +45,7 @@ type CertificateDetail struct {
 // with After, which is empty when there was nothing left to look at. What was
 // found in it may be nothing, although the list goes on.
 type part[T any] struct {
-	After string `json:"after,omitempty"`
+	After string `json:"after,omitempty"` // first: see afterOf
 	Found []T    `json:"found"`
 }
 

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"iter"
@@ -136,21 +137,29 @@ type unread struct {
 func (c *Client) askParts(ctx context.Context, r request, got chan<- unread) {
 	defer close(got)
 	for {
-		var head struct {
-			After string `json:"after"`
-		}
 		text, err := ask[json.RawMessage](ctx, c, r)
-		if err == nil {
-			err = json.Unmarshal(text, &head)
-		}
 		select {
 		case got <- unread{text, err}:
 		case <-ctx.Done():
 			return
 		}
-		if err != nil || head.After == "" {
+		after := afterOf(text)
+		if err != nil || after == "" {
 			return
 		}
-		r.query.Set("after", head.After)
+		r.query.Set("after", after)
 	}
+}
+
+// afterOf reads the first member of a part, and nothing behind it.
+func afterOf(text json.RawMessage) string {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	for _, want := range []json.Token{json.Delim('{'), "after"} {
+		if got, err := decoder.Token(); err != nil || got != want {
+			return ""
+		}
+	}
+	after, _ := decoder.Token()
+	name, _ := after.(string)
+	return name
 }

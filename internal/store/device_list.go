@@ -4,8 +4,6 @@ import (
 	"context"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/registry"
 	"github.com/certvendor/certvendor/rotation"
@@ -39,27 +37,9 @@ const (
 )
 
 // InUse lists devices as List does, each with the certificate it uses. A page
-// is three queries, however long it is: the names, then half of the devices
-// each, at the same time.
+// is one query.
 func (h Devices) InUse(ctx context.Context, query registry.Query) ([]DeviceInUse, error) {
-	names, err := listDevices(ctx, h.s, listing[registry.DeviceID]{columns: `d.id`, scan: value[registry.DeviceID]}, query)
-	if err != nil || len(names) == 0 {
-		return nil, err
-	}
-	var halves [2][]DeviceInUse
-	var reading errgroup.Group
-	for i, last := range []registry.DeviceID{names[len(names)/2], names[len(names)-1]} {
-		half := query
-		if i > 0 {
-			half.After = names[len(names)/2]
-		}
-		reading.Go(func() (err error) {
-			halves[i], err = listDevices(ctx, h.s, listing[DeviceInUse]{inUseColumns, inUseTables, last, scanInUse}, half)
-			return err
-		})
-	}
-	err = reading.Wait()
-	page := append(halves[0], halves[1]...)
+	page, err := listDevices(ctx, h.s, listing[DeviceInUse]{inUseColumns, inUseTables, scanInUse}, query)
 	for i := range page {
 		d := &page[i]
 		// A sighting that is not written yet is on the certificate that the

@@ -122,6 +122,9 @@ func fleet(n int) []string {
 	}
 	return append(statements,
 		`INSERT INTO holdings SELECT subject, id, 1, 0, rowid, 'connection' FROM certificates ORDER BY 1, 2`,
-		`INSERT INTO rotations SELECT subject, 1, 'finished', 0, key, id, '', '', '', '', 'default', 'connection', 0, '',
+		`INSERT INTO rotations (device, number, state, by_package, key, certificate, over, named, held, nonce, profile,
+			evidence, unproven, behind, opened, vended_at, acked_at, proven_at, closed_at, lease_instance, lease_until,
+			version, since, woken)
+			SELECT subject, 1, 'finished', 0, key, id, '', '', '', '', 'default', 'connection', 0, '',
 			1, 2, 3, 3, 3, '', 0, 1, 0, 0 FROM certificates WHERE standing = 'ACTIVE' ORDER BY 1`)
 }

@@ -137,7 +137,6 @@ func (h Devices) List(ctx context.Context, query registry.Query) ([]registry.Dev
 // to it, at most a row a device.
 type listing[T any] struct {
 	columns, joined string
-	last            registry.DeviceID // no names after this one; empty: to the end
 	scan            func(scanner) (T, error)
 }
 
@@ -154,7 +153,6 @@ func listDevices[T any](ctx context.Context, s *Store, of listing[T], query regi
 			name, query.Attributes[name])
 	}
 	f.add(len(query.Attributes) == 0, `d.id > ?`, query.After)
-	f.add(of.last != "", order+` <= ?`, of.last)
 	text := `SELECT ` + of.columns + ` FROM ` + from + of.joined + f.String() + ` ORDER BY ` + order + atMost
 	var page []T
 	err := s.view(ctx, func(q querier) (err error) {
