@@ -57,9 +57,10 @@ type crashFleet struct {
 	*process
 	target  fleet.Target
 	askers  []*crashed
-	devices []*crashed    // the others, in the order in which they get their jobs
-	kills   int           // so far
-	calm    chan struct{} // closed when nothing is killed any more
+	devices []*crashed      // the others, in the order in which they get their jobs
+	lasting *control.Client // for devices, over all daemons
+	kills   int             // so far
+	calm    chan struct{}   // closed when nothing is killed any more
 }
 
 // newCrashFleet starts a daemon that knows the devices of a plan, in any order.
@@ -75,6 +76,8 @@ func newCrashFleet(t *testing.T, plan crashPlan, random *rand.Rand) *crashFleet 
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM([]byte(roots))
 	f.target = fleet.Target{Broker: f.broker, Roots: pool}
+	f.lasting = control.Dial(filepath.Join(f.dir, "s"))
+	t.Cleanup(f.lasting.Close)
 	f.askers = f.addAll(asksOn, plan.askers)
 	for conduct, n := range map[conduct]int{rotatesByCSR: plan.agents, rotatesByPackage: plan.byPackage, rotatesAsCDF: plan.cdf} {
 		f.devices = append(f.devices, f.addAll(conduct, n)...)
@@ -207,7 +210,7 @@ func (f *crashFleet) liveCDF(ctx context.Context, c *crashed) error {
 
 func (f *crashFleet) firmware(c *crashed) fleet.Options {
 	return fleet.Options{
-		Target: f.target, Directory: f.disks(), Retry: crashRetry, Operator: awaiting{operator{f.client}},
+		Target: f.target, Directory: f.disks(), Retry: crashRetry, Operator: awaiting{operator{f.lasting}},
 		Devices: []fleet.Device{{Name: c.name, Certificate: c.pem, Key: c.key, Firmware: fleet.CDF, Plan: &fleet.Plan{}}},
 	}
 }
