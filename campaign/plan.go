@@ -1,7 +1,6 @@
 package campaign
 
 import (
-	"fmt"
 	"strings"
 	"time"
 
@@ -206,9 +205,4 @@ func (p *Planner) expiring(members []Member) {
 			p.note(riskSoon, m.Device)
 		}
 	}
-}
-
-// String says a plan in a line.
-func (p Plan) String() string {
-	return fmt.Sprintf("%d devices in %d waves, %.0f a minute, done by %s", p.Devices, len(p.Waves), p.Pace, p.Forecast.UTC().Format(time.RFC3339))
 }

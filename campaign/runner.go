@@ -322,8 +322,8 @@ func (r *Runner) hold(name, why string) {
 
 // allowance is how many devices a campaign may let in.
 type allowance struct {
-	perMinute, n float64
-	counted      time.Time
+	n       float64
+	counted time.Time
 }
 
 // pace returns a campaign's allowance, with what the time since the last round
@@ -334,9 +334,9 @@ func (r *Runner) pace(c Campaign, now time.Time) *allowance {
 		a = &allowance{n: 1, counted: now}
 		r.paces[c.Name] = a
 	}
-	a.perMinute = float64(c.PerMinute)
-	a.n += max(now.Sub(a.counted).Minutes(), 0) * a.perMinute
-	a.n = min(a.n, max(a.perMinute/30, 1))
+	perMinute := float64(c.PerMinute)
+	a.n += max(now.Sub(a.counted).Minutes(), 0) * perMinute
+	a.n = min(a.n, max(perMinute/30, 1))
 	a.counted = now
 	return a
 }

@@ -40,44 +40,50 @@ type Campaigns struct {
 const maxSpec = 16 << 20
 
 func (s *Server) planCampaign(r *http.Request) (any, error) {
-	_, plan, err := s.plan(r)
-	return plan, err
+	spec, err := readSpec(r)
+	if err != nil {
+		return nil, err
+	}
+	return s.plan(r.Context(), spec)
 }
 
-// plan reads a spec, and foretells its campaign.
-func (s *Server) plan(r *http.Request) (campaign.Spec, campaign.Plan, error) {
-	var spec campaign.Spec
+func readSpec(r *http.Request) (spec campaign.Spec, err error) {
 	if err := read(r, &spec); err != nil {
-		return spec, campaign.Plan{}, err
+		return spec, err
 	}
 	spec = spec.WithDefaults()
+	if err := spec.Validate(); err != nil {
+		return spec, refuse(http.StatusBadRequest, "campaign %s: %v", spec.Name, err)
+	}
+	return spec, nil
+}
+
+// plan foretells a spec's campaign.
+func (s *Server) plan(ctx context.Context, spec campaign.Spec) (campaign.Plan, error) {
 	planner, err := campaign.NewPlanner(spec, s.Now())
 	if err != nil {
-		return spec, campaign.Plan{}, refuse(http.StatusBadRequest, "campaign %s: %v", spec.Name, err)
+		return campaign.Plan{}, err
 	}
-	if err := s.Campaigns.Candidates(r.Context(), spec.Attributes(), planner.Look); err != nil {
-		return spec, campaign.Plan{}, err
+	if err := s.Campaigns.Candidates(ctx, spec.Attributes(), planner.Look); err != nil {
+		return campaign.Plan{}, err
 	}
-	return spec, planner.Plan(s.Campaigns.Pace), nil
+	return planner.Plan(s.Campaigns.Pace), nil
 }
 
 func (s *Server) applyCampaign(r *http.Request) (any, error) {
 	ctx := r.Context()
-	spec, plan, err := s.plan(r)
+	spec, err := readSpec(r)
 	if err != nil {
 		return nil, err
 	}
-	known, err := s.Campaigns.Find(ctx, spec.Name)
-	if errors.Is(err, campaign.ErrUnknown) && plan.Devices == 0 {
-		return nil, refuse(http.StatusConflict, "campaign %s: chooses no device that can take part; `certvendor campaign plan` says why", spec.Name)
-	}
-	if err != nil && !errors.Is(err, campaign.ErrUnknown) {
-		return nil, err
-	}
-	if known.Name == "" {
-		if err := s.note(ctx, Event{Kind: "campaign_apply", Detail: map[string]string{"campaign": spec.Name, "devices": strconv.Itoa(plan.Devices)}}); err != nil {
+	var plan campaign.Plan
+	switch _, err := s.Campaigns.Find(ctx, spec.Name); {
+	case errors.Is(err, campaign.ErrUnknown):
+		if plan, err = s.planNew(ctx, spec); err != nil {
 			return nil, err
 		}
+	case err != nil:
+		return nil, err
 	}
 	c := campaign.Campaign{Spec: spec, State: campaign.Running, Devices: plan.Devices, By: peer(ctx), Applied: s.Now()}
 	made, err := s.Campaigns.Apply(ctx, c, plan.Members)
@@ -89,6 +95,19 @@ func (s *Server) applyCampaign(r *http.Request) (any, error) {
 	}
 	s.Campaigns.Poke()
 	return s.campaignView(ctx, spec.Name, !made)
+}
+
+// planNew foretells a campaign that is about to be made, and writes into the
+// audit by whom.
+func (s *Server) planNew(ctx context.Context, spec campaign.Spec) (campaign.Plan, error) {
+	plan, err := s.plan(ctx, spec)
+	if err != nil {
+		return plan, err
+	}
+	if plan.Devices == 0 {
+		return plan, refuse(http.StatusConflict, "campaign %s: chooses no device that can take part; `certvendor campaign plan` says why", spec.Name)
+	}
+	return plan, s.note(ctx, Event{Kind: "campaign_apply", Detail: map[string]string{"campaign": spec.Name, "devices": strconv.Itoa(plan.Devices)}})
 }
 
 func (s *Server) listCampaigns(r *http.Request) (any, error) {

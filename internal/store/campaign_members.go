@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/certvendor/certvendor/campaign"
-	"github.com/certvendor/certvendor/registry"
 )
 
 const memberColumns = `m.device, m.place, m.wave, m.standing, m.why, m.zone, m.added, m.since, m.before`
@@ -158,20 +157,4 @@ func (h Campaigns) Members(ctx context.Context, name string, after, most int) (p
 		return err
 	})
 	return page, wrapCampaign("members of", name, err)
-}
-
-// Of returns the campaigns that a device is or was in, with where it stands.
-func (h Campaigns) Of(ctx context.Context, id registry.DeviceID) (map[string]campaign.Standing, error) {
-	standings := map[string]campaign.Standing{}
-	err := h.s.view(ctx, func(q querier) error {
-		_, err := collect(q, func(row scanner) (struct{}, error) {
-			var name string
-			var standing campaign.Standing
-			err := row.Scan(&name, &standing)
-			standings[name] = standing
-			return struct{}{}, err
-		}, `SELECT campaign, standing FROM campaign_members WHERE device = ?`, id)
-		return err
-	})
-	return standings, err
 }
