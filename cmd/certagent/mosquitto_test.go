@@ -84,14 +84,7 @@ func mosquitto(t *testing.T) string {
 // newAuthorityOnly returns a vendor whose broker is another one.
 func newAuthorityOnly(t *testing.T) *vendor {
 	v := newCA(t)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	v.address = listener.Addr().String()
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
+	v.address = freeAddress(t)
 	return v
 }
 

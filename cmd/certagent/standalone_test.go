@@ -5,12 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/certvendor/certvendor/internal/loopback"
 )
 
 // server is a real certvendor with a world of its own.
@@ -58,12 +59,11 @@ func startDaemon(t *testing.T) server {
 
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := loopback.Address()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = listener.Close() }() // only its number was wanted
-	return listener.Addr().String()
+	return address
 }
 
 // call runs one of the operator's verbs.

@@ -2,17 +2,15 @@ package main
 
 import (
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/certvendor/certvendor/internal/control"
+	"github.com/certvendor/certvendor/internal/loopback"
 )
 
 // process is a daemon in a process of its own, and its world on disk.
@@ -48,19 +46,14 @@ standalone:
 	return d
 }
 
-// lastingAddress returns an address that stays free while the daemon is down:
-// the system gives no port below 32768 to a connection of its own choice.
+// lastingAddress returns an address that stays free while the daemon is down.
 func lastingAddress(t *testing.T) string {
 	t.Helper()
-	for range 100 {
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(20_000+rand.IntN(12_000)))
-		if listener, err := net.Listen("tcp", address); err == nil {
-			_ = listener.Close()
-			return address
-		}
+	address, err := loopback.Address()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no free port")
-	return ""
+	return address
 }
 
 // certvendor returns the program itself, as TestMain has put it on the path.

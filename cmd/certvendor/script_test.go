@@ -11,7 +11,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -24,6 +23,7 @@ import (
 
 	"github.com/certvendor/certvendor/internal/control"
 	"github.com/certvendor/certvendor/internal/fleet"
+	"github.com/certvendor/certvendor/internal/loopback"
 )
 
 // The scripts run this program as it is, in processes of its own.
@@ -42,7 +42,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("CERTVENDOR_CONTROL_SOCKET", filepath.Join(e.WorkDir, "s"))
 			e.Setenv("CERTVENDOR_METRICS_LISTEN", "")
 			for _, name := range []string{"CERTVENDOR_STANDALONE_BROKER_LISTEN", "CERTVENDOR_STANDALONE_PACKAGES_LISTEN"} {
-				address, err := freeAddress()
+				address, err := loopback.Address()
 				if err != nil {
 					return err
 				}
@@ -67,14 +67,6 @@ func TestScripts(t *testing.T) {
 			"capture":   capture,
 		},
 	})
-}
-
-func freeAddress() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return listener.Addr().String(), listener.Close()
 }
 
 // ready waits until the daemon answers.
