@@ -240,7 +240,11 @@ func (s stagedBrakes) Frozen(ctx context.Context) (rotation.Freeze, error) {
 	return s.v.Brakes.Frozen(ctx)
 }
 
-func (s stagedBrakes) SetFrozen(context.Context, rotation.Freeze) error { return nil }
+func (s stagedBrakes) SetFrozen(ctx context.Context, change func(*rotation.Freeze)) (rotation.Freeze, error) {
+	frozen, err := s.Frozen(ctx)
+	change(&frozen)
+	return frozen, err
+}
 
 type stagedLimits struct{ *stage }
 

@@ -172,7 +172,7 @@ var rehearsed = map[string]func(*Rig, *Device){
 	"removed": func(r *Rig, d *Device) { r.must(r.world.Backend.Registrar.Remove(r.ctx, d.ID)) },
 	"frozen": func(r *Rig, d *Device) {
 		d.Take(d.First)
-		r.must(r.world.Backend.Brakes.SetFrozen(r.ctx, rotation.Freeze{Vending: true, Retiring: true, Why: "a test"}))
+		r.Freeze(rotation.Freeze{Vending: true, Retiring: true, Why: "a test"})
 	},
 	"too_many_keys": func(_ *Rig, d *Device) { d.Take(d.First); d.Take(d.First); d.Take(d.First) },
 	"package":       func(_ *Rig, d *Device) { d.Packaged() },

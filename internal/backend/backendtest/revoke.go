@@ -104,7 +104,7 @@ func revokeStopped(t *testing.T, open Open) {
 	r := start(t, open)
 	d := r.Device("d")
 	spare := d.Given(certificate.Birth)
-	r.must(r.world.Backend.Brakes.SetFrozen(r.ctx, rotation.Freeze{Vending: true, Retiring: true, Why: "a test"}))
+	r.Freeze(rotation.Freeze{Vending: true, Retiring: true, Why: "a test"})
 	r.must(r.world.Backend.Registrar.Block(r.ctx, d.ID, true))
 	d.Want(certificate.Active, d.First, spare) // the block has revoked nothing
 	r.clock.Jump(48 * time.Hour)
