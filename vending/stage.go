@@ -178,6 +178,8 @@ func (s stagedInventory) Retire(ctx context.Context, r certificate.Removal) erro
 		s.effect("certificate %s: taken from this device alone, another holds it too", short(h.ID))
 	case r.Mode == certificate.Delete:
 		s.effect("certificate %s: deleted", short(h.ID))
+	case h.Standing != certificate.Active:
+		return nil // another rotation has replaced it too, and was first
 	default:
 		h.Standing = certificate.Inactive
 		s.effect("certificate %s: deactivated", short(h.ID))

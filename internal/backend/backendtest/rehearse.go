@@ -89,7 +89,7 @@ func (d *Device) agree(f *foretold, reply Reply, what string) {
 	var lost, told []string
 	after := standings(d.held())
 	for id, standing := range f.before {
-		if standing == certificate.Active && after[id] != certificate.Active {
+		if now := after[id]; now != standing && now != certificate.Active {
 			lost = append(lost, string(id[:12]))
 		}
 	}
@@ -162,6 +162,15 @@ var rehearsed = map[string]func(*Rig, *Device){
 		r.must(d.Connect(d.First))
 		r.Advance(2 * time.Hour)
 		r.Sweep()
+	},
+	"gone_back_and_replaced_again": func(r *Rig, d *Device) {
+		r.Terms().Grace = time.Hour
+		d.Ack(d.Take(d.First)).OK()
+		r.must(d.Connect(d.First))
+		r.Advance(2 * time.Hour)
+		r.Sweep()
+		r.Terms().Grace = 0
+		d.Ack(d.Take(d.First)).OK()
 	},
 	"stale": func(r *Rig, d *Device) {
 		d.Take(d.First)
