@@ -112,6 +112,9 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 	if err := w.listen(); err != nil {
 		return nil, err
 	}
+	if err := w.packages.discardOrphans(ctx, w.store.Packages()); err != nil {
+		return nil, err
+	}
 	return w, nil
 }
 
