@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -39,6 +40,9 @@ type Account struct {
 
 	// Quotas pace every call.
 	Quotas *Quotas
+
+	// Backoff is the longest pause between the attempts of a call. Default 2s.
+	Backoff time.Duration
 }
 
 // Clients are one account's services. They are safe for use by many goroutines,
@@ -87,7 +91,7 @@ func Dial(ctx context.Context, account Account) (*Clients, error) {
 
 func (a Account) options() []func(*config.LoadOptions) error {
 	options := []func(*config.LoadOptions) error{
-		config.WithRetryer(retryer),
+		config.WithRetryer(a.retryer),
 		config.WithAPIOptions([]func(*middleware.Stack) error{a.Quotas.join}),
 	}
 	if a.Region != "" {
@@ -123,7 +127,7 @@ const attempts = 4
 
 // retryer is the SDK's own, but for a limit of how many of something there may
 // be, which no repetition gets past.
-func retryer() awssdk.Retryer {
+func (a Account) retryer() awssdk.Retryer {
 	hard := retry.IsErrorRetryableFunc(func(err error) awssdk.Ternary {
 		if codeOf(err) == limitExceeded {
 			return awssdk.FalseTernary
@@ -131,7 +135,7 @@ func retryer() awssdk.Retryer {
 		return awssdk.UnknownTernary
 	})
 	return retry.NewStandard(func(o *retry.StandardOptions) {
-		o.MaxAttempts, o.MaxBackoff = attempts, 2*time.Second
+		o.MaxAttempts, o.MaxBackoff = attempts, cmp.Or(a.Backoff, 2*time.Second)
 		o.Retryables = append([]retry.IsErrorRetryable{hard}, o.Retryables...)
 	})
 }

@@ -113,6 +113,7 @@ func dialMoto(t *testing.T, account string, between func(http.RoundTripper) http
 	clients, err := Dial(t.Context(), Account{
 		Region: "eu-west-1", Endpoint: url, HTTP: &http.Client{Transport: transport, Timeout: 20 * time.Second},
 		Credentials: credentials.NewStaticCredentialsProvider("AKIAIOSFODNN7EXAMPLE", "secret", ""), Quotas: quotas,
+		Backoff: 5 * time.Millisecond,
 	})
 	if err != nil {
 		t.Fatal(err)

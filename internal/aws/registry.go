@@ -16,8 +16,9 @@ import (
 )
 
 const (
-	// thingKept is how long a thing's attributes are believed.
-	thingKept = 30 * time.Second
+	// thingKept is how long a thing's attributes are believed: from a get to
+	// its ack, mostly.
+	thingKept = time.Minute
 	// remembering is for how many devices an answer of AWS is remembered.
 	remembering = 1 << 16
 )
@@ -38,8 +39,8 @@ var (
 	_ registry.Registrar = (*Registry)(nil)
 )
 
-// Device implements registry.Store. What it says of the attributes may be half
-// a minute old. A thing whose device a person has removed is unknown.
+// Device implements registry.Store. What it says of the attributes may be a minute
+// old. A thing whose device a person has removed is unknown.
 func (r *Registry) Device(ctx context.Context, id registry.DeviceID) (registry.Device, error) {
 	removed, err := r.IsRemoved(ctx, id)
 	switch {

@@ -114,8 +114,8 @@ const (
 	deletionPause = 250 * time.Millisecond
 )
 
-// remove deletes a certificate: INACTIVE, detached, then deleted with its
-// policies. Idempotent.
+// remove deletes a certificate: INACTIVE, detached from things and policies,
+// then deleted. Idempotent.
 func (i *Inventory) remove(ctx context.Context, id certificate.ID) error {
 	err := i.setStatus(ctx, id, types.CertificateStatusInactive)
 	if isNotFound(err) {
@@ -133,7 +133,26 @@ func (i *Inventory) remove(ctx context.Context, id certificate.ID) error {
 			return err
 		}
 	}
+	if err := i.detachPolicies(ctx, id); err != nil {
+		return err
+	}
 	return i.deleteDetached(ctx, id)
+}
+
+func (i *Inventory) detachPolicies(ctx context.Context, id certificate.ID) error {
+	policies, err := i.policies(ctx, id)
+	if err != nil {
+		return unlessGone(err)
+	}
+	for _, policy := range policies {
+		_, err := i.iot.DetachPolicy(ctx, &iot.DetachPolicyInput{
+			PolicyName: &policy, Target: new(i.names.certificate(id)),
+		})
+		if err = unlessGone(err); err != nil {
+			return fmt.Errorf("detach policy %s from certificate %s: %w", policy, id, err)
+		}
+	}
+	return nil
 }
 
 func (i *Inventory) deleteDetached(ctx context.Context, id certificate.ID) error {

@@ -118,11 +118,7 @@ func (w *World) openStore(ctx context.Context) (err error) {
 // whose asks AWS whose account this is, and holds it against the store: a
 // journal of other things must not decide about these.
 func (w *World) whose(ctx context.Context) (names, error) {
-	caller, err := w.config.Clients.STS.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
-	if err != nil {
-		return names{}, fmt.Errorf("ask AWS who we are: %w", err)
-	}
-	n, err := namesFrom(deref(caller.Arn), w.config.Clients.Config.Region)
+	n, err := w.caller(ctx)
 	if err != nil {
 		return n, err
 	}
@@ -138,6 +134,15 @@ func (w *World) whose(ctx context.Context) (names, error) {
 			"give this one another aws.data", w.config.Data, known, own)
 	}
 	return n, nil
+}
+
+// caller returns the names of the account that the credentials are of.
+func (w *World) caller(ctx context.Context) (names, error) {
+	caller, err := w.config.Clients.STS.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+	if err != nil {
+		return names{}, fmt.Errorf("ask AWS who we are: %w", err)
+	}
+	return namesFrom(deref(caller.Arn), w.config.Clients.Config.Region)
 }
 
 // join makes the ports.

@@ -1,0 +1,102 @@
+package aws
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/certvendor/certvendor/certificate"
+)
+
+// ways are how a call fails. The last two are the worst: AWS has done what it
+// was asked for, and nobody hears of it.
+var ways = []struct {
+	name string
+	fail func(next http.RoundTripper, r *http.Request) (*http.Response, error)
+}{
+	{"throttled", func(_ http.RoundTripper, r *http.Request) (*http.Response, error) {
+		return answer(r, http.StatusBadRequest, "ThrottlingException"), nil
+	}},
+	{"server_error", func(_ http.RoundTripper, r *http.Request) (*http.Response, error) {
+		return answer(r, http.StatusInternalServerError, "InternalFailureException"), nil
+	}},
+	{"timed_out_after_it_was_done", func(next http.RoundTripper, r *http.Request) (*http.Response, error) {
+		return nil, lose(next, r, os.ErrDeadlineExceeded)
+	}},
+	{"reset_after_it_was_done", func(next http.RoundTripper, r *http.Request) (*http.Response, error) {
+		return nil, lose(next, r, syscall.ECONNRESET)
+	}},
+}
+
+func answer(r *http.Request, status int, code string) *http.Response {
+	body := fmt.Sprintf(`{"__type":%q,"message":"as the test wants it"}`, code)
+	return &http.Response{
+		StatusCode: status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: r,
+		Header: http.Header{"X-Amzn-Errortype": {code}, "Content-Type": {"application/json"}},
+		Body:   io.NopCloser(bytes.NewBufferString(body)), ContentLength: int64(len(body)),
+	}
+}
+
+func lose(next http.RoundTripper, r *http.Request, why error) error {
+	if answer, err := next.RoundTrip(r); err == nil {
+		answer.Body.Close()
+	}
+	return why
+}
+
+// TestEveryCallFailsInTurn has each call of a rotation fail in each way, with
+// every repetition that the SDK makes: the device, which asks again, gets one
+// certificate, and when all is quiet nothing is ACTIVE but that.
+func TestEveryCallFailsInTurn(t *testing.T) {
+	for _, mode := range []certificate.Mode{certificate.Deactivate, certificate.Delete} {
+		calls := callsOf(t, mode)
+		for n, call := range calls {
+			for _, way := range ways {
+				t.Run(fmt.Sprintf("%s/%02d_%s/%s", mode, n+1, call, way.name), func(t *testing.T) {
+					t.Parallel()
+					f := &faulty{at: n + 1 + openingCalls, fail: way.fail}
+					c := newCourse(t, mode, func(next http.RoundTripper) http.RoundTripper {
+						f.next = next
+						return f
+					})
+					c.wantWhole(c.rotate())
+					if f.failed == "" || f.left > 0 && way.name == "throttled" {
+						t.Errorf("the call was not made, or not repeated: %d attempts are left", f.left)
+					}
+				})
+			}
+		}
+	}
+}
+
+// openingCalls are made while a course is prepared: who are we, and the group.
+const openingCalls = 3
+
+// callsOf returns the calls of a rotation that nothing disturbs, by what is
+// called.
+func callsOf(t *testing.T, mode certificate.Mode) []string {
+	t.Helper()
+	f := &faulty{}
+	c := newCourse(t, mode, func(next http.RoundTripper) http.RoundTripper {
+		f.next = next
+		return f
+	})
+	c.wantWhole(c.rotate())
+	if len(f.calls) < openingCalls+8 {
+		t.Fatalf("a rotation makes %d calls: nothing is tested", len(f.calls))
+	}
+	var calls []string
+	for _, call := range f.calls[openingCalls:] {
+		method, path, _ := strings.Cut(call, " ")
+		parts := strings.Split(strings.Trim(path, "/"), "/")
+		parts = slices.DeleteFunc(parts, func(p string) bool { return len(p) > 30 || p == courseThing })
+		calls = append(calls, method+"-"+strings.Join(parts, "-"))
+	}
+	return calls
+}
