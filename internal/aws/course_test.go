@@ -63,7 +63,7 @@ const (
 
 // newCourse makes an account with a thing whose certificate has a policy, and a
 // vendor that calls it through a transport.
-func newCourse(t *testing.T, mode certificate.Mode, between func(http.RoundTripper) http.RoundTripper) *course {
+func newCourse(t *testing.T, mode certificate.Mode, between func(http.RoundTripper) http.RoundTripper, change ...func(*Config)) *course {
 	t.Helper()
 	account := newAccount()
 	c := &course{
@@ -74,6 +74,9 @@ func newCourse(t *testing.T, mode certificate.Mode, between func(http.RoundTripp
 	config := testConfig(account, dialMoto(t, account, between), c.clock.Now, t.TempDir())
 	config.Issuer = softwareCA(t, c.clock.Now)
 	c.old = c.fit(config.Issuer)
+	for _, fn := range change {
+		fn(&config)
+	}
 	c.world = openWorld(t, config)
 	c.serve()
 	if err := c.world.group.Ensure(c.ctx); err != nil {

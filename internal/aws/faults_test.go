@@ -2,6 +2,7 @@ package aws
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,6 +13,9 @@ import (
 	"testing"
 
 	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/internal/backend/backendtest"
+	"github.com/certvendor/certvendor/protocol"
+	"github.com/certvendor/certvendor/vending"
 )
 
 // ways are how a call fails. The last two are the worst: AWS has done what it
@@ -99,4 +103,48 @@ func callsOf(t *testing.T, mode certificate.Mode) []string {
 		calls = append(calls, method+"-"+strings.Join(parts, "-"))
 	}
 	return calls
+}
+
+// counting counts what it signs.
+type counting struct {
+	vending.Issuer
+	signed int
+}
+
+func (c *counting) Issue(ctx context.Context, order certificate.Order) (certificate.Certificate, error) {
+	c.signed++
+	return c.Issuer.Issue(ctx, order)
+}
+
+// TestIssuedOnce shows that where issuing has an effect outside, a get that
+// failed after it goes on with what was issued, also after a crash.
+func TestIssuedOnce(t *testing.T) {
+	for n, call := range []string{"register", "policy", "attach"} {
+		t.Run(call, func(t *testing.T) {
+			f := &faulty{at: openingCalls + 5 + n, fail: ways[3].fail}
+			issuer := &counting{}
+			c := newCourse(t, certificate.Deactivate, func(next http.RoundTripper) http.RoundTripper {
+				f.next = next
+				return f
+			}, func(config *Config) {
+				issuer.Issuer = config.Issuer
+				config.Issuer, config.ActsOutside = issuer, true
+			})
+			csr := string(protocol.Encode(map[string]string{"csr": backendtest.CSR(c.key, courseThing)}))
+			c.vendor.Serve(c.ctx, vending.Message{
+				Topic: protocol.DefaultTopics().Request(courseThing, protocol.Get), Payload: []byte(csr),
+				Caller: vending.Caller{Device: courseThing, Certificate: c.old, Evidence: certificate.Connection},
+			})
+			if len(c.replies) != 1 || c.replies[0].accepted() {
+				t.Fatalf("the call %q was to fail: %v", f.failed, c.replies)
+			}
+			if err := c.world.inventory.Settle(c.ctx); err != nil { // as after a crash
+				t.Fatal(err)
+			}
+			c.wantWhole(c.rotate())
+			if issuer.signed != 1 {
+				t.Errorf("%d certificates were issued for one key", issuer.signed)
+			}
+		})
+	}
 }
