@@ -62,7 +62,7 @@ type JobPace struct {
 // directory from Open to Close.
 type World struct {
 	config   Config
-	lock     *Lock
+	lock     *store.Lock
 	ca       *CA
 	store    *store.Store
 	broker   *Broker
