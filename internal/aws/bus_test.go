@@ -258,7 +258,9 @@ func TestPublishWaitsForTheBroker(t *testing.T) {
 	b.stop()
 	soon(t, "the bus notices", func() bool { return r.bus.Ready() != nil })
 	published := make(chan error, 1)
-	go func() { published <- r.bus.Publish(context.Background(), getTopic("pump-7")+"/accepted", []byte("late")) }()
+	go func() {
+		published <- r.bus.Publish(context.Background(), getTopic("pump-7")+"/accepted", []byte("late"))
+	}()
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	if err := r.bus.Publish(ctx, "x", nil); !errors.Is(err, context.DeadlineExceeded) {
