@@ -34,7 +34,7 @@ type Config struct {
 	Issuer      vending.Issuer
 	ActsOutside bool
 	Signs       func(context.Context) (until time.Time, err error) // optional
-	Bus         Bus
+	Bus         Transport // a Bus is one
 
 	Now func() time.Time
 	Log zerolog.Logger
@@ -42,14 +42,14 @@ type Config struct {
 	Committed func(took time.Duration, ops int)
 }
 
-// Bus is how this world hears its devices.
-type Bus interface {
+// Transport is how this world hears its devices.
+type Transport interface {
 	backend.Bus
-	// Start lets messages in. What it starts ends with Close.
+	// Start lets messages in. What it starts ends with Stop.
 	Start(context.Context) error
-	// Close lets no more in, and returns when those at work are done, or when
-	// the context ends.
-	Close(context.Context) error
+	// Stop lets no more in, and returns when those at work are done, or when
+	// the context ends. Repeatable.
+	Stop(context.Context) error
 }
 
 // World is a whole world in one account and region of AWS, with a store of its
@@ -208,7 +208,7 @@ func (w *World) settleForever(ctx context.Context) {
 func (w *World) Failed() <-chan error { return w.failed }
 
 // Drain lets nobody in any more and lets requests finish, until ctx ends.
-func (w *World) Drain(ctx context.Context) error { return w.config.Bus.Close(ctx) }
+func (w *World) Drain(ctx context.Context) error { return w.config.Bus.Stop(ctx) }
 
 // Close ends everything, and gives the data directory back. Drain comes first
 // if requests shall finish.
