@@ -115,7 +115,7 @@ type Inventory interface {
 
 // Query selects certificates for a Catalogue. Zero fields select all.
 type Query struct {
-	After      ID // only ids greater than this one
+	After      ID // only what comes after this one
 	Device     registry.DeviceID
 	Key        KeyID
 	Standing   Standing
@@ -125,8 +125,9 @@ type Query struct {
 	Limit      int               // at most so many holdings; 0 is 1,000
 }
 
-// Catalogue lists holdings by certificate id, a page at a time; what is
-// deleted or held by nobody is listed too, with an empty Device. All holdings
+// Catalogue lists holdings by certificate id, or with ExpiresBy by when they
+// expire, a page at a time; what is deleted or held by nobody is listed too,
+// with an empty Device. All holdings
 // of one certificate come in one page.
 type Catalogue interface {
 	List(context.Context, Query) ([]Holding, error)

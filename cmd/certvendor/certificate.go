@@ -37,7 +37,7 @@ func (c *cli) certificateList() *cobra.Command {
 	var s selected
 	var query control.CertificateQuery
 	cmd := &cobra.Command{
-		Use: "list", Short: "List certificates by id, each as often as it is held", Args: cobra.NoArgs,
+		Use: "list", Short: "List certificates by id, or by expiry, each as often as it is held", Args: cobra.NoArgs,
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, _ []string) (err error) {
 			if query.Within, query.Attributes, err = s.read(); err != nil {
 				return fmt.Errorf("certificate list: %w", err)

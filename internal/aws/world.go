@@ -34,7 +34,7 @@ type Config struct {
 	Issuer      vending.Issuer
 	ActsOutside bool
 	Signs       func(context.Context) (until time.Time, err error) // optional
-	Bus         Transport // a Bus is one
+	Bus         Transport                                          // a Bus is one
 
 	Now func() time.Time
 	Log zerolog.Logger

@@ -103,7 +103,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// answer handles one request: what it returns becomes the reply's JSON.
+// answer handles one request: what it returns becomes the reply's JSON, and a
+// part what send makes of it.
 type answer func(*http.Request) (any, error)
 
 func (s *Server) routes() *http.ServeMux {
@@ -192,6 +193,10 @@ func reply(w http.ResponseWriter, r *http.Request, a answer) {
 	status := http.StatusOK
 	if err != nil {
 		status, body = statusOf(err), failure{err.Error()}
+	}
+	if p, ok := body.(interface{ send(http.ResponseWriter) }); ok {
+		p.send(w)
+		return
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)

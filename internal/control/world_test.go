@@ -149,6 +149,7 @@ func (w *world) ports() Ports {
 			}
 			return events, nil
 		},
+		Campaigns:   Campaigns{CampaignStore: w.store.Campaigns(), Running: w.store.Campaigns()},
 		VerifyAudit: w.store.Audit().Verify,
 		Ready:       func(context.Context) error { return nil },
 	}
