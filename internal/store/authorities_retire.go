@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/certvendor/certvendor/certificate"
@@ -260,9 +259,9 @@ func (h Authorities) deactivate(t *tx, id, ca certificate.ID) ([]registry.Device
 	return holders, nil
 }
 
-// IssuerOf finds the CA that issued a certificate with this issuer's name and
+// issuerOf finds the CA that issued a certificate with this issuer's name and
 // this chain; empty for another's.
-func IssuerOf(all []Authority, issuer string, chain [][]byte) certificate.ID {
+func issuerOf(all []Authority, issuer string, chain [][]byte) certificate.ID {
 	var named certificate.ID
 	for _, a := range all {
 		if len(chain) > 0 && a.ID == certificate.IDOf(chain[0]) {
@@ -273,18 +272,4 @@ func IssuerOf(all []Authority, issuer string, chain [][]byte) certificate.ID {
 		}
 	}
 	return named
-}
-
-// FindAuthority returns the one CA whose id begins with a text.
-func FindAuthority(all []Authority, text string) (Authority, error) {
-	var found []Authority
-	for _, a := range all {
-		if strings.HasPrefix(string(a.ID), text) {
-			found = append(found, a)
-		}
-	}
-	if len(found) != 1 || len(text) < 12 {
-		return Authority{}, ErrAuthorityUnknown
-	}
-	return found[0], nil
 }

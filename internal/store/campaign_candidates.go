@@ -69,7 +69,19 @@ func scanCandidate(row scanner) (c campaign.Candidate, err error) {
 
 // addActive adds what is ACTIVE of each device of a page.
 func addActive(q querier, page []campaign.Candidate, places map[registry.DeviceID]int, after, last registry.DeviceID) error {
-	rows, err := q.query(`SELECT h.device, h.certificate, c.issuer, c.key_type, c.not_after, h.seen, c.holders > 1
+	cas, err := authorities(q)
+	if err != nil {
+		return err
+	}
+	chains, err := collect(q, scanChain, `SELECT id, ders FROM chains`)
+	if err != nil {
+		return err
+	}
+	of := map[int64][][]byte{}
+	for _, c := range chains {
+		of[c.id] = c.ders
+	}
+	rows, err := q.query(`SELECT h.device, h.certificate, c.issuer, c.chain, c.key_type, c.not_after, h.seen, c.holders > 1
 		FROM holdings h JOIN certificates c ON c.id = h.certificate
 		WHERE h.device > ? AND h.device <= ? AND h.detached = 0 AND c.standing = 'ACTIVE'`, after, last)
 	if err != nil {
@@ -79,10 +91,11 @@ func addActive(q querier, page []campaign.Candidate, places map[registry.DeviceI
 	for rows.Next() {
 		var device registry.DeviceID
 		var a campaign.Active
-		var end, seen int64
-		if err := rows.Scan(&device, &a.ID, &a.Issuer, &a.KeyType, &end, &seen, &a.Shared); err != nil {
+		var chain, end, seen int64
+		if err := rows.Scan(&device, &a.ID, &a.Issuer, &chain, &a.KeyType, &end, &seen, &a.Shared); err != nil {
 			return err
 		}
+		a.CA = issuerOf(cas, a.Issuer, of[chain])
 		a.NotAfter, a.Seen = time.Unix(end, 0).UTC(), moment(seen)
 		if i, ok := places[device]; ok {
 			page[i].Active = append(page[i].Active, a)
