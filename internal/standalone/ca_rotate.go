@@ -89,10 +89,17 @@ func (w *World) RotateCA(ctx context.Context) (CAEntry, error) {
 	if err != nil {
 		return CAEntry{}, err
 	}
+	w.at("key")
 	if err := w.ca.keepKey(made.key); err != nil {
 		return CAEntry{}, err
 	}
 	return w.takeOver(ctx, [][]byte{made.certificate.Raw, root.certificate.Raw})
+}
+
+func (w *World) at(what string) {
+	if w.step != nil {
+		w.step(what)
+	}
 }
 
 // newName is a name that no issuing CA of this world has, nor had.
@@ -158,12 +165,14 @@ func (w *World) takeOver(ctx context.Context, chain [][]byte) (CAEntry, error) {
 	if err != nil {
 		return CAEntry{}, err
 	}
+	w.at("commit")
 	switch err := w.store.Authorities().TakeOver(ctx, a); {
 	case errors.Is(err, store.ErrAuthorityRetired):
 		return CAEntry{}, refused("CA %.12s was retired, and stays so: have another one made", a.ID)
 	case err != nil:
 		return CAEntry{}, err
 	}
+	w.at("committed")
 	if err := w.takeAgain(ctx); err != nil {
 		return CAEntry{}, err
 	}
@@ -200,13 +209,16 @@ func (w *World) RetireCA(ctx context.Context, id certificate.ID, lose int) error
 		return err
 	}
 	r := store.Retiring{ID: id, Lose: lose, Expired: w.config.Now().Add(-w.config.Broker.Expired)}
+	w.at("retire")
 	if err := w.store.Authorities().Retire(ctx, r); err != nil {
 		return err
 	}
+	w.at("retired")
 	if err := w.takeAgain(ctx); err != nil {
 		return err
 	}
 	w.broker.CloseUntrusted()
+	w.at("distrust")
 	return w.store.Authorities().Distrust(ctx)
 }
 

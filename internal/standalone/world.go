@@ -75,8 +75,9 @@ type World struct {
 	stop    context.CancelFunc
 	running sync.WaitGroup
 	failed  chan error
-	backing sync.Mutex // held while a backup is made
-	turning sync.Mutex // held while the CA is changed
+	backing sync.Mutex        // held while a backup is made
+	turning sync.Mutex        // held while the CA is changed
+	step    func(what string) // called before each step of that; tests look at the directory then
 
 	restored store.Restoration // when this world was restored; zero: it was not
 }
