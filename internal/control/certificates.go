@@ -56,7 +56,7 @@ func (s *Server) listCertificates(r *http.Request) (any, error) {
 	}
 	after := page[len(page)-1].ID
 	if issuer := r.URL.Query().Get("issuer"); issuer != "" {
-		page = slices.DeleteFunc(page, notIssuedBy(issuer))
+		page = slices.DeleteFunc(page, s.notIssuedBy(issuer))
 	}
 	return part[HeldCertificate]{string(after), each(page, func(h certificate.Holding) HeldCertificate {
 		return HeldCertificate{string(h.Device), certificateView(h)}
@@ -103,8 +103,16 @@ func (s *Server) expiresBy(asked url.Values) (time.Time, error) {
 }
 
 // notIssuedBy tells the certificates of other issuers: one is named by its
-// common name, or by its whole name.
-func notIssuedBy(name string) func(certificate.Holding) bool {
+// common name, by its whole name, or where it is ours by its id.
+func (s *Server) notIssuedBy(name string) func(certificate.Holding) bool {
+	if ca, err := s.authorityNamed(name); err == nil {
+		return func(h certificate.Holding) bool {
+			if len(h.Chain) > 0 {
+				return certificate.IDOf(h.Chain[0]) != ca.ID
+			}
+			return h.Issuer != ca.Subject
+		}
+	}
 	known := map[string]bool{}
 	return func(h certificate.Holding) bool {
 		is, ok := known[h.Issuer]

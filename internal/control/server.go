@@ -156,6 +156,10 @@ func (s *Server) answers() map[string]answer {
 		"POST /v1/jobs/{id}/cancel":       s.cancelJob,
 		"GET /v1/ca":                      s.listCAs,
 		"POST /v1/ca/crl":                 s.signCRL,
+		"POST /v1/ca/rotate":              s.rotateCA,
+		"POST /v1/ca/csr":                 s.requestCA,
+		"POST /v1/ca/import":              s.importCA,
+		"POST /v1/ca/retire":              s.retireCA,
 		"POST /v1/certificates/revoke":    s.revoke,
 		"GET /v1/frozen":                  s.showFrozen,
 		"POST /v1/freeze":                 s.freeze,
@@ -218,9 +222,12 @@ func refuse(status int, format string, args ...any) error {
 func statusOf(err error) int {
 	var r *refusal
 	var tooLarge *http.MaxBytesError
+	var refused CARefused
 	switch {
 	case errors.As(err, &r):
 		return r.status
+	case errors.As(err, &refused):
+		return http.StatusConflict
 	case errors.As(err, &tooLarge):
 		return http.StatusRequestEntityTooLarge
 	case errors.Is(err, registry.ErrUnknown), errors.Is(err, certificate.ErrUnknown):

@@ -90,16 +90,28 @@ func (s stretch) along(add func(*campaign.Candidate), into []any, text string, a
 
 // addActive adds what is ACTIVE of each device.
 func (s stretch) addActive() error {
+	cas, err := authorities(s)
+	if err != nil {
+		return err
+	}
+	chains, err := collect(s, scanChain, `SELECT id, ders FROM chains`)
+	if err != nil {
+		return err
+	}
+	of := map[int64][][]byte{}
+	for _, c := range chains {
+		of[c.id] = c.ders
+	}
 	var id, issuer, keyType string
-	var begin, end, seen int64
+	var chain, begin, end, seen int64
 	var shared bool
 	return s.along(func(c *campaign.Candidate) {
 		c.Active = append(c.Active, campaign.Active{
-			ID: certificate.ID(id), Issuer: issuer, KeyType: keyType,
+			ID: certificate.ID(id), Issuer: issuer, CA: issuerOf(cas, issuer, of[chain]), KeyType: keyType,
 			NotBefore: time.Unix(begin, 0).UTC(), NotAfter: time.Unix(end, 0).UTC(), Seen: moment(seen), Shared: shared,
 		})
-	}, []any{&id, &issuer, &keyType, &begin, &end, &seen, &shared}, `SELECT h.device, h.certificate, c.issuer, c.key_type,
-		c.not_before, c.not_after, h.seen, c.holders > 1 FROM holdings h CROSS JOIN certificates c ON c.id = h.certificate
+	}, []any{&id, &issuer, &chain, &keyType, &begin, &end, &seen, &shared}, `SELECT h.device, h.certificate, c.issuer, c.chain,
+		c.key_type, c.not_before, c.not_after, h.seen, c.holders > 1 FROM holdings h CROSS JOIN certificates c ON c.id = h.certificate
 		WHERE h.device >= ? AND h.device <= ? AND h.detached = 0 AND c.standing = 'ACTIVE'`)
 }
 
