@@ -28,7 +28,7 @@ func main() {
 	}
 }
 
-const usage = "usage: bench [--short] [--write FILE]"
+const usage = "usage: bench [--short] [--write FILE] | bench profile [--out DIR] [--lasts 5s]"
 
 // bench carries out a command line.
 func bench(ctx context.Context, args []string) error {
@@ -44,6 +44,9 @@ func bench(ctx context.Context, args []string) error {
 		return err
 	}
 	defer os.RemoveAll(work)
+	if len(args) > 0 && args[0] == "profile" {
+		return profile(ctx, here, work, args[1:])
+	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	short := flags.Bool("short", false, "a minute, with the peers that are built already; it fails on what is wrong, not on what is slow")
 	write := flags.String("write", "", "the document whose tables are replaced")

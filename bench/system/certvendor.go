@@ -97,6 +97,12 @@ func (c *Certvendor) command(ctx context.Context, args ...string) ([]byte, error
 	return tool(ctx, c.dir, c.program, args...)
 }
 
+// Profile has the daemon watch itself for so long, and write a profile.
+func (c *Certvendor) Profile(ctx context.Context, kind, file string, lasts time.Duration) error {
+	_, err := c.command(ctx, "profile", kind, "--out", file, "--lasts", lasts.String())
+	return err
+}
+
 // Name implements System.
 func (c *Certvendor) Name() string { return "certvendor" }
 

@@ -154,6 +154,7 @@ var needs = map[string]Role{
 	"DELETE /v1/devices/{name}":    Admin,
 	"PUT /v1/packages/{name}":      Admin,
 	"POST /v1/certificates/revoke": Admin,
+	"POST /v1/profile":             Admin,
 	backupRoute:                    Admin,
 }
 
