@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/certvendor/certvendor/bench/system"
@@ -16,6 +17,7 @@ import (
 func profile(ctx context.Context, here, work string, args []string) error {
 	flags := flag.NewFlagSet("bench profile", flag.ContinueOnError)
 	out := flags.String("out", filepath.Join(here, "bin", "profiles"), "the directory for the profiles")
+	kinds := flags.String("kinds", "cpu,mutex,block,allocs", "which profiles")
 	lasts := flags.Duration("lasts", 5*time.Second, "how long each takes")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -36,7 +38,7 @@ func profile(ctx context.Context, here, work string, args []string) error {
 		return err
 	}
 	defer daemon.Close()
-	for _, kind := range []string{"cpu", "mutex", "block", "allocs"} {
+	for _, kind := range strings.Split(*kinds, ",") {
 		file := filepath.Join(*out, kind+".pprof")
 		if err := profileOne(ctx, daemon, kind, file, *lasts); err != nil {
 			return err

@@ -79,6 +79,9 @@ func (c *Certvendor) start() (err error) {
 	if c.process, err = start(c.dir, "certvendor", c.program, "serve"); err != nil {
 		return err
 	}
+	if err := c.process.listens("unix", filepath.Join(c.dir, "data", "control.sock")); err != nil {
+		return err
+	}
 	if err := c.process.listens("tcp", c.broker); err != nil {
 		return err
 	}
