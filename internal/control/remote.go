@@ -158,6 +158,7 @@ var needs = map[string]Role{
 	"POST /v1/ca/import":           Admin,
 	"POST /v1/ca/rotate":           Admin,
 	"POST /v1/ca/retire":           Admin,
+	"POST /v1/profile":             Admin,
 	backupRoute:                    Admin,
 }
 

@@ -38,6 +38,9 @@ type Server struct {
 	// adding lets one device after another have its first certificate, so
 	// that two who add the same device do not both find it without one.
 	adding sync.Mutex
+	// profiling lets one profile be taken at a time: what they switch on is the
+	// whole process's.
+	profiling sync.Mutex
 }
 
 // Open makes the socket, and listens on TCP where remote says so. Nobody is
@@ -165,6 +168,7 @@ func (s *Server) answers() map[string]answer {
 		"POST /v1/freeze":                 s.freeze,
 		"POST /v1/thaw":                   s.thaw,
 		"POST /v1/audit/verify":           s.verifyAudit,
+		"POST /v1/profile":                s.profile,
 
 		"POST /v1/campaigns/plan":          s.planCampaign,
 		"POST /v1/campaigns":               s.applyCampaign,
