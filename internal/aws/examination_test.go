@@ -28,7 +28,7 @@ func TestExamination(t *testing.T) {
 		clients := dialMoto(t, account, nil)
 		prepareAccount(t, account, clients, "given", "device")
 		config := testConfig(account, clients, clock.Now, t.TempDir())
-		config.Issuer = softwareCA(t, clock.Now)
+		config.Issuer = given(softwareCA(t, clock.Now))
 		return examined(t, config)
 	})
 }

@@ -29,12 +29,13 @@ type Config struct {
 	Packages     PackagesConfig
 	Job          JobSettings
 
-	// Issuer signs. Where ActsOutside says that what it does has an effect
-	// beyond its answer, every intention is durable before it is asked.
-	Issuer      vending.Issuer
+	// Issuer makes what signs, once the store is open. Where ActsOutside says
+	// that what it does has an effect beyond its answer, every intention is
+	// durable before it is asked.
+	Issuer      func(*store.Store) (vending.Issuer, error)
 	ActsOutside bool
 	Signs       func(context.Context) (until time.Time, err error) // optional
-	Bus         Bus
+	Bus         Carrier
 
 	Now func() time.Time
 	Log zerolog.Logger
@@ -42,15 +43,17 @@ type Config struct {
 	Committed func(took time.Duration, ops int)
 }
 
-// Bus is how this world hears its devices.
-type Bus interface {
+// Carrier is a Bus, or one like it: how this world hears its devices.
+type Carrier interface {
 	backend.Bus
-	// Start lets messages in. What it starts ends with Close.
+	// Start lets messages in. What it starts ends with Stop.
 	Start(context.Context) error
-	// Close lets no more in, and returns when those at work are done, or when
-	// the context ends.
-	Close(context.Context) error
+	// Stop lets no more in, and returns when those at work are done, or when
+	// the context ends. It does nothing to one that was not started.
+	Stop(context.Context) error
 }
+
+var _ Carrier = (*Bus)(nil)
 
 // World is a whole world in one account and region of AWS, with a store of its
 // own on this machine. It holds the exclusive right to its data directory from
@@ -64,6 +67,7 @@ type World struct {
 	group     *Group
 	jobs      *Jobs
 	packages  *Packages
+	issuer    vending.Issuer
 
 	stop    context.CancelFunc
 	running sync.WaitGroup
@@ -94,6 +98,9 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 	}
 	names, err := w.whose(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if w.issuer, err = config.Issuer(w.store); err != nil {
 		return nil, err
 	}
 	w.join(names)
@@ -174,7 +181,7 @@ func (w *World) Backend() backend.Backend {
 		Revoker: Revoker{w.store.Certificates(), w.inventory},
 		Journal: Journal{w.store.Journal(), w.inventory}, Rotations: w.store.Journal(), Brakes: w.store.Brakes(),
 		Group: w.group, Jobs: w.jobs,
-		Issuer: w.config.Issuer, Packages: w.packages, Bus: w.config.Bus, Signs: w.config.Signs,
+		Issuer: w.issuer, Packages: w.packages, Bus: w.config.Bus, Signs: w.config.Signs,
 	}
 }
 
@@ -208,7 +215,7 @@ func (w *World) settleForever(ctx context.Context) {
 func (w *World) Failed() <-chan error { return w.failed }
 
 // Drain lets nobody in any more and lets requests finish, until ctx ends.
-func (w *World) Drain(ctx context.Context) error { return w.config.Bus.Close(ctx) }
+func (w *World) Drain(ctx context.Context) error { return w.config.Bus.Stop(ctx) }
 
 // Close ends everything, and gives the data directory back. Drain comes first
 // if requests shall finish.
@@ -218,6 +225,11 @@ func (w *World) Close() error {
 		w.stop()
 	}
 	w.running.Wait()
+	if w.config.Bus != nil {
+		now, cancel := context.WithCancel(context.Background()) // no time left to drain
+		cancel()
+		_ = w.config.Bus.Stop(now) // what it leaves at work is cut off
+	}
 	if w.store != nil {
 		errs = append(errs, w.store.Close())
 	}

@@ -19,6 +19,8 @@ import (
 
 	"github.com/certvendor/certvendor/certificate/issuing"
 	"github.com/certvendor/certvendor/internal/backend"
+	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/vending"
 )
 
 // testBus is a bus on which nobody speaks.
@@ -27,7 +29,7 @@ type testBus struct{}
 func (testBus) Publish(context.Context, string, []byte) error { return nil }
 func (testBus) Subscribe(backend.Receiver)                    {}
 func (testBus) Start(context.Context) error                   { return nil }
-func (testBus) Close(context.Context) error                   { return nil }
+func (testBus) Stop(context.Context) error                    { return nil }
 
 // softwareCA returns an authority whose key is in this process.
 func softwareCA(t *testing.T, now func() time.Time) *issuing.Authority {
@@ -104,4 +106,9 @@ func openWorld(t *testing.T, config Config) *World {
 		}
 	})
 	return w
+}
+
+// given has a world sign with what a test has made.
+func given(issuer vending.Issuer) func(*store.Store) (vending.Issuer, error) {
+	return func(*store.Store) (vending.Issuer, error) { return issuer, nil }
 }
