@@ -53,6 +53,10 @@ type Holding struct {
 	Shared    bool      // another device holds it too
 }
 
+// IsGiven reports whether a person gave the certificate to the device: nothing
+// was vended over the wire.
+func (h Holding) IsGiven() bool { return h.Kind != Rotated && h.Kind != Packaged }
+
 // Mode says what becomes of a certificate that a rotation replaced.
 type Mode string
 

@@ -20,6 +20,7 @@ import (
 type cli struct {
 	config string // --config
 	socket string // --socket
+	server remote // --server and what goes with it
 	json   bool   // --json
 	out    io.Writer
 	errs   io.Writer
@@ -64,6 +65,7 @@ func (c *cli) root() *cobra.Command {
 	saysWhatToGive(root)
 	root.PersistentFlags().StringVar(&c.config, "config", "config.yaml", "the configuration, which names the daemon's socket")
 	root.PersistentFlags().StringVar(&c.socket, "socket", "", "the daemon's socket, instead of the one in --config")
+	c.server.flags(root.PersistentFlags())
 	root.PersistentFlags().BoolVar(&c.json, "json", false, "print JSON")
 	return root
 }
@@ -73,7 +75,12 @@ func (c *cli) load() (config.Config, error) { return config.Load(c.config, os.En
 
 // dial returns the way to the daemon.
 func (c *cli) dial() (*control.Client, error) {
-	if c.socket != "" {
+	switch {
+	case c.server.address != "" && c.socket != "":
+		return nil, errors.New("--server and --socket: name one of them")
+	case c.server.address != "":
+		return c.server.dial()
+	case c.socket != "":
 		return control.Dial(c.socket), nil
 	}
 	cfg, err := c.load()

@@ -11,10 +11,15 @@ import (
 	"github.com/certvendor/certvendor/vending"
 )
 
-// openControl makes the operator's socket.
-func (a *App) openControl(ctx context.Context) (err error) {
+// openControl makes the operator's socket, and listens for operators over TCP
+// where that is wanted.
+func (a *App) openControl(ctx context.Context) error {
 	socket := control.Socket{Path: a.config.Control.Socket, Group: a.config.Control.Group}
-	if a.control, err = control.Open(ctx, socket, a.ports()); err != nil {
+	remote, err := a.remote()
+	if err != nil {
+		return err
+	}
+	if a.control, err = control.Open(ctx, socket, remote, a.ports()); err != nil {
 		return err
 	}
 	a.onStop("control socket", a.control.Shutdown)

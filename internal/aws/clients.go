@@ -1,9 +1,11 @@
 package aws
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
+	"time"
 
 	awssdk "github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
@@ -15,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/aws/smithy-go/middleware"
 )
 
 // Account says which account and region to work in, and as whom.
@@ -28,11 +31,18 @@ type Account struct {
 	// Endpoint takes the place of every service's own, for a double of AWS.
 	Endpoint string
 
-	// HTTP carries the calls, where given; the SDK's own client otherwise.
+	// HTTP carries the calls of the clients, where given; the SDK's own
+	// otherwise, which heeds AWS_CA_BUNDLE.
 	HTTP *http.Client
 
 	// Credentials are used as they are, where given; the SDK's chain otherwise.
 	Credentials awssdk.CredentialsProvider
+
+	// Quotas pace every call.
+	Quotas *Quotas
+
+	// Backoff is the longest pause between the attempts of a call. Default 2s.
+	Backoff time.Duration
 }
 
 // Clients are one account's services. They are safe for use by many goroutines,
@@ -44,6 +54,10 @@ type Clients struct {
 	KMS *kms.Client
 	PCA *acmpca.Client
 	STS *sts.Client
+
+	// Quotas pace and count every call of these clients, and of those that are
+	// made from Config.
+	Quotas *Quotas
 
 	// Config is what the clients were made from, for a client of another
 	// region or role.
@@ -60,6 +74,9 @@ func Dial(ctx context.Context, account Account) (*Clients, error) {
 	if loaded.Region == "" {
 		return nil, fmt.Errorf("no AWS region: set aws.region or AWS_REGION")
 	}
+	if account.HTTP != nil {
+		loaded.HTTPClient = account.HTTP
+	}
 	if account.Endpoint != "" {
 		loaded.BaseEndpoint = &account.Endpoint
 	}
@@ -67,19 +84,21 @@ func Dial(ctx context.Context, account Account) (*Clients, error) {
 		assumed := stscreds.NewAssumeRoleProvider(sts.NewFromConfig(loaded), account.Role)
 		loaded.Credentials = awssdk.NewCredentialsCache(assumed)
 	}
-	return clients(loaded, account.Endpoint != ""), nil
+	made := clients(loaded, account.Endpoint != "")
+	made.Quotas = account.Quotas
+	return made, nil
 }
 
 func (a Account) options() []func(*config.LoadOptions) error {
-	options := []func(*config.LoadOptions) error{config.WithRetryer(retryer)}
+	options := []func(*config.LoadOptions) error{
+		config.WithRetryer(a.retryer),
+		config.WithAPIOptions([]func(*middleware.Stack) error{a.Quotas.join}),
+	}
 	if a.Region != "" {
 		options = append(options, config.WithRegion(a.Region))
 	}
 	if a.Profile != "" {
 		options = append(options, config.WithSharedConfigProfile(a.Profile))
-	}
-	if a.HTTP != nil {
-		options = append(options, config.WithHTTPClient(a.HTTP))
 	}
 	if a.Credentials != nil {
 		options = append(options, config.WithCredentialsProvider(a.Credentials))
@@ -102,10 +121,21 @@ func clients(c awssdk.Config, double bool) *Clients {
 	}
 }
 
-// retryer is the SDK's own, with one attempt more: the calls of a rotation are
-// few and each is dear to repeat from the start.
-func retryer() awssdk.Retryer {
+// attempts is how often a call is made: once more than the SDK would, since
+// the calls of a rotation are few and each is dear to repeat from the start.
+const attempts = 4
+
+// retryer is the SDK's own, but for a limit of how many of something there may
+// be, which no repetition gets past.
+func (a Account) retryer() awssdk.Retryer {
+	hard := retry.IsErrorRetryableFunc(func(err error) awssdk.Ternary {
+		if codeOf(err) == limitExceeded {
+			return awssdk.FalseTernary
+		}
+		return awssdk.UnknownTernary
+	})
 	return retry.NewStandard(func(o *retry.StandardOptions) {
-		o.MaxAttempts = 4
+		o.MaxAttempts, o.MaxBackoff = attempts, cmp.Or(a.Backoff, 2*time.Second)
+		o.Retryables = append([]retry.IsErrorRetryable{hard}, o.Retryables...)
 	})
 }

@@ -1,7 +1,8 @@
 // Package control is the operator's API: HTTP and JSON over a Unix socket,
 // with the server that the daemon runs and the client that the CLI uses. Who
 // may use it is a matter of the socket's permissions; who did is asked of the
-// kernel and goes into the audit.
+// kernel and goes into the audit. remote.go is the same over TCP, where the
+// certificate says who it is, and a role what that one may do.
 //
 // Read Ports for what the server stands on, views.go for what goes over the
 // socket, server.go for how a request becomes an answer, then one file for

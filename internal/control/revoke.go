@@ -126,7 +126,7 @@ func (s *Server) planDevice(ctx context.Context, plan []Revocation, id registry.
 		plan[i].Bricks = append(plan[i].Bricks, string(id))
 		slices.Sort(plan[i].Bricks)
 		if !named {
-			plan[i].Error = fmt.Sprintf("certificate %.12s: device %s would have no working certificate left: `--brick %s` revokes it all the same",
+			plan[i].Error = fmt.Sprintf("certificate %.12s: device %s may be left without a working certificate: `--brick %s` revokes it all the same",
 				plan[i].ID, id, id)
 		}
 	}

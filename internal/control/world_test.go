@@ -33,6 +33,7 @@ type world struct {
 	ctx    context.Context
 	store  *store.Store
 	server *Server
+	remote Remote
 	ca     *x509.Certificate
 	caKey  *ecdsa.PrivateKey
 	files  *files
@@ -57,7 +58,7 @@ func open(t *testing.T, change ...func(*Ports)) *world {
 	path := filepath.Join(socketDir(t), "s")
 	_, err = w.store.Jobs().Ensure(w.ctx, ports.Job)
 	w.must(err)
-	w.server, err = Open(w.ctx, Socket{Path: path}, ports)
+	w.server, err = Open(w.ctx, Socket{Path: path}, w.remote, ports)
 	w.must(err)
 	served := make(chan error, 1)
 	go func() { served <- w.server.Serve() }()

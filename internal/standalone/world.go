@@ -62,7 +62,7 @@ type JobPace struct {
 // directory from Open to Close.
 type World struct {
 	config   Config
-	lock     *Lock
+	lock     *store.Lock
 	ca       *CA
 	store    *store.Store
 	broker   *Broker
@@ -110,6 +110,9 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 		return nil, err
 	}
 	if err := w.listen(); err != nil {
+		return nil, err
+	}
+	if err := w.packages.discardOrphans(ctx, w.store.Packages()); err != nil {
 		return nil, err
 	}
 	return w, nil
