@@ -47,7 +47,7 @@ func (b Backoff) after(failures int) time.Duration {
 
 // line keeps one connection up.
 type line struct {
-	bus      *Bus
+	bus      *MQTTBus
 	name     string // what it does, for people
 	clientID string
 	clean    bool // nothing is kept for it while it is away

@@ -79,7 +79,7 @@ func dropOf(err error) Drop {
 func TestEnvelopesThatAreDropped(t *testing.T) {
 	now := time.Now()
 	e := newEngine(t)
-	config := BusConfig{Topics: protocol.DefaultTopics(), Keys: []RuleKey{NewRuleKey(), e.key}, Inbox: Inbox, Now: func() time.Time { return now }}
+	config := MQTTConfig{Topics: protocol.DefaultTopics(), Keys: []RuleKey{NewRuleKey(), e.key}, Inbox: Inbox, Now: func() time.Time { return now }}
 	at := func(age time.Duration) string {
 		_, text := e.envelope("pump-7", protocol.Get, "{}", now.Add(-age))
 		return text
@@ -137,7 +137,7 @@ func resealed(t *testing.T, key RuleKey, text, member, value string) string {
 func TestEveryMemberIsSealed(t *testing.T) {
 	now := time.Now()
 	e := newEngine(t)
-	config := BusConfig{Topics: protocol.DefaultTopics(), Keys: []RuleKey{e.key}, Inbox: Inbox, Now: func() time.Time { return now }}
+	config := MQTTConfig{Topics: protocol.DefaultTopics(), Keys: []RuleKey{e.key}, Inbox: Inbox, Now: func() time.Time { return now }}
 	topic, sound := e.envelope("pump-7", protocol.Get, "{}", now)
 	members := decoded(t, sound)
 	names := slices.Sorted(maps.Keys(members))
@@ -191,8 +191,8 @@ func TestPrincipalThatIsNoCertificate(t *testing.T) {
 	}
 }
 
-func byRule(e *engine) func(*BusConfig) {
-	return func(c *BusConfig) { c.Identity, c.Keys = ByRule, []RuleKey{e.key} }
+func byRule(e *engine) func(*MQTTConfig) {
+	return func(c *MQTTConfig) { c.Identity, c.Keys = ByRule, []RuleKey{e.key} }
 }
 
 func TestRequestByRule(t *testing.T) {
@@ -239,7 +239,7 @@ func TestOneEffectWhenConnectionsAreCut(t *testing.T) {
 	soon(t, "it came again", func() bool { r.bus.mu.Lock(); defer r.bus.mu.Unlock(); return r.bus.atWork == 2 })
 	close(r.ends.gate)
 	soon(t, "it is known for a repeated one", func() bool { return r.bus.Stats().Dropped[DropRepeated] == 1 })
-	if err := r.bus.Stop(t.Context()); err != nil {
+	if err := r.bus.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	r.start()
@@ -285,7 +285,7 @@ func TestTracesAreForgotten(t *testing.T) {
 
 func FuzzEnvelope(f *testing.F) {
 	key := NewRuleKey()
-	config := BusConfig{Topics: protocol.DefaultTopics(), Keys: []RuleKey{key}, Inbox: Inbox, Now: time.Now}
+	config := MQTTConfig{Topics: protocol.DefaultTopics(), Keys: []RuleKey{key}, Inbox: Inbox, Now: time.Now}
 	f.Add(Inbox+"/pump-7/get", []byte(`{"thing":"pump-7","action":"get","traceId":"x","ts":1,"mac":"","payloadB64":""}`))
 	f.Add("", []byte(nil))
 	f.Fuzz(func(t *testing.T, topic string, text []byte) {
