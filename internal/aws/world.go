@@ -35,7 +35,7 @@ type Config struct {
 	Issuer      func(*store.Store) (vending.Issuer, error)
 	ActsOutside bool
 	Signs       func(context.Context) (until time.Time, err error) // optional
-	Bus         Carrier
+	Bus         Transport                                          // a Bus is one
 
 	Now func() time.Time
 	Log zerolog.Logger
@@ -43,17 +43,17 @@ type Config struct {
 	Committed func(took time.Duration, ops int)
 }
 
-// Carrier is a Bus, or one like it: how this world hears its devices.
-type Carrier interface {
+// Transport is how this world hears its devices.
+type Transport interface {
 	backend.Bus
 	// Start lets messages in. What it starts ends with Stop.
 	Start(context.Context) error
 	// Stop lets no more in, and returns when those at work are done, or when
-	// the context ends. It does nothing to one that was not started.
+	// the context ends. Repeatable.
 	Stop(context.Context) error
 }
 
-var _ Carrier = (*Bus)(nil)
+var _ Transport = (*Bus)(nil)
 
 // World is a whole world in one account and region of AWS, with a store of its
 // own on this machine. It holds the exclusive right to its data directory from
