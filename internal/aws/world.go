@@ -35,7 +35,7 @@ type Config struct {
 	Issuer      func(*store.Store) (vending.Issuer, error)
 	ActsOutside bool
 	Signs       func(context.Context) (until time.Time, err error) // optional
-	Bus         Transport                                          // a Bus is one
+	Bus         Transport                                          // an MQTTBus is one
 
 	Now func() time.Time
 	Log zerolog.Logger
@@ -46,14 +46,14 @@ type Config struct {
 // Transport is how this world hears its devices.
 type Transport interface {
 	backend.Bus
-	// Start lets messages in. What it starts ends with Stop.
+	// Start lets messages in. What it starts ends with Close.
 	Start(context.Context) error
-	// Stop lets no more in, and returns when those at work are done, or when
+	// Close lets no more in, and returns when those at work are done, or when
 	// the context ends. Repeatable.
-	Stop(context.Context) error
+	Close(context.Context) error
 }
 
-var _ Transport = (*Bus)(nil)
+var _ Transport = (*MQTTBus)(nil)
 
 // World is a whole world in one account and region of AWS, with a store of its
 // own on this machine. It holds the exclusive right to its data directory from
@@ -215,7 +215,7 @@ func (w *World) settleForever(ctx context.Context) {
 func (w *World) Failed() <-chan error { return w.failed }
 
 // Drain lets nobody in any more and lets requests finish, until ctx ends.
-func (w *World) Drain(ctx context.Context) error { return w.config.Bus.Stop(ctx) }
+func (w *World) Drain(ctx context.Context) error { return w.config.Bus.Close(ctx) }
 
 // Close ends everything, and gives the data directory back. Drain comes first
 // if requests shall finish.
@@ -228,7 +228,7 @@ func (w *World) Close() error {
 	if w.config.Bus != nil {
 		now, cancel := context.WithCancel(context.Background()) // no time left to drain
 		cancel()
-		_ = w.config.Bus.Stop(now) // what it leaves at work is cut off
+		_ = w.config.Bus.Close(now) // what it leaves at work is cut off
 	}
 	if w.store != nil {
 		errs = append(errs, w.store.Close())

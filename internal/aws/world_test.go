@@ -29,7 +29,7 @@ type testBus struct{}
 func (testBus) Publish(context.Context, string, []byte) error { return nil }
 func (testBus) Subscribe(backend.Receiver)                    {}
 func (testBus) Start(context.Context) error                   { return nil }
-func (testBus) Stop(context.Context) error                    { return nil }
+func (testBus) Close(context.Context) error                   { return nil }
 
 // softwareCA returns an authority whose key is in this process.
 func softwareCA(t *testing.T, now func() time.Time) *issuing.Authority {
