@@ -21,17 +21,20 @@ type Candidate struct {
 	Active     []Active          // its ACTIVE certificates
 	Open       rotation.State    // of its open rotation; empty: none
 	Grouped    bool              // it is in the rotation group already
-	Campaign   string            // that has not ended, and that it is in
+	Campaign   string            // that has not ended, and that it is in; AutoName only once it was let in
+	Waits      bool              // it is in AutoName, and was not let in yet
+	Began      time.Time         // when Open was vended, or opened
 }
 
 // Active is an ACTIVE certificate of a candidate.
 type Active struct {
-	ID       certificate.ID
-	Issuer   string
-	KeyType  string
-	NotAfter time.Time
-	Seen     time.Time
-	Shared   bool
+	ID        certificate.ID
+	Issuer    string
+	KeyType   string
+	NotBefore time.Time
+	NotAfter  time.Time
+	Seen      time.Time
+	Shared    bool
 }
 
 // current returns the certificate that the device uses, as far as anybody

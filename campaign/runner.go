@@ -30,6 +30,9 @@ type Ports struct {
 	// durable.
 	Told func(Campaign)
 	Now  func() time.Time
+	// Renewal says who enters the campaign of due certificates; nil: nobody does.
+	Renewal  *Renewal
+	Entrance Entrance // with Renewal
 }
 
 // Runner carries out campaigns, a round at a time. Refused is safe for
@@ -38,6 +41,10 @@ type Runner struct {
 	Ports
 	paces map[string]*allowance
 	holds map[string]string
+
+	looks     time.Time // when certificates that have come due are looked for next
+	restUntil time.Time // AutoName holds
+	restWhy   string
 
 	mu      sync.Mutex
 	refused map[registry.DeviceID]string // since the last round
@@ -86,12 +93,15 @@ func (r *Runner) Holding(name string) string {
 // Round looks at every campaign that has not ended and does what is due. A
 // failure of one leaves the others alone; the error joins all.
 func (r *Runner) Round(ctx context.Context) error {
+	var errs []error
+	if err := r.enterDue(ctx); err != nil {
+		errs = append(errs, fmt.Errorf("look for certificates that have come due: %w", err))
+	}
 	campaigns, err := r.Store.Running(ctx)
 	if err != nil {
-		return fmt.Errorf("campaigns: %w", err)
+		return errors.Join(append(errs, fmt.Errorf("campaigns: %w", err))...)
 	}
 	refused, fault := r.news()
-	var errs []error
 	for _, c := range campaigns {
 		if err := r.round(ctx, c, refused, fault); err != nil {
 			errs = append(errs, fmt.Errorf("campaign %s: %w", c.Name, err))
@@ -119,6 +129,9 @@ func (r *Runner) round(ctx context.Context, c Campaign, refused map[registry.Dev
 	if err != nil {
 		return err
 	}
+	if c.IsAuto() {
+		return r.roundAuto(ctx, c, inFlight, fault, now)
+	}
 	next := r.decide(c, o, fault, now)
 	if next.State != c.State || next.Wave != c.Wave {
 		return r.turn(ctx, c, next)
@@ -144,11 +157,14 @@ func (r *Runner) judge(ctx context.Context, c Campaign, refused map[registry.Dev
 			if said := refused[s.Device]; said != "" && standing == Added {
 				standing, why = Failed, "its request was refused: "+said
 			}
+			if r.isOver(c, s.Member, now) && standing == Added {
+				standing, why = Late, "not heard of before its certificate ended"
+			}
 			if standing != s.Standing {
 				s.Standing, s.Why, s.Since = standing, why, now
 				changed = append(changed, s.Member)
 			}
-			if standing == Failed || standing == Skipped { // it is asked no more; what it was vended stays valid
+			if standing == Failed || standing == Skipped || standing == Late { // it is asked no more; what it was vended stays valid
 				if err := r.Group.Remove(ctx, s.Device, time.Time{}); err != nil {
 					return o, 0, err
 				}
@@ -234,6 +250,10 @@ func (r *Runner) turn(ctx context.Context, c, next Campaign) error {
 // nothing: nothing new is begun for it. What is vended stays valid. Members
 // that were not heard of are late from then on. Idempotent.
 func (r *Runner) Withdraw(ctx context.Context, c Campaign) error {
+	return r.withdraw(ctx, c, Late, "not heard of before the campaign ended")
+}
+
+func (r *Runner) withdraw(ctx context.Context, c Campaign, standing Standing, why string) error {
 	for after := -1; ; {
 		seen, err := r.Roll.InProgress(ctx, c.Name, after, page)
 		if err != nil {
@@ -247,7 +267,7 @@ func (r *Runner) Withdraw(ctx context.Context, c Campaign) error {
 			if err := r.Group.Remove(ctx, s.Device, time.Time{}); err != nil {
 				return err
 			}
-			s.Standing, s.Why, s.Since = Late, "not heard of before the campaign ended", r.Now()
+			s.Standing, s.Why, s.Since = standing, why, r.Now()
 			late = append(late, s.Member)
 		}
 		if len(late) > 0 {
@@ -271,6 +291,9 @@ func (r *Runner) letIn(ctx context.Context, c Campaign, inFlight int, now time.T
 	}
 	if hold == "" && zones != nil && len(zones) == 0 {
 		hold = "no window is open"
+	}
+	if hold == "" && c.IsAuto() && now.Before(r.restUntil) {
+		hold = r.restWhy
 	}
 	r.hold(c.Name, hold)
 	pace := r.pace(c, now)

@@ -29,12 +29,13 @@ type Config struct {
 	Packages     PackagesConfig
 	Job          JobSettings
 
-	// Issuer signs. Where ActsOutside says that what it does has an effect
-	// beyond its answer, every intention is durable before it is asked.
-	Issuer      vending.Issuer
+	// Issuer makes what signs, once the store is open. Where ActsOutside says
+	// that what it does has an effect beyond its answer, every intention is
+	// durable before it is asked.
+	Issuer      func(*store.Store) (vending.Issuer, error)
 	ActsOutside bool
 	Signs       func(context.Context) (until time.Time, err error) // optional
-	Bus         Bus
+	Bus         Transport                                          // an MQTTBus is one
 
 	Now func() time.Time
 	Log zerolog.Logger
@@ -42,15 +43,17 @@ type Config struct {
 	Committed func(took time.Duration, ops int)
 }
 
-// Bus is how this world hears its devices.
-type Bus interface {
+// Transport is how this world hears its devices.
+type Transport interface {
 	backend.Bus
 	// Start lets messages in. What it starts ends with Close.
 	Start(context.Context) error
 	// Close lets no more in, and returns when those at work are done, or when
-	// the context ends.
+	// the context ends. Repeatable.
 	Close(context.Context) error
 }
+
+var _ Transport = (*MQTTBus)(nil)
 
 // World is a whole world in one account and region of AWS, with a store of its
 // own on this machine. It holds the exclusive right to its data directory from
@@ -64,6 +67,7 @@ type World struct {
 	group     *Group
 	jobs      *Jobs
 	packages  *Packages
+	issuer    vending.Issuer
 
 	stop    context.CancelFunc
 	running sync.WaitGroup
@@ -94,6 +98,9 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 	}
 	names, err := w.whose(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if w.issuer, err = config.Issuer(w.store); err != nil {
 		return nil, err
 	}
 	w.join(names)
@@ -174,7 +181,7 @@ func (w *World) Backend() backend.Backend {
 		Revoker: Revoker{w.store.Certificates(), w.inventory},
 		Journal: Journal{w.store.Journal(), w.inventory}, Rotations: w.store.Journal(), Brakes: w.store.Brakes(),
 		Group: w.group, Jobs: w.jobs,
-		Issuer: w.config.Issuer, Packages: w.packages, Bus: w.config.Bus, Signs: w.config.Signs,
+		Issuer: w.issuer, Packages: w.packages, Bus: w.config.Bus, Signs: w.config.Signs,
 	}
 }
 
@@ -218,6 +225,11 @@ func (w *World) Close() error {
 		w.stop()
 	}
 	w.running.Wait()
+	if w.config.Bus != nil {
+		now, cancel := context.WithCancel(context.Background()) // no time left to drain
+		cancel()
+		_ = w.config.Bus.Close(now) // what it leaves at work is cut off
+	}
 	if w.store != nil {
 		errs = append(errs, w.store.Close())
 	}

@@ -19,6 +19,8 @@ import (
 
 	"github.com/certvendor/certvendor/certificate/issuing"
 	"github.com/certvendor/certvendor/internal/backend"
+	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/vending"
 )
 
 // testBus is a bus on which nobody speaks.
@@ -104,4 +106,9 @@ func openWorld(t *testing.T, config Config) *World {
 		}
 	})
 	return w
+}
+
+// given has a world sign with what a test has made.
+func given(issuer vending.Issuer) func(*store.Store) (vending.Issuer, error) {
+	return func(*store.Store) (vending.Issuer, error) { return issuer, nil }
 }

@@ -9,6 +9,7 @@ package config
 import (
 	"time"
 
+	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/rotation"
@@ -22,9 +23,9 @@ import (
 // relative to the file. Every key can be overridden by an environment
 // variable: rotation.grace by CERTVENDOR_ROTATION_GRACE.
 type Config struct {
-	// Backend is the world certvendor works in. Default standalone: a broker,
-	// a store, a CA and package files of its own. It is the only one this
-	// version knows.
+	// Backend is the world certvendor works in: standalone (default: a broker,
+	// a store, a CA and package files of its own) or aws (things of AWS IoT
+	// Core, see AWS).
 	Backend Backend `yaml:"backend"`
 	// Control is the operator's socket.
 	Control Control `yaml:"control"`
@@ -50,6 +51,8 @@ type Config struct {
 	CA CA `yaml:"ca"`
 	// Standalone is the world on one's own machines.
 	Standalone Standalone `yaml:"standalone"`
+	// AWS is the world of one account and region of AWS; only for backend aws.
+	AWS AWS `yaml:"aws"`
 	// Log is what the daemon writes to its standard error.
 	Log Log `yaml:"log"`
 }
@@ -57,8 +60,11 @@ type Config struct {
 // Backend names a world.
 type Backend string
 
-// StandaloneBackend is the world that runs on machines of one's own.
-const StandaloneBackend Backend = "standalone"
+// The worlds.
+const (
+	StandaloneBackend Backend = "standalone" // machines of one's own
+	AWSBackend        Backend = "aws"        // AWS IoT Core
+)
 
 // Control is the operator's socket.
 type Control struct {
@@ -262,6 +268,49 @@ type Rotation struct {
 	Keep time.Duration `yaml:"keep"`
 	// SweepEvery is the pause between two looks at what is due. Default 1m.
 	SweepEvery time.Duration `yaml:"sweep_every"`
+	// Auto rotates devices as their certificates come due.
+	Auto Auto `yaml:"auto"`
+}
+
+// Auto has devices enter the campaign "auto" as their certificates come due,
+// each at a moment of its own, so that what ends on one day is not replaced on
+// one day. An operator sees, pauses and resumes it as any campaign.
+type Auto struct {
+	// Enabled switches it on. Default false.
+	Enabled bool `yaml:"enabled"`
+	// Before is how long before its end a certificate comes due: a time such as
+	// 30d, or a part of its lifetime such as 25%; never more than half of its
+	// lifetime. Devices enter within the first half of it. Optional: a third of
+	// the lifetime, and at least 30 days where that is at most half of it.
+	Before Before `yaml:"before"`
+	// Except lists attributes, name=value: devices with one of them never enter.
+	// Optional.
+	Except []string `yaml:"except"`
+	// Campaign says how fast they are let in, and when it stops.
+	Campaign AutoCampaign `yaml:"campaign"`
+}
+
+// AutoCampaign is what a campaign's file says, as far as it makes sense for one
+// that has no list of devices and no end.
+type AutoCampaign struct {
+	// PerMinute is how many devices are let in per minute, 1 to 1,000,000.
+	// Default 60.
+	PerMinute int `yaml:"per_minute"`
+	// MaxInFlight is how many of them may be at work at a time. Default 250.
+	MaxInFlight int `yaml:"max_in_flight"`
+	// Soak is for how long after its proof a device fails if it goes back.
+	// Default 0s.
+	Soak time.Duration `yaml:"soak"`
+	// VerifyWithin is how long a device may take from the vend to the proof.
+	// Default 1h.
+	VerifyWithin time.Duration `yaml:"verify_within"`
+	// Abort says when it stops, until an operator resumes it: when at least
+	// AtLeast devices failed, and at least that share, of the latest 1,000 that
+	// came to their end within a week. Default 5%, 3.
+	Abort campaign.Abort `yaml:"abort"`
+	// Window is the time of the day in which devices are let in, by their own
+	// clocks; Zone names an attribute. Default: always.
+	Window campaign.Window `yaml:"window"`
 }
 
 // Job is the job that tells devices to rotate.
@@ -377,8 +426,13 @@ func Default() Config {
 			Group: "cdfRotateCertificates", Previous: certificate.Deactivate, Retire: rotation.Replaced,
 			Grace: 168 * time.Hour, TTL: 720 * time.Hour, Settle: 15 * time.Minute, Recent: 24 * time.Hour,
 			PerMinute: 120, MaxInFlight: 500, Keep: 8760 * time.Hour, SweepEvery: time.Minute,
+			Auto: Auto{Except: []string{}, Campaign: AutoCampaign{
+				PerMinute: 60, MaxInFlight: 250, VerifyWithin: time.Hour,
+				Abort: campaign.Abort{Failed: campaign.Share{Percent: 5}, AtLeast: 3},
+			}},
 		},
 		Job: Job{InProgressTimeout: 24 * time.Hour},
+		AWS: defaultAWS(),
 		Standalone: Standalone{
 			Data: "data", Names: []string{"localhost", "127.0.0.1", "::1"}, ClientCA: []string{},
 			Broker: Broker{

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/rotation"
@@ -24,7 +25,7 @@ const maxSocketPath = 107
 // key. It looks at nothing outside the configuration.
 func (c Config) Validate() error {
 	var p problems
-	p.oneOf("backend", string(c.Backend), string(StandaloneBackend))
+	p.oneOf("backend", string(c.Backend), string(StandaloneBackend), string(AWSBackend))
 	p.check("control.socket", c.Control.Socket != "", "must be set")
 	p.check("control.socket", len(c.Control.Socket) <= maxSocketPath,
 		"%s: longer than the %d characters of a Unix socket's path", c.Control.Socket, maxSocketPath)
@@ -39,6 +40,7 @@ func (c Config) Validate() error {
 	c.validateVending(&p)
 	c.validateRotation(&p)
 	c.validateStandalone(&p)
+	c.validateAWS(&p)
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	return errors.Join(p...)
 }
@@ -97,6 +99,32 @@ func (c Config) validateRotation(p *problems) {
 	p.check("rotation.keep", r.Keep == 0 || r.Keep >= minKeep && r.Keep >= c.Vending.NewKeys.Per,
 		"must be 0s, which keeps all, or at least %s and the time of vending.new_keys, which counts rotations", minKeep)
 	p.check("rotation.sweep_every", r.SweepEvery >= 10*time.Millisecond, "must be at least 10ms")
+	c.validateAuto(p)
+}
+
+func (c Config) validateAuto(p *problems) {
+	a := c.Rotation.Auto
+	p.check("rotation.auto.before", a.Before.Time <= c.Vending.Validity/2,
+		"must be at most half of vending.validity, or a new certificate would be due at once")
+	for _, pair := range a.Except {
+		name, _, ok := strings.Cut(pair, "=")
+		p.check("rotation.auto.except", ok && name != "", "%.80q must be name=value", pair)
+	}
+	if err := c.AutoSpec().Validate(); err != nil {
+		p.add(fmt.Errorf("rotation.auto.campaign.%w", err))
+	}
+}
+
+// AutoSpec returns the spec of the campaign that devices enter as their
+// certificates come due.
+func (c Config) AutoSpec() campaign.Spec {
+	a := c.Rotation.Auto.Campaign
+	return campaign.Spec{
+		Name: campaign.AutoName, Choose: campaign.Choice{All: true, Order: campaign.ByExpiry},
+		Waves: []campaign.Share{{Percent: 100}}, Gates: campaign.Auto,
+		PerMinute: a.PerMinute, MaxInFlight: a.MaxInFlight, Soak: a.Soak, VerifyWithin: a.VerifyWithin,
+		Abort: a.Abort, Window: a.Window,
+	}
 }
 
 func (c Config) validateStandalone(p *problems) {

@@ -139,7 +139,8 @@ func (s *Server) status(r *http.Request) (any, error) {
 	if err := s.Ready(ctx); err != nil {
 		status.NotReady = err.Error()
 	}
-	return status, nil
+	status.Auto, err = s.autoView(ctx)
+	return status, err
 }
 
 func (s *Server) countMembers(ctx context.Context) (int, error) {

@@ -3,10 +3,13 @@ package store
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/registry"
+	"github.com/certvendor/certvendor/rotation"
 )
 
 // candidatesAtOnce is how many devices one read looks at.
@@ -33,12 +36,14 @@ func (h Campaigns) Candidates(ctx context.Context, attributes []string, look fun
 func (h Campaigns) candidates(ctx context.Context, after registry.DeviceID, attributes []string) (page []campaign.Candidate, err error) {
 	err = h.s.view(ctx, func(q querier) (err error) {
 		page, err = collect(q, scanCandidate, `SELECT d.id, d.blocked,
-			coalesce((SELECT r.state FROM rotations r INDEXED BY rotations_open WHERE r.device = d.id
+			coalesce((SELECT r.state || ' ' || max(r.vended_at, r.opened) FROM rotations r INDEXED BY rotations_open WHERE r.device = d.id
 				AND r.state IN ('intended', 'issued', 'vended', 'acknowledged', 'proven')), ''),
 			EXISTS (SELECT 1 FROM members g WHERE g.device = d.id),
 			coalesce((SELECT c.name FROM campaign_members m JOIN campaigns c ON c.name = m.campaign
 				WHERE m.device = d.id AND c.state NOT IN ('aborted', 'canceled', 'finished')
-				AND m.standing IN ('pending', 'added', 'vended', 'proven')), '')
+				AND m.standing IN ('pending', 'added', 'vended', 'proven')
+				AND NOT (c.name = 'auto' AND m.standing = 'pending')), ''),
+			EXISTS (SELECT 1 FROM campaign_members m WHERE m.device = d.id AND m.campaign = 'auto' AND m.standing = 'pending')
 			FROM devices d WHERE d.id > ? ORDER BY d.id`+atMost, after, candidatesAtOnce)
 		if err != nil || len(page) == 0 {
 			return err
@@ -63,13 +68,19 @@ func (h Campaigns) candidates(ctx context.Context, after registry.DeviceID, attr
 
 func scanCandidate(row scanner) (c campaign.Candidate, err error) {
 	c.Attributes = map[string]string{}
-	err = row.Scan(&c.Device, &c.Blocked, &c.Open, &c.Grouped, &c.Campaign)
+	var open string
+	if err := row.Scan(&c.Device, &c.Blocked, &open, &c.Grouped, &c.Campaign, &c.Waits); err != nil || open == "" {
+		return c, err
+	}
+	state, since, _ := strings.Cut(open, " ")
+	began, err := strconv.ParseInt(since, 10, 64)
+	c.Open, c.Began = rotation.State(state), moment(began)
 	return c, err
 }
 
 // addActive adds what is ACTIVE of each device of a page.
 func addActive(q querier, page []campaign.Candidate, places map[registry.DeviceID]int, after, last registry.DeviceID) error {
-	rows, err := q.query(`SELECT h.device, h.certificate, c.issuer, c.key_type, c.not_after, h.seen, c.holders > 1
+	rows, err := q.query(`SELECT h.device, h.certificate, c.issuer, c.key_type, c.not_before, c.not_after, h.seen, c.holders > 1
 		FROM holdings h JOIN certificates c ON c.id = h.certificate
 		WHERE h.device > ? AND h.device <= ? AND h.detached = 0 AND c.standing = 'ACTIVE'`, after, last)
 	if err != nil {
@@ -79,11 +90,11 @@ func addActive(q querier, page []campaign.Candidate, places map[registry.DeviceI
 	for rows.Next() {
 		var device registry.DeviceID
 		var a campaign.Active
-		var end, seen int64
-		if err := rows.Scan(&device, &a.ID, &a.Issuer, &a.KeyType, &end, &seen, &a.Shared); err != nil {
+		var begin, end, seen int64
+		if err := rows.Scan(&device, &a.ID, &a.Issuer, &a.KeyType, &begin, &end, &seen, &a.Shared); err != nil {
 			return err
 		}
-		a.NotAfter, a.Seen = time.Unix(end, 0).UTC(), moment(seen)
+		a.NotBefore, a.NotAfter, a.Seen = time.Unix(begin, 0).UTC(), time.Unix(end, 0).UTC(), moment(seen)
 		if i, ok := places[device]; ok {
 			page[i].Active = append(page[i].Active, a)
 		}
