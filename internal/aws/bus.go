@@ -92,7 +92,7 @@ type MQTTBus struct {
 	started atomic.Bool
 }
 
-var _ Bus = (*MQTTBus)(nil)
+var _ backend.Bus = (*MQTTBus)(nil)
 
 // window is how many publishes AWS IoT lets one connection have under way.
 const window = 100
