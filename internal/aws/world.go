@@ -26,6 +26,8 @@ type Config struct {
 
 	Registration Registration
 	Group        string // the name of the rotation group
+	Pace         Pace
+	Rerun        Rerun
 	Packages     PackagesConfig
 	Job          JobSettings
 
@@ -51,6 +53,8 @@ type Transport interface {
 	// Close lets no more in, and returns when those at work are done, or when
 	// the context ends. Repeatable.
 	Close(context.Context) error
+	// Ready returns nil while messages come in, and otherwise why not.
+	Ready() error
 }
 
 var _ Transport = (*MQTTBus)(nil)
@@ -67,6 +71,7 @@ type World struct {
 	group     *Group
 	jobs      *Jobs
 	packages  *Packages
+	pacer     *Pacer
 	issuer    vending.Issuer
 
 	stop    context.CancelFunc
@@ -94,6 +99,9 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 		return nil, err
 	}
 	if err := w.openStore(ctx); err != nil {
+		return nil, err
+	}
+	if err := config.Pace.validate(config.Rerun); err != nil {
 		return nil, err
 	}
 	names, err := w.whose(ctx)
@@ -157,7 +165,7 @@ func (w *World) join(n names) {
 	c, clients := w.config, w.config.Clients
 	w.group = &Group{Group: w.store.Group(), iot: clients.IoT, name: c.Group, poke: w.Poke}
 	w.registry = &Registry{
-		Devices: w.store.Devices(), iot: clients.IoT, log: c.Log, leave: w.group.leave,
+		Devices: w.store.Devices(), iot: clients.IoT, log: c.Log, leave: w.group.take,
 		things: newRecent[registry.DeviceID, map[string]string](thingKept, remembering, c.Now),
 	}
 	w.inventory = &Inventory{
@@ -167,6 +175,7 @@ func (w *World) join(n names) {
 		log:   c.Log, atWork: map[certificate.ID]int{},
 	}
 	w.jobs = &Jobs{Jobs: w.store.Jobs(), meta: w.store, iot: clients.IoT, names: n, group: w.group, settings: c.Job}
+	w.pacer = newPacer(w, c)
 	w.packages = &Packages{
 		config: c.Packages, rows: w.store.Packages(), s3: clients.S3, presign: presignClient(clients.S3, c.Now),
 		credentials: clients.Config.Credentials, now: c.Now, unknown: w.inventory.doubt,
@@ -193,6 +202,7 @@ func (w *World) Start(ctx context.Context) error {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	w.stop = stop
 	w.running.Go(func() { w.settleForever(running) })
+	w.running.Go(func() { w.pacer.Run(running) })
 	return w.config.Bus.Start(ctx)
 }
 
@@ -246,4 +256,11 @@ func (w *World) Store() *store.Store { return w.store }
 func (w *World) Calls() map[string]Count { return w.config.Clients.Quotas.Counts() }
 
 // Poke has the pacer look at once whether somebody may have a job.
-func (w *World) Poke() {}
+func (w *World) Poke() { w.pacer.poke() }
+
+// Restored returns when this world was restored from a backup: it cannot be
+// yet.
+func (w *World) Restored() time.Time { return time.Time{} }
+
+// Ready says why no request comes in, or returns nil.
+func (w *World) Ready() error { return w.config.Bus.Ready() }

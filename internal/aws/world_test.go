@@ -28,6 +28,7 @@ type testBus struct{}
 
 func (testBus) Publish(context.Context, string, []byte) error { return nil }
 func (testBus) Subscribe(backend.Receiver)                    {}
+func (testBus) Ready() error                                  { return nil }
 func (testBus) Start(context.Context) error                   { return nil }
 func (testBus) Close(context.Context) error                   { return nil }
 
@@ -88,6 +89,7 @@ func prepareAccount(t *testing.T, account string, clients *Clients, policies ...
 func testConfig(account string, clients *Clients, now func() time.Time, data string) Config {
 	return Config{
 		Data: data, Instance: "examined", Clients: clients, Registration: WithCA, Group: "rotate",
+		Pace: Pace{PerMinute: 120, MaxInFlight: 500}, Rerun: Readd,
 		Packages: PackagesConfig{Bucket: testBucket(account), Prefix: "certificates/", Suffix: ".zip", LinkTTL: 300 * time.Second},
 		Job:      JobSettings{InProgressTimeout: time.Hour},
 		Bus:      testBus{}, Now: now, Log: zerolog.Nop(),
