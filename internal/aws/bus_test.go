@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
 
 	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/vending"
@@ -396,9 +397,10 @@ func TestSubscriptionThatIsRefused(t *testing.T) {
 // again.
 func TestCloseDrains(t *testing.T) {
 	b := startBroker(t)
+	pump := b.client("pump-7", "cdf/certificates/pump-7/+/+")
+	before := goleak.IgnoreCurrent()
 	r := newRig(t, b)
 	r.ends.gate, r.ends.entered = make(chan struct{}), make(chan string, 10)
-	pump := b.client("pump-7", "cdf/certificates/pump-7/+/+")
 	pump.say(getTopic("pump-7"), "at work")
 	<-r.ends.entered
 	stopped := make(chan error, 1)
@@ -413,6 +415,9 @@ func TestCloseDrains(t *testing.T) {
 	close(r.ends.gate)
 	if err := <-stopped; err != nil {
 		t.Fatal(err)
+	}
+	if err := goleak.Find(before); err != nil {
+		t.Error(err)
 	}
 	soon(t, "the reply", func() bool { return slices.Equal(pump.heard(""), []string{"at work"}) })
 	r.start()
@@ -442,6 +447,28 @@ func TestCloseRunsOutOfTime(t *testing.T) {
 	}
 	r.start()
 	soon(t, "it is served again", func() bool { return slices.Equal(pump.heard(""), []string{"one"}) })
+}
+
+// Two instances of one client id end each other's connections; both say so.
+func TestTwoInstancesOfOneName(t *testing.T) {
+	b := startBroker(t)
+	r := newRig(t, b)
+	other := r.config
+	second, err := NewMQTTBus(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.Subscribe(&receiver{bus: second})
+	if err := second.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = second.Close(canceled()) }()
+	for _, bus := range []*MQTTBus{r.bus, second} {
+		soon(t, "it says what may be wrong", func() bool {
+			err := bus.Ready()
+			return err != nil && strings.Contains(err.Error(), "another instance use client id vendor")
+		})
+	}
 }
 
 func TestBusConfigurationsThatCannotWork(t *testing.T) {

@@ -25,7 +25,7 @@ type CAFinder interface {
 func RegisteredCA(ctx context.Context, finder CAFinder, id certificate.ID) (*x509.Certificate, error) {
 	out, err := finder.DescribeCACertificate(ctx, &iot.DescribeCACertificateInput{CertificateId: new(string(id))})
 	if err != nil {
-		return nil, fmt.Errorf("%w: describe CA certificate %s: %w", certificate.ErrNoCA, id, err)
+		return nil, refuse(certificate.ErrNoCA, fmt.Errorf("describe CA certificate %s: %w", id, err))
 	}
 	d := out.CertificateDescription
 	if d == nil || d.CertificatePem == nil {

@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,11 +25,19 @@ type engine struct {
 	rules map[protocol.Action]Rule
 	mu    sync.Mutex
 	n     int
-	sent  [][2]string // topics and envelopes
+	sent  [][2]string       // topics and envelopes
+	over  map[string]string // principals by device; principalOf otherwise
+}
+
+// speaksOver has a device publish over that certificate from now on.
+func (e *engine) speaksOver(device string, principal certificate.ID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.over[device] = string(principal)
 }
 
 func newEngine(t *testing.T) *engine {
-	e := &engine{t: t, key: NewRuleKey(), rules: map[protocol.Action]Rule{}}
+	e := &engine{t: t, key: NewRuleKey(), rules: map[protocol.Action]Rule{}, over: map[string]string{}}
 	for _, action := range []protocol.Action{protocol.Get, protocol.Ack} {
 		rule, err := NewRule(protocol.DefaultTopics(), action, Inbox, e.key)
 		if err != nil {
@@ -47,7 +56,7 @@ func (e *engine) envelope(device string, action protocol.Action, payload string,
 	defer e.mu.Unlock()
 	e.n++
 	on, envelope := evaluate(e.t, e.rules[action], published{
-		topic: protocol.DefaultTopics().Request(device, action), payload: payload, principal: principalOf(device),
+		topic: protocol.DefaultTopics().Request(device, action), payload: payload, principal: cmp.Or(e.over[device], principalOf(device)),
 		clientID: device, traceID: fmt.Sprint("trace-", e.n), at: at,
 	})
 	e.sent = append(e.sent, [2]string{on, string(envelope)})

@@ -72,10 +72,13 @@ func (i *KeyIssuer) Issue(ctx context.Context, order certificate.Order) (certifi
 		return certificate.Certificate{}, err
 	}
 	c, err := authority.Issue(ctx, order)
+	if err == nil {
+		return c, nil
+	}
 	if errors.Is(err, certificate.ErrNoCA) || errors.Is(err, certificate.ErrNoCAKey) {
 		i.cached.drop() // another one may be there by now
 	}
-	return c, err
+	return c, refuse(nil, err)
 }
 
 // Signs is as vending.Ports has it. It makes sure of the key, and does not use
@@ -108,7 +111,7 @@ func (i *KeyIssuer) load(ctx context.Context) (loadedCA, error) {
 	}
 	key, err := i.config.Key.Key(ctx)
 	if err != nil {
-		return loadedCA{}, fmt.Errorf("%w: %w", certificate.ErrNoCAKey, err)
+		return loadedCA{}, refuse(certificate.ErrNoCAKey, err)
 	}
 	if !issuing.SameKey(key.During(ctx).Public(), issuer.PublicKey) {
 		return loadedCA{}, fmt.Errorf("%w: the key is not that of CA certificate %s", certificate.ErrNoCAKey, i.config.ID)

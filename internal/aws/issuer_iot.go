@@ -35,7 +35,7 @@ func (i IoTIssuer) Issue(ctx context.Context, order certificate.Order) (certific
 		CertificateSigningRequest: new(string(csrPEM(order))), SetAsActive: false,
 	})
 	if err != nil {
-		return certificate.Certificate{}, fmt.Errorf("have AWS IoT issue for device %s: %w", order.Device, err)
+		return certificate.Certificate{}, refuse(nil, fmt.Errorf("have AWS IoT issue for device %s: %w", order.Device, err))
 	}
 	if out.CertificatePem == nil {
 		return certificate.Certificate{}, errors.New("have AWS IoT issue for device " + string(order.Device) + ": no certificate came back")

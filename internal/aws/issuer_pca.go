@@ -163,7 +163,7 @@ func (p *PCAIssuer) ask(ctx context.Context, ca *pcaCA, order certificate.Order,
 	request.Validity.Value, request.ValidityNotBefore.Value = &note.NotAfter, &note.NotBefore
 	out, err := ca.Client.IssueCertificate(ctx, request)
 	if err != nil {
-		if errorCode(err) != "" {
+		if !isPassing(err) {
 			ca.facts.drop() // they may be why
 		}
 		return p.askFailed(order, ca, err)
@@ -180,13 +180,10 @@ func (p *PCAIssuer) askFailed(order certificate.Order, ca *pcaCA, err error) err
 	var state *types.InvalidStateException
 	var arn *types.InvalidArnException
 	var missing *types.ResourceNotFoundException
-	switch {
-	case errors.As(err, &state), errors.As(err, &arn), errors.As(err, &missing):
-		return errors.Join(certificate.ErrNoCA, err)
-	case errorCode(err) == "ThrottlingException":
-		return &vending.Error{Reason: protocol.TryAgainLater, Wait: time.Second, Err: err}
+	if errors.As(err, &state) || errors.As(err, &arn) || errors.As(err, &missing) {
+		return refuse(certificate.ErrNoCA, err)
 	}
-	return err
+	return refuse(nil, err)
 }
 
 // fetch waits for the certificate until its patience ends.
@@ -256,7 +253,7 @@ func (p *PCAIssuer) fetchFailed(ctx context.Context, order certificate.Order, er
 	if errors.As(err, &broken) {
 		return err
 	}
-	if code := errorCode(err); code != "" && code != "ThrottlingException" {
+	if codeOf(err) != "" && !isPassing(err) {
 		return err
 	}
 	return &vending.Error{Reason: protocol.TryAgainLater, Wait: 2 * time.Second, Err: err}

@@ -12,7 +12,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/service/acmpca"
 	"github.com/aws/aws-sdk-go-v2/service/acmpca/types"
-	"github.com/aws/smithy-go"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/protocol"
@@ -177,7 +176,7 @@ func (f pcaFacts) until(now time.Time) time.Time {
 func (ca *pcaCA) describe(ctx context.Context) (pcaFacts, error) {
 	out, err := ca.Client.DescribeCertificateAuthority(ctx, &acmpca.DescribeCertificateAuthorityInput{CertificateAuthorityArn: &ca.ARN})
 	if err != nil {
-		return pcaFacts{}, fmt.Errorf("%w: describe %s: %w", certificate.ErrNoCA, ca.ARN, err)
+		return pcaFacts{}, refuse(certificate.ErrNoCA, fmt.Errorf("describe %s: %w", ca.ARN, err))
 	}
 	d := out.CertificateAuthority
 	if d == nil || d.CertificateAuthorityConfiguration == nil || d.NotAfter == nil || d.Status != types.CertificateAuthorityStatusActive {
@@ -222,13 +221,4 @@ func (ca *pcaCA) algorithm(key types.KeyAlgorithm) (types.SigningAlgorithm, erro
 		return "", fmt.Errorf("%w: %s has a key %s, which cannot sign %s", certificate.ErrNoCA, ca.ARN, key, ca.Algorithm)
 	}
 	return ca.Algorithm, nil
-}
-
-// errorCode returns AWS's name for an error, or "".
-func errorCode(err error) string {
-	var api smithy.APIError
-	if errors.As(err, &api) {
-		return api.ErrorCode()
-	}
-	return ""
 }

@@ -61,7 +61,7 @@ func TestPCAIssuer(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			r := newPCARig(t, key)
 			r.polls = 2
-			testIssuer(t, examined{Issuer: r.issuer(t), root: r.root, notAfter: r.ca.NotAfter})
+			testIssuer(t, candidate{Issuer: r.issuer(t), root: r.root, notAfter: r.ca.NotAfter})
 			if n := r.count("ACMPrivateCA.DescribeCertificateAuthority"); n != 1 {
 				t.Errorf("the CA was described %d times", n)
 			}

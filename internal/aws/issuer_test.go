@@ -27,8 +27,8 @@ import (
 	"github.com/certvendor/certvendor/vending"
 )
 
-// examined is an issuer with what it can be held to.
-type examined struct {
+// candidate is an issuer with what it can be held to.
+type candidate struct {
 	vending.Issuer
 	root     *x509.Certificate // what its chains end in; nil: it returns none
 	notAfter time.Time         // of the CA
@@ -72,7 +72,7 @@ func csrWith(t testing.TB, subject []byte, key crypto.Signer) *x509.CertificateR
 }
 
 // testIssuer is the examination that every issuer sits.
-func testIssuer(t *testing.T, e examined) {
+func testIssuer(t *testing.T, e candidate) {
 	for name, key := range map[string]crypto.Signer{"p256": ecKey(t), "rsa2048": rsaKey()} {
 		t.Run("a key "+name, func(t *testing.T) {
 			order := orderFor(t, registry.DeviceID("pump-"+name), key)
@@ -119,7 +119,7 @@ func testIssuer(t *testing.T, e examined) {
 	t.Run("many at once", func(t *testing.T) { e.testMany(t) })
 }
 
-func (e examined) testMany(t *testing.T) {
+func (e candidate) testMany(t *testing.T) {
 	const many = 8
 	ids := make([]certificate.ID, many)
 	var all sync.WaitGroup
@@ -144,7 +144,7 @@ func (e examined) testMany(t *testing.T) {
 	}
 }
 
-func (e examined) checkProfile(t *testing.T, c certificate.Certificate, order certificate.Order) {
+func (e candidate) checkProfile(t *testing.T, c certificate.Certificate, order certificate.Order) {
 	t.Helper()
 	parsed, err := c.X509()
 	if err != nil {
@@ -167,7 +167,7 @@ func (e examined) checkProfile(t *testing.T, c certificate.Certificate, order ce
 	}
 }
 
-func (e examined) checkChain(t *testing.T, c certificate.Certificate) {
+func (e candidate) checkChain(t *testing.T, c certificate.Certificate) {
 	t.Helper()
 	if e.root == nil {
 		if len(c.Chain) != 0 {
@@ -212,14 +212,14 @@ func TestSoftwareIssuer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	testIssuer(t, examined{Issuer: authority, root: d.root, notAfter: d.ca.NotAfter})
+	testIssuer(t, candidate{Issuer: authority, root: d.root, notAfter: d.ca.NotAfter})
 }
 
 func TestKMSIssuer(t *testing.T) {
 	for kind, key := range caKeys(t) {
 		t.Run(kind, func(t *testing.T) {
 			d := startDouble(t, key)
-			testIssuer(t, examined{Issuer: d.keyIssuer(KMSKey{KMS: d.kms(), ID: "alias/ca"}, time.Now), root: d.root, notAfter: d.ca.NotAfter})
+			testIssuer(t, candidate{Issuer: d.keyIssuer(KMSKey{KMS: d.kms(), ID: "alias/ca"}, time.Now), root: d.root, notAfter: d.ca.NotAfter})
 			if d.count("TrentService.GetPublicKey") != 1 || d.count("GET cacertificate") != 1 {
 				t.Errorf("fetched again and again: %v", d.calls)
 			}
@@ -389,7 +389,7 @@ func TestKeysAsOpenSSLWritesThem(t *testing.T) {
 func TestIoTIssuer(t *testing.T) {
 	d := startDouble(t, ecKey(t))
 	i := IoTIssuer{IoT: d.iot()}
-	testIssuer(t, examined{Issuer: i, anyLife: true, anyProfile: true})
+	testIssuer(t, candidate{Issuer: i, anyLife: true, anyProfile: true})
 	other := orderFor(t, "pump-7", ecKey(t))
 	other.RawSubject = orderFor(t, "pump-8", ecKey(t)).RawSubject
 	var refusal *vending.Error

@@ -51,14 +51,16 @@ type AWS struct {
 // AWSIssuer is what signs in the world of AWS.
 type AWSIssuer struct {
 	// Kind is ssm (default: a CA key in an SSM SecureString named
-	// cdf-ca-key-<CA>), kms (an asymmetric key that stays in KMS) or iot (AWS
-	// IoT's own CA, whose certificates all end in 2049).
+	// cdf-ca-key-<CA>), kms (an asymmetric key that stays in KMS), pca (ACM
+	// Private CA) or iot (AWS IoT's own CA, whose certificates all end in 2049).
 	Kind string `yaml:"kind"`
 	// CA is the id of the CA's certificate in AWS IoT, 64 hex digits; for ssm
 	// and kms.
 	CA string `yaml:"ca"`
 	// Key is the id, alias or ARN of the KMS key; only for kms.
 	Key string `yaml:"key"`
+	// PCA is ACM Private CA; only for pca.
+	PCA AWSPCA `yaml:"pca"`
 }
 
 // AWSBroker is how requests come in and replies go out.
@@ -109,7 +111,7 @@ type AWSPackages struct {
 func defaultAWS() AWS {
 	return AWS{
 		Data: "data", QuotaShare: 0.5, Quotas: []string{}, Registration: "with-ca", Rerun: "readd",
-		Issuer:   AWSIssuer{Kind: "ssm"},
+		Issuer:   AWSIssuer{Kind: "ssm", PCA: defaultAWSPCA()},
 		Broker:   AWSBroker{Way: "websocket", ClientID: "certvendor", Identity: "rule", Presence: true},
 		Packages: AWSPackages{Prefix: "certificates/", Suffix: ".zip"},
 	}
@@ -130,12 +132,13 @@ func (c Config) validateAWS(p *problems) {
 	if c.Backend != AWSBackend {
 		return
 	}
-	p.oneOf("aws.issuer.kind", a.Issuer.Kind, "ssm", "kms", "iot")
-	if a.Issuer.Kind != "iot" {
+	p.oneOf("aws.issuer.kind", a.Issuer.Kind, "ssm", "kms", "pca", "iot")
+	if a.Issuer.Kind != "iot" && a.Issuer.Kind != "pca" {
 		_, err := certificate.ParseID(a.Issuer.CA)
 		p.check("aws.issuer.ca", err == nil, "must be the id of the CA's certificate in AWS IoT, 64 hex digits")
 	}
 	p.check("aws.issuer.key", (a.Issuer.Kind == "kms") == (a.Issuer.Key != ""), "must be set for kind kms, and for no other")
+	a.Issuer.PCA.validate(p, a.Issuer.Kind == "pca")
 	a.Broker.validate(p)
 	p.check("control.tls.certificate", c.Control.TLS.Listen == "" || c.Control.TLS.Certificate != "",
 		"must be set: backend aws has no certificate of its own to show")
