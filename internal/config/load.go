@@ -105,6 +105,7 @@ func (c *Config) bind(base string, env map[string]string) {
 	for _, path := range []*string{
 		&c.Control.Socket, &c.Standalone.Data, &c.Standalone.ServerCertificate, &c.Standalone.ServerKey,
 		&c.Standalone.ServerCA, &c.Control.TLS.Certificate, &c.Control.TLS.Key,
+		&c.AWS.Data, &c.AWS.Broker.Certificate, &c.AWS.Broker.Key, &c.AWS.Broker.CA,
 	} {
 		*path = absolute(base, *path)
 	}
@@ -114,6 +115,7 @@ func (c *Config) bind(base string, env map[string]string) {
 		}
 	}
 	c.CA.Passphrase.bind(base, env)
+	c.AWS.Broker.RuleKey.bind(base, env)
 }
 
 func absolute(base, path string) string {
