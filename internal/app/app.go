@@ -25,6 +25,7 @@ import (
 	"github.com/certvendor/certvendor/internal/control"
 	"github.com/certvendor/certvendor/internal/standalone"
 	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/internal/webhook"
 	"github.com/certvendor/certvendor/jobs"
 	"github.com/certvendor/certvendor/rotation"
 	"github.com/certvendor/certvendor/vending"
@@ -46,6 +47,7 @@ type App struct {
 	runner  *campaign.Runner
 	look    chan struct{} // has the runner look at once
 	queue   *backend.Queue
+	sender  *webhook.Sender // nil: nobody is told
 	metrics *metrics
 	http    *http.Server // of the metrics
 	listen  net.Listener

@@ -21,6 +21,9 @@ func (a *App) goBehind(ctx context.Context) {
 	working.Go(func() { a.settle(ctx) })
 	working.Go(func() { a.sweepForever(ctx) })
 	working.Go(func() { a.runCampaigns(ctx) })
+	if a.sender != nil {
+		working.Go(func() { a.sender.Run(ctx) })
+	}
 	a.onStop("work behind the requests", func(context.Context) error {
 		cancel()
 		working.Wait()
@@ -57,6 +60,7 @@ func (a *App) sweepForever(ctx context.Context) {
 	for {
 		a.warn()
 		a.sweepOnce(ctx)
+		a.tellLooks(ctx)
 		select {
 		case <-ctx.Done():
 			return

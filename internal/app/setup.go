@@ -27,6 +27,7 @@ func (a *App) setup(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	world.Tells = a.config.Webhook.Tells
 	world.Committed = func(took time.Duration, _ int) { a.metrics.commit.Observe(took.Seconds()) }
 	if a.world, err = standalone.Open(ctx, world); err != nil {
 		return err
@@ -59,6 +60,9 @@ func (a *App) setup(ctx context.Context) (err error) {
 	}
 	a.onStop("requests", a.drain)
 	a.backend.Bus.Subscribe(a.handler)
+	if a.sender, err = a.newSender(); err != nil {
+		return err
+	}
 	if err := a.measure(); err != nil {
 		return err
 	}

@@ -104,7 +104,7 @@ func environment(environ []string) map[string]string {
 func (c *Config) bind(base string, env map[string]string) {
 	for _, path := range []*string{
 		&c.Control.Socket, &c.Standalone.Data, &c.Standalone.ServerCertificate, &c.Standalone.ServerKey,
-		&c.Standalone.ServerCA,
+		&c.Standalone.ServerCA, &c.Webhook.CA,
 	} {
 		*path = absolute(base, *path)
 	}
@@ -112,6 +112,7 @@ func (c *Config) bind(base string, env map[string]string) {
 		c.Standalone.ClientCA[i] = absolute(base, path)
 	}
 	c.CA.Passphrase.bind(base, env)
+	c.Webhook.Secret.bind(base, env)
 }
 
 func absolute(base, path string) string {

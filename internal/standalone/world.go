@@ -37,6 +37,8 @@ type Config struct {
 	Log      zerolog.Logger
 	// Committed is told how long each commit of the store took. Optional.
 	Committed func(took time.Duration, ops int)
+	// Tells reports which notices the store keeps for others. Optional.
+	Tells func(kind string) bool
 	// Issuer signs instead of the CA on disk, outside of this world, so that
 	// every intention is durable before it is asked. Optional.
 	Issuer vending.Issuer
@@ -154,10 +156,10 @@ func (w *World) openStore(ctx context.Context) (err error) {
 	w.store, err = store.Open(ctx, store.Config{
 		Path: path, Instance: w.config.Instance, Now: w.config.Now,
 		AuditDir: filepath.Join(w.config.Data, auditDir), Observe: w.config.Committed,
-		DurableIntent: w.config.Issuer != nil,
-		Connected:     func(id registry.DeviceID, c certificate.ID) bool { return w.broker.Connected(id, c) },
-		Heard:         func(id registry.DeviceID, c certificate.ID) time.Time { return w.broker.Heard(id, c) },
-		Retired:       func(id registry.DeviceID, c certificate.ID) { w.broker.CloseHolding(id, c) },
+		DurableIntent: w.config.Issuer != nil, Tells: w.config.Tells,
+		Connected: func(id registry.DeviceID, c certificate.ID) bool { return w.broker.Connected(id, c) },
+		Heard:     func(id registry.DeviceID, c certificate.ID) time.Time { return w.broker.Heard(id, c) },
+		Retired:   func(id registry.DeviceID, c certificate.ID) { w.broker.CloseHolding(id, c) },
 	})
 	if err != nil {
 		return err
