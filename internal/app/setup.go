@@ -27,7 +27,7 @@ func (a *App) setup(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	world.Tells = a.config.Webhook.Tells
+	world.Tells, world.Observes = a.config.Webhook.Tells, a.config.Observe
 	world.Committed = func(took time.Duration, _ int) { a.metrics.commit.Observe(took.Seconds()) }
 	if a.world, err = standalone.Open(ctx, world); err != nil {
 		return err
@@ -56,7 +56,7 @@ func (a *App) setup(ctx context.Context) (err error) {
 	a.queue = backend.NewQueue(runtime.NumCPU(), a.config.Vending.Patience)
 	a.handler = &vending.Handler{
 		Vendor: vendor, Topics: a.config.Topics(), Queue: a.queue, Publisher: a.backend.Bus,
-		Served: a.served, Settle: a.leave,
+		Served: a.served, Settle: a.leave, Observes: a.config.Observe,
 	}
 	a.onStop("requests", a.drain)
 	a.backend.Bus.Subscribe(a.handler)

@@ -28,6 +28,11 @@ type Config struct {
 	// a store, a CA and package files of its own. It is the only one this
 	// version knows.
 	Backend Backend `yaml:"backend"`
+	// Observe has the daemon decide and log what it would answer to every get and
+	// ack, and answer nothing, vend nothing, remove nothing and add nobody to the
+	// group; the socket refuses what would. For running beside another vendor on
+	// the same topics. Sightings are recorded. Default false.
+	Observe bool `yaml:"observe"`
 	// Control is the operator's socket.
 	Control Control `yaml:"control"`
 	// Metrics is the listener for /metrics, /healthz and /readyz.

@@ -126,6 +126,7 @@ func (s *Server) routes() http.Handler {
 		"POST /v1/campaigns/{name}/resume": s.steer("resume", resumeCampaign),
 		"POST /v1/campaigns/{name}/cancel": s.steer("cancel", cancelCampaign),
 	} {
+		a = s.observed(pattern, a)
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxBodyOf(r))
 			reply(w, r, a)

@@ -39,6 +39,9 @@ type Config struct {
 	Committed func(took time.Duration, ops int)
 	// Tells reports which notices the store keeps for others. Optional.
 	Tells func(kind string) bool
+	// Observes says that nobody is answered and nothing is given out: there is
+	// no pacer, the Jobs API is silent, and nobody is adopted.
+	Observes bool
 	// Issuer signs instead of the CA on disk, outside of this world, so that
 	// every intention is durable before it is asked. Optional.
 	Issuer vending.Issuer
@@ -168,8 +171,10 @@ func (w *World) openStore(ctx context.Context) (err error) {
 		return err
 	}
 	// The lock is ours alone: whoever held a lease is gone.
-	if _, err := w.store.Journal().VoidLeases(ctx); err != nil {
-		return err
+	if !w.config.Observes {
+		if _, err := w.store.Journal().VoidLeases(ctx); err != nil {
+			return err
+		}
 	}
 	const key = store.CACertificate
 	own := string(certificate.IDOf(w.ca.Issuer().Raw))
@@ -191,7 +196,7 @@ func (w *World) listen() (err error) {
 	config := w.config.Broker
 	config.Certificate, config.ClientCAs = w.ca.GetCertificate, w.ca.ClientPool
 	config.Topics, config.Now, config.Log = w.config.Topics, w.config.Now, w.config.Log
-	if !w.restored.At.IsZero() {
+	if !w.restored.At.IsZero() && !w.config.Observes {
 		config.Adopt = w.adopt
 	}
 	if w.broker, err = NewBroker(config); err != nil {
@@ -228,7 +233,11 @@ func (w *World) serveJobs() (err error) {
 		Store: w.store.Jobs(), Publish: w.broker.Publish, Ended: w.Poke,
 		InProgressTimeout: pace.InProgressTimeout, Now: w.config.Now, Log: w.config.Log,
 	})
-	w.broker.ServeJobs(w.jobs)
+	if w.config.Observes {
+		w.broker.ServeJobs(silence{})
+	} else {
+		w.broker.ServeJobs(w.jobs)
+	}
 	w.pacer, err = NewPacer(PacerConfig{
 		Store: w.store.Jobs(), Jobs: w.jobs, PerMinute: pace.PerMinute, MaxInFlight: pace.MaxInFlight,
 		InProgressTimeout: pace.InProgressTimeout, Now: w.config.Now, Log: w.config.Log,
@@ -257,7 +266,9 @@ func (w *World) Backend() backend.Backend {
 func (w *World) Start(ctx context.Context) error {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	w.stop = stop
-	w.running.Go(func() { w.pacer.Run(running) })
+	if !w.config.Observes {
+		w.running.Go(func() { w.pacer.Run(running) })
+	}
 	w.running.Go(func() {
 		if err := w.files.ServeTLS(w.listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
 			w.failed <- fmt.Errorf("package listener: %w", err)
@@ -320,6 +331,13 @@ func (w *World) PackagesAddr() net.Addr { return w.listener.Addr() }
 
 // Poke has the pacer look at once whether somebody may have a job.
 func (w *World) Poke() { w.pacer.Poke() }
+
+// silence is a Jobs API that answers nobody.
+type silence struct{}
+
+func (silence) Answer(context.Context, registry.DeviceID, string, []byte) (string, []byte) {
+	return "", nil
+}
 
 // packageRows gives the store's rows the errors of the port.
 type packageRows struct{ rows store.Packages }
