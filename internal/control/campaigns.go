@@ -170,7 +170,9 @@ func (s *Server) viewOf(ctx context.Context, c campaign.Campaign) (Campaign, err
 	}
 	if c.State == campaign.Running {
 		view.Holding = s.Campaigns.Runner.Holding(c.Name)
-		view.Forecast = c.Forecast(tally, s.Campaigns.Pace, s.Now())
+		if !c.IsAuto() { // which never ends
+			view.Forecast = c.Forecast(tally, s.Campaigns.Pace, s.Now())
+		}
 	}
 	return view, err
 }
