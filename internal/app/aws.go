@@ -42,6 +42,7 @@ func (a *App) openAWS(ctx context.Context, instance string, committed func(time.
 		// What AWS IoT's own CA signs is registered by that.
 		ActsOutside: c.Issuer.Kind == "iot",
 		Bus:         bus, Now: a.now, Log: a.log, Committed: committed,
+		Tells: a.config.Webhook.Tells, Observes: a.config.Observe,
 	})
 }
 

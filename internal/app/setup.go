@@ -59,10 +59,13 @@ func (a *App) setup(ctx context.Context) (err error) {
 	a.queue = backend.NewQueue(atWork, a.config.Vending.Patience)
 	a.handler = &vending.Handler{
 		Vendor: vendor, Topics: a.config.Topics(), Queue: a.queue, Publisher: a.backend.Bus,
-		Served: a.served, Settle: a.leave,
+		Served: a.served, Settle: a.leave, Observes: a.config.Observe,
 	}
 	a.onStop("requests", a.drain)
 	a.backend.Bus.Subscribe(a.handler)
+	if a.sender, err = a.newSender(); err != nil {
+		return err
+	}
 	if err := a.measure(); err != nil {
 		return err
 	}

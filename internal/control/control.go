@@ -101,6 +101,8 @@ type Ports struct {
 	// Backup writes a backup, with or without what is private. Its error comes
 	// with nothing written, or else with a part that is worth nothing.
 	Backup func(ctx context.Context, keys bool, w io.Writer) error
+	// Observes says that the daemon answers no device and changes nothing.
+	Observes bool
 	// Ready says why requests of devices cannot be answered, or returns nil.
 	Ready func(context.Context) error
 }

@@ -114,6 +114,7 @@ func (s *Server) routes() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc(backupRoute, s.backup)
 	for pattern, a := range s.answers() {
+		a = s.observed(pattern, a)
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxBodyOf(r))
 			reply(w, r, a)

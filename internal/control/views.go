@@ -166,7 +166,8 @@ type Status struct {
 	Orphans     int                        `json:"orphans"`
 	Frozen      Frozen                     `json:"frozen"`
 	NotReady    string                     `json:"notReady,omitempty"`
-	Auto        *Campaign                  `json:"auto,omitempty"` // the campaign of due certificates, unless it has ended
+	Observes    bool                       `json:"observes,omitempty"` // nothing is answered and nothing changed
+	Auto        *Campaign                  `json:"auto,omitempty"`     // the campaign of due certificates, unless it has ended
 }
 
 // Frozen is what an operator, or the circuit breaker, has stopped.

@@ -43,6 +43,7 @@ type BrokerConfig struct {
 // connection's own device. What it returns goes to the requesting connection
 // and to no other.
 type JobAPI interface {
+	// Answer returns the reply and its topic; an empty topic: there is none.
 	Answer(ctx context.Context, device registry.DeviceID, topic string, payload []byte) (replyTopic string, reply []byte)
 }
 

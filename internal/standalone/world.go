@@ -37,6 +37,11 @@ type Config struct {
 	Log      zerolog.Logger
 	// Committed is told how long each commit of the store took. Optional.
 	Committed func(took time.Duration, ops int)
+	// Tells reports which notices the store keeps for others. Optional.
+	Tells func(kind string) bool
+	// Observes says that nobody is answered and nothing is given out: there is
+	// no pacer, the Jobs API is silent, and nobody is adopted.
+	Observes bool
 	// Issuer signs instead of the CA on disk, outside of this world, so that
 	// every intention is durable before it is asked. Optional.
 	Issuer vending.Issuer
@@ -168,10 +173,10 @@ func (w *World) openStore(ctx context.Context) (err error) {
 	w.store, err = store.Open(ctx, store.Config{
 		Path: path, Instance: w.config.Instance, Now: w.config.Now,
 		AuditDir: filepath.Join(w.config.Data, auditDir), Observe: w.config.Committed,
-		DurableIntent: w.config.Issuer != nil,
-		Connected:     func(id registry.DeviceID, c certificate.ID) bool { return w.broker.Connected(id, c) },
-		Heard:         func(id registry.DeviceID, c certificate.ID) time.Time { return w.broker.Heard(id, c) },
-		Retired:       func(id registry.DeviceID, c certificate.ID) { w.broker.CloseHolding(id, c) },
+		DurableIntent: w.config.Issuer != nil, Tells: w.config.Tells,
+		Connected: func(id registry.DeviceID, c certificate.ID) bool { return w.broker.Connected(id, c) },
+		Heard:     func(id registry.DeviceID, c certificate.ID) time.Time { return w.broker.Heard(id, c) },
+		Retired:   func(id registry.DeviceID, c certificate.ID) { w.broker.CloseHolding(id, c) },
 	})
 	if err != nil {
 		return err
@@ -180,6 +185,9 @@ func (w *World) openStore(ctx context.Context) (err error) {
 		return err
 	}
 	// The lock is ours alone: whoever held a lease is gone.
+	if w.config.Observes {
+		return nil
+	}
 	_, err = w.store.Journal().VoidLeases(ctx)
 	return err
 }
@@ -189,7 +197,7 @@ func (w *World) listen() (err error) {
 	config := w.config.Broker
 	config.Certificate, config.ClientCAs, config.Trust = w.ca.GetCertificate, w.ca.ClientPool, w.ca.Trust
 	config.Topics, config.Now, config.Log = w.config.Topics, w.config.Now, w.config.Log
-	if !w.restored.At.IsZero() {
+	if !w.restored.At.IsZero() && !w.config.Observes {
 		config.Adopt = w.adopt
 	}
 	if w.broker, err = NewBroker(config); err != nil {
@@ -226,7 +234,11 @@ func (w *World) serveJobs() (err error) {
 		Store: w.store.Jobs(), Publish: w.broker.Publish, Ended: w.Poke,
 		InProgressTimeout: pace.InProgressTimeout, Now: w.config.Now, Log: w.config.Log,
 	})
-	w.broker.ServeJobs(w.jobs)
+	if w.config.Observes {
+		w.broker.ServeJobs(silence{})
+	} else {
+		w.broker.ServeJobs(w.jobs)
+	}
 	w.pacer, err = NewPacer(PacerConfig{
 		Store: w.store.Jobs(), Jobs: w.jobs, PerMinute: pace.PerMinute, MaxInFlight: pace.MaxInFlight,
 		InProgressTimeout: pace.InProgressTimeout, Now: w.config.Now, Log: w.config.Log,
@@ -255,7 +267,9 @@ func (w *World) Backend() backend.Backend {
 func (w *World) Start(ctx context.Context) error {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	w.stop = stop
-	w.running.Go(func() { w.pacer.Run(running) })
+	if !w.config.Observes {
+		w.running.Go(func() { w.pacer.Run(running) })
+	}
 	w.running.Go(func() {
 		if err := w.files.ServeTLS(w.listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
 			w.failed <- fmt.Errorf("package listener: %w", err)
@@ -318,6 +332,13 @@ func (w *World) PackagesAddr() net.Addr { return w.listener.Addr() }
 
 // Poke has the pacer look at once whether somebody may have a job.
 func (w *World) Poke() { w.pacer.Poke() }
+
+// silence is a Jobs API that answers nobody.
+type silence struct{}
+
+func (silence) Answer(context.Context, registry.DeviceID, string, []byte) (string, []byte) {
+	return "", nil
+}
 
 // packageRows gives the store's rows the errors of the port.
 type packageRows struct{ rows store.Packages }
