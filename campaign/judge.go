@@ -49,8 +49,23 @@ func (s Spec) judgeProven(seen Sight, now time.Time) (Standing, string) {
 
 func (s Spec) hasCanary() bool { return s.Canary.Size != (Share{}) }
 
-// isOverdue says that a device has not been heard of since it was let in, long
-// enough that it holds up nobody: it is offline, and stays in the campaign.
-func (s Spec) isOverdue(m Member, now time.Time) bool {
-	return m.Standing == Added && now.Sub(m.Added) > s.VerifyWithin
+// next returns when a member that was looked at may stand otherwise although
+// nothing becomes of it; zero: at any time.
+func (s Spec) next(seen Sight, standing Standing, now time.Time) time.Time {
+	var at time.Time
+	switch standing {
+	case Added: // it only becomes overdue, which is counted
+		return now.Add(farOff)
+	case Vended:
+		at = seen.Rotation.VendedAt.Add(s.VerifyWithin + 1)
+	case Proven:
+		at = seen.Rotation.ProvenAt.Add(s.Soak)
+	}
+	if !at.After(now) { // a canary that may be seen any moment
+		return time.Time{}
+	}
+	return at
 }
+
+// farOff is later than anything that is waited for.
+const farOff = 24 * time.Hour

@@ -18,6 +18,7 @@ type Campaigns struct{ s *Store }
 var (
 	_ campaign.Store = Campaigns{}
 	_ campaign.Roll  = Campaigns{}
+	_ campaign.Watch = Campaigns{}
 )
 
 // preparing is the state of a campaign whose members are not all written yet.
@@ -61,7 +62,7 @@ func (h Campaigns) Apply(ctx context.Context, c campaign.Campaign, members []cam
 	for chunk := range slices.Chunk(members, membersAtOnce) {
 		err = h.s.commit(ctx, func(t *tx) error {
 			for _, m := range chunk {
-				if err := t.change(`INSERT INTO campaign_members VALUES (?, ?, ?, ?, ?, '', ?, 0, 0, 0)`,
+				if err := t.change(`INSERT INTO campaign_members VALUES (?, ?, ?, ?, ?, '', ?, 0, 0, 0, 0)`,
 					c.Name, m.Place, m.Device, m.Wave, m.Standing, m.Zone); err != nil {
 					return err
 				}
