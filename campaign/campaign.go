@@ -253,7 +253,8 @@ type Sight struct {
 	LastSeen certificate.ID     // what it was seen on last
 	SeenAt   time.Time
 	Turn     Turn
-	Grouped  bool // it is in the rotation group
+	Listens  time.Time // since when anybody could have been seen; zero: always
+	Grouped  bool      // it is in the rotation group
 	Blocked  bool
 	Removed  bool // it is not in the registry any more
 }

@@ -40,6 +40,7 @@ type Runner struct {
 	Ports
 	paces map[string]*allowance
 	holds map[string]string
+	began time.Time
 	known map[string]bool // campaigns whose members were all looked at since the start
 
 	mu      sync.Mutex
@@ -51,7 +52,7 @@ type Runner struct {
 // NewRunner returns a runner that has seen nothing yet: what it needs to know
 // is in the store.
 func NewRunner(ports Ports) *Runner {
-	return &Runner{Ports: ports, paces: map[string]*allowance{}, holds: map[string]string{}, known: map[string]bool{}, refused: map[registry.DeviceID]string{}}
+	return &Runner{Ports: ports, began: ports.Now(), paces: map[string]*allowance{}, holds: map[string]string{}, known: map[string]bool{}, refused: map[registry.DeviceID]string{}}
 }
 
 // How many requests may fail within a minute for a reason on our side until
@@ -199,6 +200,7 @@ func (r *Runner) turns(ctx context.Context, c Campaign, now time.Time, after Tur
 
 // lookAt judges one member.
 func (r *Runner) lookAt(ctx context.Context, c Campaign, s Sight, refused string, now time.Time) (Noted, error) {
+	s.Listens = r.began
 	standing, why := c.Judge(s, now)
 	if refused != "" && standing == Added {
 		standing, why = Failed, "its request was refused: "+refused
