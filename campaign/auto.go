@@ -240,8 +240,11 @@ func (s Spec) failing(counts map[Standing]int) string {
 	return ""
 }
 
-// isOver reports whether a member of the campaign of due certificates was not
-// heard of before its certificate ended, for good.
-func (r *Runner) isOver(c Campaign, m Member, now time.Time) bool {
-	return c.IsAuto() && m.Standing == Added && r.Renewal != nil && !m.Expires.IsZero() && now.After(m.Expires.Add(r.Renewal.Window))
+// endOf returns when a member of the campaign of due certificates cannot connect
+// any more, for good; zero: it does not go by that.
+func (r *Runner) endOf(c Campaign, m Member) time.Time {
+	if !c.IsAuto() || r.Renewal == nil || m.Expires.IsZero() {
+		return time.Time{}
+	}
+	return m.Expires.Add(r.Renewal.Window)
 }

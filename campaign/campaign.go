@@ -256,9 +256,25 @@ type Sight struct {
 	Job      protocol.JobStatus // of its newest execution since it was let in; empty: none
 	LastSeen certificate.ID     // what it was seen on last
 	SeenAt   time.Time
-	Grouped  bool // it is in the rotation group
+	Turn     Turn
+	Listens  time.Time // since when anybody could have been seen; zero: always
+	Grouped  bool      // it is in the rotation group
 	Blocked  bool
 	Removed  bool // it is not in the registry any more
+}
+
+// Turn is the place of a member among those to be looked at.
+type Turn struct {
+	Look  int64 // grows with when; the store's own
+	Place int
+}
+
+// Noted is a member that was looked at: where it stands, and when it is to be
+// looked at again unless something becomes of it before.
+type Noted struct {
+	Member
+	Turn Turn      // by which it was looked at
+	Next time.Time // zero: in the next round
 }
 
 // Tally counts members by wave and standing.
@@ -286,8 +302,23 @@ type Roll interface {
 	// before anything is done for them. Of AutoName, those whose certificates end
 	// first come first, and who needs it no more is Skipped.
 	Take(ctx context.Context, name string, wave int, zones []string, limit int) ([]Member, error)
-	// Mark writes members' standings, in one commit.
-	Mark(ctx context.Context, name string, members []Member) error
+	// Mark writes what was found out about members, in one commit. A member
+	// that something has become of since it was looked at is looked at again.
+	Mark(ctx context.Context, name string, found []Noted) error
 	// Zones returns the zones of a campaign's pending members.
 	Zones(ctx context.Context, name string) ([]string, error)
+}
+
+// Watch tells which members are to be looked at. Its cost follows how many
+// these are. Methods are safe for concurrent use.
+type Watch interface {
+	// Due returns what can be seen of the members in progress whose time to be
+	// looked at has come, or of whose rotation, execution, registration or use
+	// of certificates something has become; after one turn, at most limit.
+	Due(ctx context.Context, name string, now time.Time, after Turn, limit int) ([]Sight, error)
+	// Wake has devices looked at, in whatever campaign they are.
+	Wake(ctx context.Context, devices []registry.DeviceID) error
+	// Overdue counts, by wave, the members that were let in before and have
+	// not been heard of.
+	Overdue(ctx context.Context, name string, before time.Time) (map[int]int, error)
 }

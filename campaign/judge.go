@@ -11,7 +11,8 @@ import (
 // Judge returns where a member that has been let in stands now, by what can be
 // seen of it, and why it failed. A device fails if it went back to an older
 // certificate, if its job ended without a rotation, or if it was vended a
-// certificate and is silent: it was online then.
+// certificate and is silent: it was online then. While we did not listen nobody
+// was silent.
 func (s Spec) Judge(seen Sight, now time.Time) (Standing, string) {
 	r := seen.Rotation
 	switch {
@@ -24,8 +25,8 @@ func (s Spec) Judge(seen Sight, now time.Time) (Standing, string) {
 	case seen.Blocked:
 		return Skipped, "it was blocked"
 	case r.State == rotation.Vended || r.State == rotation.Acknowledged || r.State == rotation.Stale:
-		if waited := now.Sub(r.VendedAt); waited > s.VerifyWithin {
-			return Failed, fmt.Sprintf("vended %s ago and not proven", waited.Round(time.Second))
+		if now.After(s.silentFrom(seen)) {
+			return Failed, fmt.Sprintf("vended %s ago and not proven", now.Sub(r.VendedAt).Round(time.Second))
 		}
 		return Vended, ""
 	}
@@ -41,7 +42,7 @@ func (s Spec) judgeProven(seen Sight, now time.Time) (Standing, string) {
 		return Proven, ""
 	case seen.Wave > 0 || !s.hasCanary() || s.Soak == 0 || !seen.SeenAt.Before(r.ProvenAt.Add(s.Soak)):
 		return Passed, ""
-	case now.Sub(r.ProvenAt) > s.Soak+s.VerifyWithin:
+	case now.After(later(r.ProvenAt.Add(s.Soak), seen.Listens).Add(s.VerifyWithin)):
 		return Failed, fmt.Sprintf("proven, and not seen any more since %s", seen.SeenAt.UTC().Format(time.RFC3339))
 	}
 	return Proven, "" // a canary passes when it is still seen after the soak
@@ -49,8 +50,36 @@ func (s Spec) judgeProven(seen Sight, now time.Time) (Standing, string) {
 
 func (s Spec) hasCanary() bool { return s.Canary.Size != (Share{}) }
 
-// isOverdue says that a device has not been heard of since it was let in, long
-// enough that it holds up nobody: it is offline, and stays in the campaign.
-func (s Spec) isOverdue(m Member, now time.Time) bool {
-	return m.Standing == Added && now.Sub(m.Added) > s.VerifyWithin
+// next returns when a member that was looked at may stand otherwise although
+// nothing becomes of it; zero: at any time.
+func (s Spec) next(seen Sight, standing Standing, now time.Time) time.Time {
+	var at time.Time
+	switch standing {
+	case Added: // it only becomes overdue, which is counted
+		return now.Add(farOff)
+	case Vended:
+		at = s.silentFrom(seen).Add(1)
+	case Proven:
+		at = seen.Rotation.ProvenAt.Add(s.Soak)
+	}
+	if !at.After(now) { // a canary that may be seen any moment
+		return time.Time{}
+	}
+	return at
 }
+
+// silentFrom returns after when a device that was vended a certificate, and has
+// not proven it, has been silent.
+func (s Spec) silentFrom(seen Sight) time.Time {
+	return later(seen.Rotation.VendedAt, seen.Listens).Add(s.VerifyWithin)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// farOff is later than anything that is waited for.
+const farOff = 24 * time.Hour

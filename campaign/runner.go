@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -20,6 +21,7 @@ const page = 500
 type Ports struct {
 	Store Store
 	Roll  Roll
+	Watch Watch
 	Group rotation.Group
 	// Hold says why nobody should be let in now, or returns nothing: we are not
 	// ready, or vending is frozen.
@@ -41,6 +43,8 @@ type Runner struct {
 	Ports
 	paces map[string]*allowance
 	holds map[string]string
+	began time.Time
+	known map[string]bool // campaigns whose members were all looked at since the start
 
 	looks     time.Time // when certificates that have come due are looked for next
 	restUntil time.Time // AutoName holds
@@ -55,7 +59,7 @@ type Runner struct {
 // NewRunner returns a runner that has seen nothing yet: what it needs to know
 // is in the store.
 func NewRunner(ports Ports) *Runner {
-	return &Runner{Ports: ports, paces: map[string]*allowance{}, holds: map[string]string{}, refused: map[registry.DeviceID]string{}}
+	return &Runner{Ports: ports, began: ports.Now(), paces: map[string]*allowance{}, holds: map[string]string{}, known: map[string]bool{}, refused: map[registry.DeviceID]string{}}
 }
 
 // How many requests may fail within a minute for a reason on our side until
@@ -102,6 +106,11 @@ func (r *Runner) Round(ctx context.Context) error {
 		return errors.Join(append(errs, fmt.Errorf("campaigns: %w", err))...)
 	}
 	refused, fault := r.news()
+	if len(refused) > 0 && len(campaigns) > 0 {
+		if err := r.Watch.Wake(ctx, slices.Collect(maps.Keys(refused))); err != nil {
+			return errors.Join(append(errs, fmt.Errorf("campaigns: %w", err))...)
+		}
+	}
 	for _, c := range campaigns {
 		if err := r.round(ctx, c, refused, fault); err != nil {
 			errs = append(errs, fmt.Errorf("campaign %s: %w", c.Name, err))
@@ -142,55 +151,89 @@ func (r *Runner) round(ctx context.Context, c Campaign, refused map[registry.Dev
 	return r.letIn(ctx, c, inFlight, now)
 }
 
-// judge writes where the members stand, and returns the outlook, with how many
-// are at work.
+// judge looks at the members of which something may have become, writes where
+// they stand, and returns the outlook, with how many are at work.
 func (r *Runner) judge(ctx context.Context, c Campaign, refused map[registry.DeviceID]string, now time.Time) (o outlook, inFlight int, err error) {
-	o.overdue = map[int]int{}
-	for after := -1; ; {
-		seen, err := r.Roll.InProgress(ctx, c.Name, after, page)
+	if err := r.look(ctx, c, refused, now); err != nil {
+		return o, 0, err
+	}
+	if o.overdue, err = r.Watch.Overdue(ctx, c.Name, now.Add(-c.VerifyWithin)); err != nil {
+		return o, 0, err
+	}
+	if o.tally, err = r.Store.Tally(ctx, c.Name); err != nil {
+		return o, 0, err
+	}
+	inFlight = o.total(Added) + o.total(Vended)
+	for _, n := range o.overdue {
+		inFlight -= n
+	}
+	return o, inFlight, nil
+}
+
+// look judges every member whose turn it is, and in the first round all: the
+// process before may have died at any step.
+func (r *Runner) look(ctx context.Context, c Campaign, refused map[registry.DeviceID]string, now time.Time) error {
+	for after := beforeAll; ; {
+		seen, err := r.turns(ctx, c, now, after)
 		if err != nil {
-			return o, 0, err
+			return err
 		}
-		var changed []Member
+		var found []Noted
 		for _, s := range seen {
-			standing, why := c.Judge(s, now)
-			if said := refused[s.Device]; said != "" && standing == Added {
-				standing, why = Failed, "its request was refused: "+said
+			is, err := r.lookAt(ctx, c, s, refused[s.Device], now)
+			if err != nil {
+				return err
 			}
-			if r.isOver(c, s.Member, now) && standing == Added {
-				standing, why = Late, "not heard of before its certificate ended"
-			}
-			if standing != s.Standing {
-				s.Standing, s.Why, s.Since = standing, why, now
-				changed = append(changed, s.Member)
-			}
-			if standing == Failed || standing == Skipped || standing == Late { // it is asked no more; what it was vended stays valid
-				if err := r.Group.Remove(ctx, s.Device, time.Time{}); err != nil {
-					return o, 0, err
-				}
-			}
-			switch {
-			case c.isOverdue(s.Member, now):
-				o.overdue[s.Wave]++
-			case standing == Added || standing == Vended:
-				inFlight++
-			}
-			if err := r.addAgain(ctx, c, s); err != nil {
-				return o, 0, err
+			if is.Standing != s.Standing || !is.Next.IsZero() {
+				found = append(found, is)
 			}
 		}
-		if len(changed) > 0 {
-			if err := r.Roll.Mark(ctx, c.Name, changed); err != nil {
-				return o, 0, err
+		if len(found) > 0 {
+			if err := r.Roll.Mark(ctx, c.Name, found); err != nil {
+				return err
 			}
 		}
 		if len(seen) < page {
-			break
+			r.known[c.Name] = true
+			return nil
 		}
-		after = seen[len(seen)-1].Place
+		after = seen[len(seen)-1].Turn
 	}
-	o.tally, err = r.Store.Tally(ctx, c.Name)
-	return o, inFlight, err
+}
+
+var beforeAll = Turn{Look: math.MinInt64, Place: -1}
+
+// turns returns a page of those to be looked at.
+func (r *Runner) turns(ctx context.Context, c Campaign, now time.Time, after Turn) ([]Sight, error) {
+	if !r.known[c.Name] {
+		return r.Roll.InProgress(ctx, c.Name, after.Place, page)
+	}
+	return r.Watch.Due(ctx, c.Name, now, after, page)
+}
+
+// lookAt judges one member.
+func (r *Runner) lookAt(ctx context.Context, c Campaign, s Sight, refused string, now time.Time) (Noted, error) {
+	s.Listens = r.began
+	standing, why := c.Judge(s, now)
+	if refused != "" && standing == Added {
+		standing, why = Failed, "its request was refused: "+refused
+	}
+	end := r.endOf(c, s.Member)
+	if standing == Added && !end.IsZero() && now.After(end) {
+		standing, why = Late, "not heard of before its certificate ended"
+	}
+	is := Noted{Member: s.Member, Turn: s.Turn, Next: c.next(s, standing, now)}
+	if standing == Added && !end.IsZero() && end.Before(is.Next) {
+		is.Next = end.Add(1)
+	}
+	if standing != s.Standing {
+		is.Standing, is.Why, is.Since = standing, why, now
+	}
+	if standing == Failed || standing == Skipped || standing == Late { // it is asked no more; what it was vended stays valid
+		return is, r.Group.Remove(ctx, s.Device, time.Time{})
+	}
+	s.Member = is.Member
+	return is, r.addAgain(ctx, c, s)
 }
 
 // addAgain adds a member to the group that was let in by a process that died
@@ -259,7 +302,7 @@ func (r *Runner) withdraw(ctx context.Context, c Campaign, standing Standing, wh
 		if err != nil {
 			return err
 		}
-		var late []Member
+		var late []Noted
 		for _, s := range seen {
 			if s.Rotation.Number != 0 {
 				continue
@@ -268,7 +311,7 @@ func (r *Runner) withdraw(ctx context.Context, c Campaign, standing Standing, wh
 				return err
 			}
 			s.Standing, s.Why, s.Since = standing, why, r.Now()
-			late = append(late, s.Member)
+			late = append(late, Noted{Member: s.Member, Turn: s.Turn})
 		}
 		if len(late) > 0 {
 			if err := r.Roll.Mark(ctx, c.Name, late); err != nil {

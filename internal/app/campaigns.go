@@ -23,7 +23,7 @@ const typicalRotation = 3 * time.Second
 func (a *App) newRunner() *campaign.Runner {
 	store := a.world.Store().Campaigns()
 	ports := campaign.Ports{
-		Store: store, Roll: store, Group: a.backend.Group, Hold: a.holdCampaigns, LetIn: a.world.Poke,
+		Store: store, Roll: store, Watch: store, Group: a.backend.Group, Hold: a.holdCampaigns, LetIn: a.world.Poke,
 		Told: a.toldCampaign, Now: a.clock.Now, Entrance: store,
 	}
 	if auto := a.config.Rotation.Auto; auto.Enabled {

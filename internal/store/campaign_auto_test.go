@@ -46,7 +46,7 @@ func (w *world) autoRunner(a *additions, r *campaign.Renewal) *campaign.Runner {
 		a.at = map[registry.DeviceID][]time.Time{}
 	}
 	return campaign.NewRunner(campaign.Ports{
-		Store: w.Campaigns(), Roll: w.Campaigns(), Group: a, Entrance: w.Campaigns(), Renewal: r, Now: w.clock.Now,
+		Store: w.Campaigns(), Roll: w.Campaigns(), Watch: w.Campaigns(), Group: a, Entrance: w.Campaigns(), Renewal: r, Now: w.clock.Now,
 		Hold: func(context.Context) string { return "" }, LetIn: func() {},
 	})
 }

@@ -2,10 +2,12 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
 	"github.com/certvendor/certvendor/campaign"
+	"github.com/certvendor/certvendor/registry"
 )
 
 const memberColumns = `m.device, m.place, m.wave, m.standing, m.why, m.zone, m.added, m.since, m.before, m.expires`
@@ -35,28 +37,40 @@ const sightColumns = memberColumns + `,
 	coalesce(r.number, 0), coalesce(r.state, ''), coalesce(r.certificate, ''), coalesce(r.vended_at, 0), coalesce(r.proven_at, 0),
 	coalesce((SELECT e.status FROM executions e WHERE e.device = m.device AND e.queued >= m.added ORDER BY e.queued DESC LIMIT 1), ''),
 	EXISTS (SELECT 1 FROM members g WHERE g.device = m.device),
-	coalesce((SELECT d.blocked FROM devices d WHERE d.id = m.device), -1)`
+	coalesce((SELECT d.blocked FROM devices d WHERE d.id = m.device), -1), m.look`
 
 func scanSight(row scanner) (s campaign.Sight, err error) {
 	var vended, proven int64
 	var blocked int
 	r := &s.Rotation
-	err = scanMemberInto(row, &s, &r.Number, &r.State, &r.Certificate, &vended, &proven, &s.Job, &s.Grouped, &blocked)
+	err = scanMemberInto(row, &s, &r.Number, &r.State, &r.Certificate, &vended, &proven, &s.Job, &s.Grouped, &blocked, &s.Turn.Look)
 	r.VendedAt, r.ProvenAt = moment(vended), moment(proven)
-	s.Blocked, s.Removed = blocked == 1, blocked < 0
+	s.Blocked, s.Removed, s.Turn.Place = blocked == 1, blocked < 0, s.Place
 	return s, err
 }
 
 // InProgress implements campaign.Roll.
 func (h Campaigns) InProgress(ctx context.Context, name string, after, most int) ([]campaign.Sight, error) {
+	return h.sights(ctx, name, "campaign_members_working", `m.place > ? AND `+inProgress+` ORDER BY m.place`, after, limit(most))
+}
+
+// Due implements campaign.Watch.
+func (h Campaigns) Due(ctx context.Context, name string, now time.Time, after campaign.Turn, most int) ([]campaign.Sight, error) {
+	return h.sights(ctx, name, "campaign_members_look", `(m.look, m.place) > (?, ?) AND m.look <= ? AND `+inProgress+`
+		ORDER BY m.look, m.place`, after.Look, after.Place, nanos(now), limit(most))
+}
+
+const inProgress = `m.standing IN ('added', 'vended', 'proven')`
+
+// sights reads what can be seen of the members that an index leads to.
+func (h Campaigns) sights(ctx context.Context, name, index, which string, args ...any) ([]campaign.Sight, error) {
 	var page []campaign.Sight
 	err := h.s.view(ctx, func(q querier) (err error) {
 		page, err = collect(q, scanSight, `SELECT `+sightColumns+`
-			FROM campaign_members m INDEXED BY campaign_members_working
+			FROM campaign_members m INDEXED BY `+index+`
 			LEFT JOIN rotations r ON r.device = m.device AND r.number > m.before
 				AND r.number = (SELECT max(number) FROM rotations WHERE device = m.device)
-			WHERE m.campaign = ? AND m.place > ? AND m.standing IN ('added', 'vended', 'proven') ORDER BY m.place`+atMost,
-			name, after, limit(most))
+			WHERE m.campaign = ? AND `+which+atMost, append([]any{name}, args...)...)
 		if err != nil {
 			return err
 		}
@@ -68,6 +82,43 @@ func (h Campaigns) InProgress(ctx context.Context, name string, after, most int)
 		return nil
 	})
 	return page, wrapCampaign("look at", name, err)
+}
+
+// Wake implements campaign.Watch.
+func (h Campaigns) Wake(ctx context.Context, devices []registry.DeviceID) error {
+	err := h.s.commit(ctx, func(t *tx) error {
+		for _, id := range devices {
+			if err := wake(t, id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("have %d devices looked at: %w", len(devices), err)
+	}
+	return nil
+}
+
+// wake has a device looked at; the triggers do the same.
+func wake(t *tx, id registry.DeviceID) error {
+	return t.change(`UPDATE campaign_members SET look = min(look, 0) - 1
+		WHERE device = ? AND standing IN ('added', 'vended', 'proven')`, id)
+}
+
+// Overdue implements campaign.Watch.
+func (h Campaigns) Overdue(ctx context.Context, name string, before time.Time) (map[int]int, error) {
+	waves := map[int]int{}
+	err := h.s.look(ctx, func(q querier) error {
+		return walk(q, func(row scanner) error {
+			var wave, n int
+			err := row.Scan(&wave, &n)
+			waves[wave] = n
+			return err
+		}, `SELECT wave, count(*) FROM campaign_members INDEXED BY campaign_members_added
+			WHERE campaign = ? AND standing = 'added' AND added < ? GROUP BY wave`, name, nanos(before))
+	})
+	return waves, wrapCampaign("count who is overdue in", name, err)
 }
 
 // lastSeen adds what the member was seen on last, and when. What comes over an
@@ -153,16 +204,17 @@ func (t *tx) letIn(name string, m *campaign.Member) (err error) {
 		return err
 	}
 	m.Standing, m.Added, m.Since = campaign.Added, t.now, t.now
-	return t.change(`UPDATE campaign_members SET standing = ?, added = ?, since = ?, before = ? WHERE campaign = ? AND place = ?`,
+	return t.change(`UPDATE campaign_members SET standing = ?, added = ?, since = ?, before = ?, look = 0 WHERE campaign = ? AND place = ?`,
 		m.Standing, nanos(m.Added), nanos(m.Since), m.Before, name, m.Place)
 }
 
 // Mark implements campaign.Roll.
-func (h Campaigns) Mark(ctx context.Context, name string, members []campaign.Member) error {
+func (h Campaigns) Mark(ctx context.Context, name string, found []campaign.Noted) error {
 	err := h.s.commit(ctx, func(t *tx) error {
-		for _, m := range members {
-			if err := t.change(`UPDATE campaign_members SET standing = ?, why = ?, since = ? WHERE campaign = ? AND place = ?`,
-				m.Standing, m.Why, nanos(m.Since), name, m.Place); err != nil {
+		for _, m := range found {
+			if err := t.change(`UPDATE campaign_members SET standing = ?, why = ?, since = ?, look = iif(look = ?, ?, look)
+				WHERE campaign = ? AND place = ?`,
+				m.Standing, m.Why, nanos(m.Since), m.Turn.Look, nanos(m.Next), name, m.Place); err != nil {
 				return err
 			}
 		}

@@ -18,6 +18,7 @@ type Campaigns struct{ s *Store }
 var (
 	_ campaign.Store = Campaigns{}
 	_ campaign.Roll  = Campaigns{}
+	_ campaign.Watch = Campaigns{}
 )
 
 // preparing is the state of a campaign whose members are not all written yet.

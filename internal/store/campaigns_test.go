@@ -3,6 +3,8 @@ package store_test
 import (
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -128,7 +130,7 @@ func TestMembersAreLetIn(t *testing.T) {
 		t.Errorf("d3: %+v", three)
 	}
 	one.Standing, one.Why = campaign.Passed, ""
-	w.ok(w.Campaigns().Mark(w.ctx, "spring", []campaign.Member{one.Member}))
+	w.ok(w.Campaigns().Mark(w.ctx, "spring", []campaign.Noted{{Member: one.Member, Turn: one.Turn}}))
 	if got := w.tally(); got != "map[0:map[passed:1] 1:map[added:1 pending:1]]" {
 		t.Error(got)
 	}
@@ -180,5 +182,79 @@ func TestCandidates(t *testing.T) {
 	}
 	if !three.Blocked || !three.Grouped || three.Campaign != "spring" || len(three.Active) != 0 {
 		t.Errorf("d3: %+v", three)
+	}
+}
+
+// TestWhoIsLookedAt: a member is looked at when its time has come, and when
+// something has become of its device, also in between.
+func TestWhoIsLookedAt(t *testing.T) {
+	w := open(t)
+	c, members := spring()
+	for _, m := range members {
+		w.device(m.Device)
+		w.register(m.Device, "first of "+string(m.Device))
+	}
+	w.apply(c, members)
+	_, err := w.Campaigns().Take(w.ctx, "spring", 1, nil, 10)
+	w.ok(err)
+	due := func(now time.Time) (all []campaign.Sight) {
+		t.Helper()
+		for after := (campaign.Turn{Look: math.MinInt64}); ; {
+			page, err := w.Campaigns().Due(w.ctx, "spring", now, after, 1)
+			w.ok(err)
+			if len(page) == 0 {
+				return all
+			}
+			all, after = append(all, page...), page[0].Turn
+		}
+	}
+	later := w.clock.Now().Add(time.Hour)
+	note := func(seen []campaign.Sight) {
+		t.Helper()
+		var found []campaign.Noted
+		for _, s := range seen {
+			found = append(found, campaign.Noted{Member: s.Member, Turn: s.Turn, Next: later})
+		}
+		w.ok(w.Campaigns().Mark(w.ctx, "spring", found))
+	}
+	want := func(what string, names ...registry.DeviceID) {
+		t.Helper()
+		var got []registry.DeviceID
+		for _, s := range due(w.clock.Now()) {
+			got = append(got, s.Device)
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, names) {
+			t.Errorf("%s: %v are looked at, not %v", what, got, names)
+		}
+	}
+	want("let in", "d1", "d2", "d3")
+	note(due(w.clock.Now()))
+	want("noted")
+	_, next := w.vend("d1", "next", nil)
+	want("vended", "d1")
+	before := due(w.clock.Now())
+	w.ok(w.seen("d1", next.ID, w.clock.add(time.Second)))
+	note(before)
+	want("seen after it was looked at", "d1")
+	note(due(w.clock.Now()))
+	w.ok(w.Devices().Block(w.ctx, "d2", true))
+	w.ok(w.Devices().Remove(w.ctx, "d3"))
+	want("blocked and removed", "d2", "d3")
+	note(due(w.clock.Now()))
+	w.ok(w.Campaigns().Wake(w.ctx, []registry.DeviceID{"d2", "nobody"}))
+	want("woken", "d2")
+	note(due(w.clock.Now()))
+	w.reopen()
+	want("an hour before")
+	w.clock.add(2 * time.Hour)
+	want("their time has come", "d1", "d2", "d3")
+	overdue, err := w.Campaigns().Overdue(w.ctx, "spring", w.clock.Now())
+	if w.ok(err); fmt.Sprint(overdue) != "map[0:1 1:2]" {
+		t.Errorf("overdue %v", overdue)
+	}
+	overdue, err = w.Campaigns().Overdue(w.ctx, "spring", start)
+	if w.ok(err); len(overdue) != 0 {
+		t.Errorf("overdue before they were let in: %v", overdue)
 	}
 }

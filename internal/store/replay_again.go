@@ -43,14 +43,13 @@ func (t *tx) again(e Event) error {
 	case RetirementUndone:
 		return t.againUndo(e)
 	case CampaignState:
-		return t.change(`UPDATE campaigns SET state = ?, why = ?, version = version + 1 WHERE name = ?`,
-			e.Detail["state"], e.Detail["why"], e.Detail["campaign"])
+		return t.againCampaign(e)
 	case RetirementWritten, RetirementDue, RetirementRevert, RetirementReturn, RetirementHalf, RetirementDone:
 		return t.againRetirement(e)
 	case GroupAdded:
-		return join(t, e.Device)
+		return errors.Join(t.againLetIn(e), join(t, e.Device))
 	case GroupRemoved:
-		return leave(t, e.Device)
+		return errors.Join(leave(t, e.Device), t.againLeft(e))
 	case PackagePut:
 		return putPackage(t, e.Device, e.Certificate)
 	case PackageSpent:

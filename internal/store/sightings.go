@@ -262,6 +262,9 @@ func (h Certificates) Seen(ctx context.Context, seen certificate.Sighting) error
 		if err := writeSighting(t, seen); err != nil {
 			return err
 		}
+		if err := wake(t, seen.Device); err != nil { // it may have gone back
+			return err
+		}
 		// Only what was just found usable may be repeated without a look.
 		latest, err := latestOf(t, seen.Device)
 		if latest.Certificate == seen.Certificate {

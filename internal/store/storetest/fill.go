@@ -15,7 +15,7 @@ import (
 
 // Fill makes n devices in the store at path, which nobody else has open. Each
 // is as it is after its first rotation: it has a name, an attribute, its first
-// certificate, which is deleted, the one it rotated to, which it was seen on,
+// certificate, which is INACTIVE, the one it rotated to, which it was seen on,
 // and the rotation. Certificates last a year, and expire one after the other
 // in the year after now. Their ids are in no order and nobody has the keys. What
 // the audit would say of them is left out.
@@ -92,22 +92,22 @@ func statements(n int, now time.Time) []string {
 		count + fmt.Sprintf(`INSERT INTO devices SELECT %s, 0, %d FROM count`, name, nanos),
 		count + `INSERT INTO attributes SELECT ` + name + `, 'site', printf('site-%d', i % 100) FROM count`,
 	}
-	for _, c := range []struct{ standing, kind string }{{"DELETED", "first"}, {"ACTIVE", "rotated"}} {
+	for _, c := range []struct{ standing, kind string }{{"INACTIVE", "first"}, {"ACTIVE", "rotated"}} {
 		made = append(made, count+fmt.Sprintf(`INSERT INTO certificates (id, der, chain, key, key_type, serial, subject, issuer,
 				not_before, not_after, standing, kind, policies, created)
 			SELECT lower(hex(randomblob(32))), randomblob(480), (SELECT min(id) FROM chains), lower(hex(randomblob(32))), 'p256',
-				lower(hex(randomblob(20))), 'CN=' || %s, 'CN=certvendor issuing CA', %d + i * %d, %d + i * %d, '%s', '%s', '', %d
+				lower(hex(randomblob(20))), 'CN=' || %s, 'CN=certvendor issuing CA 0f1e2d3c', %d + i * %d, %d + i * %d, '%s', '%s', '["certvendor-device"]', %d
 			FROM count`, name, now.Add(-year).Unix(), step, now.Unix(), step, c.standing, c.kind, nanos))
 	}
 	return append(made,
-		fmt.Sprintf(`INSERT INTO holdings (device, certificate, attached, detached, seen, evidence)
-			SELECT substr(subject, 4), id, %[1]d, iif(standing = 'DELETED', %[1]d, 0), %[1]d + rowid, 'connection' FROM certificates
+		fmt.Sprintf(`INSERT INTO holdings (device, certificate, attached, seen, evidence)
+			SELECT substr(subject, 4), id, %[1]d, %[1]d + rowid, 'connection' FROM certificates
 			WHERE subject GLOB 'CN=device-*' ORDER BY 1, 2`, nanos),
 		fmt.Sprintf(`INSERT INTO rotations (device, number, state, by_package, key, certificate, over, named, held, nonce, profile,
 				evidence, unproven, behind, opened, vended_at, acked_at, proven_at, closed_at, lease_instance, lease_until,
 				version, since, woken)
 			SELECT substr(subject, 4), 1, 'finished', 0, key, id, lower(hex(randomblob(32))), '', '["' || lower(hex(randomblob(32))) || '"]',
-				lower(hex(randomblob(16))), 'default', 'connection', 0, '', %[1]d, %[1]d, %[1]d, %[1]d, %[1]d, '', 0, 6, %[1]d, 0
+				lower(hex(randomblob(21))), 'default', 'presence', 0, '', %[1]d, %[1]d, %[1]d, %[1]d, %[1]d, '', 0, 6, 0, 0
 			FROM certificates WHERE subject GLOB 'CN=device-*' AND standing = 'ACTIVE' ORDER BY 1`, nanos),
 	)
 }
