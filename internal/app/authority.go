@@ -8,6 +8,7 @@ import (
 	"github.com/certvendor/certvendor/internal/control"
 	"github.com/certvendor/certvendor/internal/standalone"
 	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/registry"
 )
 
 // authority is the world's CA in the operator's words.
@@ -55,4 +56,28 @@ func caView(e standalone.CAEntry) control.CA {
 	return control.CA{
 		Role: e.Role, Subject: e.Subject, ID: e.ID, NotAfter: e.NotAfter, Key: e.Key, Encrypted: e.Encrypted, Retired: e.Retired,
 	}
+}
+
+// servers is the world's server CA in the operator's words.
+type servers struct{ world *standalone.World }
+
+var _ control.Servers = servers{}
+
+func (s servers) PrepareServerCA(ctx context.Context) (control.CA, error) {
+	made, err := s.world.PrepareServerCA(ctx)
+	return caView(made), caRefusal(err)
+}
+
+func (s servers) UseServerCA(ctx context.Context, cutOff int) (control.CA, error) {
+	used, err := s.world.UseServerCA(ctx, cutOff)
+	if missing := (store.Missing{}); errors.As(err, &missing) {
+		return control.CA{}, control.CutOff(missing)
+	}
+	return caView(used), caRefusal(err)
+}
+
+func (s servers) CountMissing(ctx context.Context) (int, error) { return s.world.CountMissing(ctx) }
+
+func (s servers) ListMissing(ctx context.Context, after registry.DeviceID, limit int) ([]registry.DeviceID, error) {
+	return s.world.Missing(ctx, after, limit)
 }
