@@ -24,10 +24,16 @@ func (v *Vendor) Get(ctx context.Context, caller Caller, request protocol.GetReq
 	if err := v.notFrozen(ctx); err != nil {
 		return protocol.GetAccepted{}, err
 	}
+	var reply protocol.GetAccepted
 	if request.CSR == nil {
-		return v.getPackage(ctx, a)
+		reply, err = v.getPackage(ctx, a)
+	} else {
+		reply, err = v.getByCSR(ctx, a, request)
 	}
-	return v.getByCSR(ctx, a, request)
+	if err == nil && v.Anchors != nil {
+		reply.TrustAnchors = v.Anchors.Offer(ctx, caller.Device)
+	}
+	return reply, err
 }
 
 // notFrozen sends gets away while a person has stopped vending.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -11,12 +12,64 @@ import (
 )
 
 func (c *cli) caRotate() *cobra.Command {
-	return &cobra.Command{
-		Use: "rotate", Short: "Let another issuing CA take over, under the root; the one before it stays trusted", Args: cobra.NoArgs,
+	var server, finish bool
+	var cutOff int
+	var agreed consent
+	cmd := &cobra.Command{
+		Use:   "rotate [--server [--finish [--force N] [--yes]]]",
+		Short: "Let another issuing CA take over, under the root; or with --server, change what devices verify the broker by",
+		Long: `Let another issuing CA take over, under the root. The one before it stays trusted.
+
+With --server, prepare another CA for the certificates of the listeners: from then
+on every get is answered with both as trust anchors. Once every device has
+acknowledged them, --server --finish uses it. Until then it is refused; --force N
+names how many devices may be cut off.`,
+		Args: cobra.NoArgs,
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, _ []string) error {
+			switch {
+			case finish && !server:
+				return errors.New("ca rotate: --finish goes with --server")
+			case finish:
+				return c.finishServer(ctx, daemon, cutOff, agreed)
+			case server:
+				return c.prepareServer(ctx, daemon)
+			}
 			return c.takeOver(ctx, daemon, func() (control.CA, error) { return daemon.RotateCA(ctx) })
 		}),
 	}
+	cmd.Flags().BoolVar(&server, "server", false, "the CA of the listeners' certificates, not the one that issues for devices")
+	cmd.Flags().BoolVar(&finish, "finish", false, "use the server CA that is prepared")
+	cmd.Flags().IntVar(&cutOff, "force", 0, "so many devices that have not acknowledged it may be cut off")
+	agreed.flag(cmd)
+	return cmd
+}
+
+func (c *cli) prepareServer(ctx context.Context, daemon *control.Client) error {
+	made, err := daemon.PrepareServerCA(ctx)
+	if err != nil {
+		return fmt.Errorf("ca rotate: %w", err)
+	}
+	return c.print(made, func(w io.Writer) {
+		fmt.Fprintf(w, "server CA %s is prepared; the listeners show what they did\n", short(made.ID))
+		fmt.Fprintf(w, "make a backup now: a key that is new is in none\n")
+		fmt.Fprintf(w, "certvendor campaign apply NAME --all   tells every device of it\n")
+		fmt.Fprintf(w, "certvendor ca show --missing           lists those that have not acknowledged it\n")
+		fmt.Fprintf(w, "certvendor ca rotate --server --finish uses it, when there is none\n")
+	})
+}
+
+func (c *cli) finishServer(ctx context.Context, daemon *control.Client, cutOff int, agreed consent) error {
+	if cutOff > 0 {
+		question := fmt.Sprintf("Use the new server CA, and cut off up to %d devices that do not verify the broker by it.", cutOff)
+		if err := c.confirm("ca rotate", agreed, question); err != nil {
+			return err
+		}
+	}
+	used, err := daemon.UseServerCA(ctx, cutOff)
+	if err != nil {
+		return fmt.Errorf("ca rotate: %w", err)
+	}
+	return c.say(used, "server CA %s is used from now on: `certvendor ca show --pem` prints it", short(used.ID))
 }
 
 func (c *cli) caCSR() *cobra.Command {

@@ -68,6 +68,8 @@ func TestScripts(t *testing.T) {
 			"open":      keepOpen,
 			"closed":    waitClosed,
 			"capture":   capture,
+			"agents":    agents,
+			"corporate": corporate,
 		},
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/certvendor/certvendor/internal/control"
 	"github.com/certvendor/certvendor/internal/standalone"
 	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/registry"
 )
 
 // authority is the world's CA in the operator's words.
@@ -77,6 +78,50 @@ func (noAuthority) ImportCA(context.Context, string) (control.CA, error) {
 }
 func (noAuthority) RetireCA(context.Context, certificate.ID, int) error { return refusedCA }
 
+func (noAuthority) PrepareServerCA(context.Context) (control.CA, error) {
+	return control.CA{}, refusedCA
+}
+func (noAuthority) UseServerCA(context.Context, int) (control.CA, error) {
+	return control.CA{}, refusedCA
+}
+func (noAuthority) CountMissing(context.Context) (int, error) { return 0, nil }
+
+func (noAuthority) ListMissing(context.Context, registry.DeviceID, int) ([]registry.DeviceID, error) {
+	return nil, refusedCA
+}
+
 func (noAuthority) UsesOfCA(context.Context, certificate.ID) (control.CAUses, error) {
 	return control.CAUses{}, refusedCA
+}
+
+// servers returns what changes the world's server CA, where it has one.
+func (a *App) servers() control.Servers {
+	if a.alone == nil {
+		return noAuthority{}
+	}
+	return servers{a.alone}
+}
+
+// servers is the world's server CA in the operator's words.
+type servers struct{ world *standalone.World }
+
+var _ control.Servers = servers{}
+
+func (s servers) PrepareServerCA(ctx context.Context) (control.CA, error) {
+	made, err := s.world.PrepareServerCA(ctx)
+	return caView(made), caRefusal(err)
+}
+
+func (s servers) UseServerCA(ctx context.Context, cutOff int) (control.CA, error) {
+	used, err := s.world.UseServerCA(ctx, cutOff)
+	if missing := (store.Missing{}); errors.As(err, &missing) {
+		return control.CA{}, control.CutOff(missing)
+	}
+	return caView(used), caRefusal(err)
+}
+
+func (s servers) CountMissing(ctx context.Context) (int, error) { return s.world.CountMissing(ctx) }
+
+func (s servers) ListMissing(ctx context.Context, after registry.DeviceID, limit int) ([]registry.DeviceID, error) {
+	return s.world.Missing(ctx, after, limit)
 }

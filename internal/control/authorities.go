@@ -172,6 +172,13 @@ func (ca CA) issues() bool {
 // countUses adds to the issuing CAs what would stop working without them.
 func (s *Server) countUses(ctx context.Context, all []CA) error {
 	for i := range all {
+		if all[i].Role == "next-server-ca" {
+			n, err := s.Servers.CountMissing(ctx)
+			if err != nil {
+				return err
+			}
+			all[i].Missing = &n
+		}
 		if !all[i].issues() || all[i].Role == "retired" {
 			continue
 		}

@@ -106,12 +106,7 @@ func (s *Server) expiresBy(asked url.Values) (time.Time, error) {
 // common name, by its whole name, or where it is ours by its id.
 func (s *Server) notIssuedBy(name string) func(certificate.Holding) bool {
 	if ca, err := s.authorityNamed(name); err == nil {
-		return func(h certificate.Holding) bool {
-			if len(h.Chain) > 0 {
-				return certificate.IDOf(h.Chain[0]) != ca.ID
-			}
-			return h.Issuer != ca.Subject
-		}
+		return notOf(ca, s.CAs())
 	}
 	known := map[string]bool{}
 	return func(h certificate.Holding) bool {
@@ -122,6 +117,23 @@ func (s *Server) notIssuedBy(name string) func(certificate.Holding) bool {
 			known[h.Issuer] = is
 		}
 		return !is
+	}
+}
+
+// notOf tells the certificates of other issuers than a CA of ours. What a CA has
+// issued that is retired, and whose name the other took over, is the other's.
+func notOf(ca CA, all []CA) func(certificate.Holding) bool {
+	own := map[certificate.ID]bool{ca.ID: true}
+	for _, other := range all {
+		if other.Role == "retired" && ca.Role != "retired" && other.Subject == ca.Subject {
+			own[other.ID] = true
+		}
+	}
+	return func(h certificate.Holding) bool {
+		if len(h.Chain) > 0 {
+			return !own[certificate.IDOf(h.Chain[0])]
+		}
+		return h.Issuer != ca.Subject
 	}
 }
 

@@ -82,6 +82,8 @@ type Ports struct {
 	CAs func() []CA
 	// Authority changes the issuing CAs.
 	Authority Authority
+	// Servers changes the servers' CA.
+	Servers Servers
 	// CRL has an issuing CA sign a list of what is revoked, which is good for
 	// so long: the one whose id begins so, or the one that issues.
 	CRL func(ctx context.Context, id string, lifetime time.Duration) (CRL, error)

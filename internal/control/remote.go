@@ -123,6 +123,7 @@ var needs = map[string]Role{
 	"GET /v1/packages":                 Viewer,
 	"GET /v1/job":                      Viewer,
 	"GET /v1/ca":                       Viewer,
+	"GET /v1/ca/server/missing":        Viewer,
 	"GET /v1/frozen":                   Viewer,
 	"POST /v1/audit/verify":            Viewer,
 	"POST /v1/campaigns/plan":          Viewer,
@@ -158,6 +159,8 @@ var needs = map[string]Role{
 	"POST /v1/ca/import":           Admin,
 	"POST /v1/ca/rotate":           Admin,
 	"POST /v1/ca/retire":           Admin,
+	"POST /v1/ca/server/prepare":   Admin,
+	"POST /v1/ca/server/use":       Admin,
 	"POST /v1/profile":             Admin,
 	backupRoute:                    Admin,
 }

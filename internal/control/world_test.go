@@ -125,6 +125,7 @@ func (w *world) ports() Ports {
 		RepeatedKeys: w.store.Certificates().RepeatedKeys,
 		Roots:        func() []byte { return []byte("roots") },
 		Authority:    &caKeeper{},
+		Servers:      &serverKeeper{},
 		CAs:          func() []CA { return []CA{{Role: "issuing", Subject: w.ca.Subject.String()}} },
 		Sweep: func(_ context.Context, trust bool) (rotation.Swept, error) {
 			if trust {

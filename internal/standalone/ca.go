@@ -54,9 +54,8 @@ type CA struct {
 	root       *x509.Certificate // with issuer: what this CA was made with
 	issuer     *x509.Certificate
 	foreign    []*x509.Certificate
-	server     server
-	roots      []byte
-	entries    []CAEntry // of the servers' hierarchy and of foreign CAs
+	entries    []CAEntry // of foreign CAs
+	served     atomic.Pointer[served]
 	notes      notes
 	now        func() time.Time
 	trust      atomic.Pointer[trust]
@@ -69,7 +68,7 @@ func (n *notes) warn(format string, args ...any) { n.all = append(n.all, fmt.Spr
 
 // CAEntry describes a CA certificate, or the server certificate, for people.
 type CAEntry struct {
-	Role      string         `json:"role"` // root, issuing, former, retired, server-ca, server, client-ca
+	Role      string         `json:"role"` // root, intermediate, issuing, former, retired, server-ca, next-server-ca, server, client-ca
 	Subject   string         `json:"subject"`
 	ID        certificate.ID `json:"id"`
 	NotAfter  time.Time      `json:"notAfter"`
@@ -98,7 +97,7 @@ func LoadCA(data string, config CAConfig) (*CA, error) {
 	if err := ca.Take([]store.Authority{first}); err != nil {
 		return nil, err
 	}
-	return ca, ca.loadOthers(config)
+	return ca, ca.loadOthers(config, nil)
 }
 
 // readCA reads what this CA was made with, but for its keys. Take and loadOthers
@@ -116,9 +115,10 @@ func readCA(data string, config CAConfig) (*CA, error) {
 	return ca, nil
 }
 
-// loadOthers reads the servers' hierarchy, and whom else the broker trusts.
-func (ca *CA) loadOthers(config CAConfig) error {
-	if err := ca.loadServer(ca.dir, config); err != nil {
+// loadOthers reads the servers' hierarchy, of which the store knows what came
+// after the making, and whom else the broker trusts.
+func (ca *CA) loadOthers(config CAConfig, later []store.ServerAuthority) error {
+	if err := ca.takeServers(config, later); err != nil {
 		return err
 	}
 	return ca.loadForeign(config.ClientCA)
@@ -163,20 +163,20 @@ func (ca *CA) poolOf(t *trust) *x509.CertPool {
 
 // ServerRoots returns what devices verify the listeners by, as PEM: the
 // content of ca.crt and of a package's ca.pem.
-func (ca *CA) ServerRoots() []byte { return ca.roots }
+func (ca *CA) ServerRoots() []byte { return ca.served.Load().roots }
 
 // GetCertificate returns the server certificate, for a tls.Config. One of our
 // own lives in memory and is replaced by itself at two thirds of its time; one
 // from files is read again when the file has changed.
 func (ca *CA) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	return ca.server.current()
+	return ca.served.Load().server.current()
 }
 
 // DaysLeft returns how many days the issuing CA, or one above it, and the
 // server certificate are still valid; less than zero when they are not.
 func (ca *CA) DaysLeft() (issuingCA, serverCertificate float64) {
 	issuingCA = ca.trust.Load().issuing.end().Sub(ca.now()).Hours() / 24
-	if c, err := ca.server.current(); err == nil {
+	if c, err := ca.served.Load().server.current(); err == nil {
 		serverCertificate = c.Leaf.NotAfter.Sub(ca.now()).Hours() / 24
 	}
 	return issuingCA, serverCertificate
@@ -184,16 +184,16 @@ func (ca *CA) DaysLeft() (issuingCA, serverCertificate float64) {
 
 // Entries lists the certificates of the CA, for `ca show`.
 func (ca *CA) Entries() []CAEntry {
-	entries := append(slices.Clone(ca.trust.Load().entries), ca.entries...)
-	if c, err := ca.server.current(); err == nil {
-		entries = append(entries, entry("server", c.Leaf, ca.server.where(), false))
+	entries := slices.Concat(ca.trust.Load().entries, ca.served.Load().entries, ca.entries)
+	if c, err := ca.served.Load().server.current(); err == nil {
+		entries = append(entries, entry("server", c.Leaf, ca.served.Load().server.where(), false))
 	}
 	return entries
 }
 
 // Warnings says what an operator should look at, one sentence each.
 func (ca *CA) Warnings() []string {
-	return append(slices.Clone(ca.trust.Load().notes.all), ca.notes.all...)
+	return slices.Concat(ca.trust.Load().notes.all, ca.served.Load().notes.all, ca.notes.all)
 }
 
 func (ca *CA) add(role string, c *x509.Certificate, key string, encrypted bool) {
@@ -232,32 +232,6 @@ func (ca *CA) loadForeign(files []string) error {
 			ca.add("client-ca", c, "", false)
 		}
 	}
-	return nil
-}
-
-// loadServer reads, or makes, what the listeners show.
-func (ca *CA) loadServer(dir string, config CAConfig) error {
-	if config.ServerCertificate != "" || config.ServerKey != "" {
-		return ca.loadServerFiles(config)
-	}
-	parent, err := readCertificate(filepath.Join(dir, serverCAFile))
-	if err != nil {
-		return fmt.Errorf("server CA: %w", err)
-	}
-	key, err := readKey(filepath.Join(dir, serverKeyFile), config.Passphrase, &ca.notes)
-	if err != nil {
-		return fmt.Errorf("server CA: %w", err)
-	}
-	if !issuing.SameKey(key.key.Public(), parent.PublicKey) {
-		return fmt.Errorf("server CA: %s is not the key of %s", key.path, serverCAFile)
-	}
-	ca.add("server-ca", parent, key.path, key.encrypted)
-	ca.roots = encodeCertificates([]*x509.Certificate{parent})
-	made := &madeServer{parent: parent, key: key.key, names: config.Names, now: config.Now}
-	if _, err := made.current(); err != nil {
-		return err
-	}
-	ca.server = made
 	return nil
 }
 

@@ -24,8 +24,11 @@ const (
 	caBackdate   = 24 * time.Hour
 )
 
-// issuingName is what the names of issuing CAs begin with.
-const issuingName = "certvendor issuing CA "
+// What the names of CAs begin with.
+const (
+	issuingName = "certvendor issuing CA "
+	serverName  = "certvendor server CA "
+)
 
 // authority is a CA certificate with its key, at the moment it is made.
 type authority struct {
@@ -57,7 +60,7 @@ func MakeCA(dir string, config CAConfig) error {
 	if err != nil {
 		return err
 	}
-	server, err := makeAuthority(leavesOnly(caTemplate("certvendor server CA"+suffix, rootYears, now)), nil)
+	server, err := makeAuthority(leavesOnly(caTemplate(serverName+hex.EncodeToString(tag), rootYears, now)), nil)
 	if err != nil {
 		return err
 	}

@@ -69,30 +69,36 @@ func (r *restore) authorities(ctx context.Context, s *store.Store) error {
 	if err != nil {
 		return err
 	}
+	servers, err := s.Anchors().List(ctx)
+	if err != nil {
+		return err
+	}
 	from := filepath.Join(r.config.Data, caDir)
-	err = copyMissing(from, ca.dir, func(name string) bool { return isKey(name) && keyOfOne(all, name) })
+	err = copyMissing(from, ca.dir, func(name string) bool { return keyOfOne(all, servers, name) })
 	if err != nil {
 		return err
 	}
 	if err = ca.Take(all); err == nil {
-		err = ca.loadOthers(r.config.CA)
+		err = ca.loadOthers(r.config.CA, servers)
 	}
 	if err == nil {
 		return nil
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("the key of the CA that issues is neither in the backup nor in %s: put it there first: %w", from, err)
+		return fmt.Errorf("a key that is in use is neither in the backup nor in %s: put it there first: %w", from, err)
 	}
 	return fmt.Errorf("the CA of the backup: %w", err)
 }
 
 // keyOfOne reports whether a file is named as the key of one of these CAs is
 // that came after the first.
-func keyOfOne(all []store.Authority, name string) bool {
-	return slices.ContainsFunc(all, func(a store.Authority) bool {
-		c, err := x509.ParseCertificate(a.Chain[0])
-		return err == nil && name == laterKeyName(c.RawSubjectPublicKeyInfo)
-	})
+func keyOfOne(all []store.Authority, servers []store.ServerAuthority, name string) bool {
+	named := func(der []byte, file func(spki []byte) string) bool {
+		c, err := x509.ParseCertificate(der)
+		return err == nil && name == file(c.RawSubjectPublicKeyInfo)
+	}
+	return slices.ContainsFunc(all, func(a store.Authority) bool { return named(a.Chain[0], laterKeyName) }) ||
+		slices.ContainsFunc(servers, func(a store.ServerAuthority) bool { return named(a.DER, laterServerKeyName) })
 }
 
 func isKey(name string) bool { return strings.HasSuffix(name, ".key") }

@@ -119,7 +119,11 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 	if err := w.takeCA(ctx); err != nil {
 		return nil, err
 	}
-	if err := w.ca.loadOthers(config.CA); err != nil {
+	later, err := w.store.Anchors().List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.ca.loadOthers(config.CA, later); err != nil {
 		return nil, err
 	}
 	if err := w.listen(); err != nil {
@@ -255,7 +259,7 @@ func (w *World) Backend() backend.Backend {
 		Journal: w.store.Journal(), Rotations: w.store.Journal(), Brakes: w.store.Brakes(),
 		Group: w.jobs.Group(w.store.Group()), Jobs: w.jobs.Continuous(w.store.Jobs()),
 		Issuer: w.ca, Packages: w.packages, Bus: w.broker,
-		Signs: w.ca.Signs,
+		Signs: w.ca.Signs, Anchors: anchors{w},
 	}
 	if w.config.Issuer != nil {
 		b.Issuer, b.Signs = w.config.Issuer, nil

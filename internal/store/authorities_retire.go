@@ -260,16 +260,23 @@ func (h Authorities) deactivate(t *tx, id, ca certificate.ID) ([]registry.Device
 }
 
 // issuerOf finds the CA that issued a certificate with this issuer's name and
-// this chain; empty for another's.
+// this chain; empty for another's. What a retired CA has issued is that of the
+// one that is trusted and has its name and key, where there is one.
 func issuerOf(all []Authority, issuer string, chain [][]byte) certificate.ID {
-	var named certificate.ID
+	var own Authority
 	for _, a := range all {
 		if len(chain) > 0 && a.ID == certificate.IDOf(chain[0]) {
-			return a.ID
+			own = a
+			break
 		}
-		if a.Subject == issuer {
-			named = a.ID
+		if a.Subject == issuer && (own.ID == "" || a.Retired.IsZero()) {
+			own = a
 		}
 	}
-	return named
+	for _, a := range all {
+		if !own.Retired.IsZero() && a.Line == own.Line && a.Retired.IsZero() {
+			return a.ID
+		}
+	}
+	return own.ID
 }
