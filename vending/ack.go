@@ -90,7 +90,7 @@ func (v *Vendor) verifyProof(ctx context.Context, a admission, r rotation.Rotati
 	if r.IsProven() {
 		return nil // seen in use, which is worth more
 	}
-	err = v.seen(ctx, a.Device, r.Certificate, certificate.Proof)
+	err = v.seen(ctx, Caller{Device: a.Device, Certificate: r.Certificate, Evidence: certificate.Proof})
 	if errors.Is(err, certificate.ErrNotActive) {
 		return reject(protocol.NotProven, err)
 	}

@@ -49,6 +49,8 @@ func (v *Vendor) getByCSR(ctx context.Context, a admission, request protocol.Get
 	}
 	if r := a.history.Keyed(csr.Key); r != nil && r.Answers() && v.isUsable(a, *r) {
 		return v.vendAgain(ctx, a, *r)
+	} else if r != nil && v.isSigned(a, *r) {
+		return v.goOn(ctx, a, *r)
 	}
 	next, order, err := v.check(ctx, a, csr, request)
 	if err != nil {
@@ -94,6 +96,32 @@ func (v *Vendor) issue(ctx context.Context, next *opening, order certificate.Ord
 func (v *Vendor) isUsable(a admission, r rotation.Rotation) bool {
 	held, ok := certificate.Find(a.held, r.Certificate)
 	return ok && r.State.Ready() && v.Now().Before(held.NotAfter)
+}
+
+// isSigned reports whether the rotation's certificate is durable and has not
+// come any further: the world failed to make it known.
+func (v *Vendor) isSigned(a admission, r rotation.Rotation) bool {
+	held, ok := certificate.Find(a.held, r.Certificate)
+	return ok && r.State == rotation.Issued && held.Standing == certificate.Active && v.Now().Before(held.NotAfter)
+}
+
+// goOn vends a certificate that was signed for this key before: no second one
+// is issued for it.
+func (v *Vendor) goOn(ctx context.Context, a admission, left rotation.Rotation) (protocol.GetAccepted, error) {
+	held, _ := certificate.Find(a.held, left.Certificate)
+	left.Lease = rotation.Lease{Instance: v.config.Instance, Until: v.Now().Add(rotation.LeaseTime)}
+	r, err := v.Journal.Advance(ctx, rotation.Change{Rotation: left})
+	if err != nil {
+		return protocol.GetAccepted{}, lost(err)
+	}
+	if err := v.Inventory.Register(ctx, a.Device, held.Certificate); err != nil {
+		return protocol.GetAccepted{}, v.giveUp(ctx, r, refuseRegister(err))
+	}
+	opened := r
+	if r, err = v.Journal.Advance(ctx, vended(r, v.Now())); err != nil {
+		return protocol.GetAccepted{}, v.giveUp(ctx, opened, lost(err))
+	}
+	return acceptedCSR(r, held.Certificate), nil
 }
 
 // vendAgain answers the key of the open rotation with the certificate it has.

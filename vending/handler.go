@@ -25,7 +25,7 @@ var (
 )
 
 // Queue gives each request its turn: one of a device at a time, an ack before
-// a get, and no more at once than the machine can sign.
+// a get, and no more at once than the world can serve.
 type Queue interface {
 	// Do runs work when its turn comes and returns its outcome. ErrBusy if
 	// one of the same device and action waits already; ErrLate if the

@@ -34,6 +34,7 @@ type Caller struct {
 	Certificate certificate.ID       // of the connection; empty where unknown
 	CommonName  string               // of that certificate's subject
 	Evidence    certificate.Evidence // Connection or Presence, with a certificate
+	At          time.Time            // when it spoke, where it is heard of later; zero: now
 }
 
 // Issuer signs certificates. Safe for concurrent use.

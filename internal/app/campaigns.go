@@ -103,7 +103,7 @@ func (a *App) holdCampaigns(ctx context.Context) string {
 	case err != nil:
 		return err.Error()
 	case frozen.Vending:
-		return "vending is frozen: " + frozen.Why
+		return "vending is frozen: " + frozen.VendingWhy()
 	}
 	return ""
 }

@@ -11,10 +11,15 @@ import (
 	"github.com/certvendor/certvendor/vending"
 )
 
-// openControl makes the operator's socket.
-func (a *App) openControl(ctx context.Context) (err error) {
+// openControl makes the operator's socket, and listens for operators over TCP
+// where that is wanted.
+func (a *App) openControl(ctx context.Context) error {
 	socket := control.Socket{Path: a.config.Control.Socket, Group: a.config.Control.Group}
-	if a.control, err = control.Open(ctx, socket, a.ports()); err != nil {
+	remote, err := a.remote()
+	if err != nil {
+		return err
+	}
+	if a.control, err = control.Open(ctx, socket, remote, a.ports()); err != nil {
 		return err
 	}
 	a.onStop("control socket", a.control.Shutdown)
@@ -32,7 +37,7 @@ func (a *App) ports() control.Ports {
 		Registry: b.Registry, Registrar: registrar{b.Registrar, a}, Devices: b.Devices,
 		Inventory: b.Inventory, Certificates: b.Certificates,
 		Journal: b.Journal, Rotations: b.Rotations, Brakes: b.Brakes, Group: b.Group, Jobs: b.Jobs,
-		ByHand: a.closer, CRL: a.crl,
+		ByHand: a.closer, CRL: a.crl, Authority: authority{a.world},
 		Issuer: b.Issuer, Packages: b.Packages,
 		Now: a.clock.Now, Validity: c.Vending.Validity, Backdate: c.Vending.Backdate,
 		Policies: policies, PerMinute: c.Rotation.PerMinute, Job: a.job(),
@@ -94,17 +99,17 @@ func (a *App) listFleet(ctx context.Context, query registry.Query) ([]control.Fl
 func (a *App) listCAs() []control.CA {
 	var cas []control.CA
 	for _, entry := range a.world.CA().Entries() {
-		cas = append(cas, control.CA(entry))
+		cas = append(cas, caView(entry))
 	}
 	return cas
 }
 
-func (a *App) crl(ctx context.Context, lifetime time.Duration) (control.CRL, error) {
-	made, err := a.world.CRL(ctx, lifetime)
+func (a *App) crl(ctx context.Context, id string, lifetime time.Duration) (control.CRL, error) {
+	made, err := a.world.CRL(ctx, id, lifetime)
 	return control.CRL{
 		Number: made.Number, NextUpdate: made.Until, Entries: made.Entries, Others: made.Others,
 		PEM: string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: made.DER})),
-	}, err
+	}, caRefusal(err)
 }
 
 func (a *App) note(ctx context.Context, e control.Event) error {

@@ -78,6 +78,33 @@ type Control struct {
 	// has mode 0660. Optional: without it, only the daemon's own user and
 	// root may (0600).
 	Group string `yaml:"group"`
+	// TLS answers operators over TCP too, where no socket reaches the daemon.
+	TLS ControlTLS `yaml:"tls"`
+}
+
+// ControlTLS is the operator's API over mutual TLS. Whoever shows a
+// certificate of ClientCA may do what its common name is listed for.
+type ControlTLS struct {
+	// Listen is host:port. Default empty: no listener.
+	Listen string `yaml:"listen"`
+	// Certificate is a PEM file with the server's certificate and chain, read
+	// anew for each connection. Optional, with Key: without it, operators see
+	// the certificate that devices see.
+	Certificate string `yaml:"certificate"`
+	// Key is the PEM file with the key of Certificate.
+	Key string `yaml:"key"`
+	// ClientCA lists PEM files of the CAs that sign operators' certificates.
+	// None may be one that signs for devices.
+	ClientCA []string `yaml:"client_ca"`
+	// Viewers are the common names of those who may see everything and change
+	// nothing.
+	Viewers []string `yaml:"viewers"`
+	// Operators may rotate as well: groups, campaigns, packages, freeze and
+	// thaw, retry and undo.
+	Operators []string `yaml:"operators"`
+	// Admins may do everything: let devices in and take them out, revoke,
+	// change the CA, make backups.
+	Admins []string `yaml:"admins"`
 }
 
 // Metrics is the listener for monitoring.
@@ -417,7 +444,10 @@ type Log struct {
 func Default() Config {
 	return Config{
 		Backend: StandaloneBackend,
-		Control: Control{Socket: "data/control.sock"},
+		Control: Control{
+			Socket: "data/control.sock",
+			TLS:    ControlTLS{ClientCA: []string{}, Viewers: []string{}, Operators: []string{}, Admins: []string{}},
+		},
 		Metrics: Metrics{Listen: "127.0.0.1:9464"},
 		MQTT:    MQTT{Topics: Topics(protocol.DefaultTopics())},
 		Vending: Vending{

@@ -29,6 +29,7 @@ func (c Config) Validate() error {
 	p.check("control.socket", c.Control.Socket != "", "must be set")
 	p.check("control.socket", len(c.Control.Socket) <= maxSocketPath,
 		"%s: longer than the %d characters of a Unix socket's path", c.Control.Socket, maxSocketPath)
+	c.validateControlTLS(&p)
 	if c.Metrics.Listen != "" {
 		p.address("metrics.listen", c.Metrics.Listen)
 	}
@@ -42,6 +43,23 @@ func (c Config) Validate() error {
 	c.validateStandalone(&p)
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	return errors.Join(p...)
+}
+
+func (c Config) validateControlTLS(p *problems) {
+	t := c.Control.TLS
+	p.check("control.tls.key", (t.Certificate == "") == (t.Key == ""), "must be set together with control.tls.certificate")
+	if t.Listen == "" {
+		return
+	}
+	p.address("control.tls.listen", t.Listen)
+	p.check("control.tls.client_ca", len(t.ClientCA) > 0, "must name who signs operators' certificates")
+	names := slices.Concat(t.Viewers, t.Operators, t.Admins)
+	p.check("control.tls.viewers", len(names) > 0, "nobody may do anything: list common names here, in operators or in admins")
+	slices.Sort(names)
+	for i, name := range names {
+		p.check("control.tls.viewers", name != "", "an empty name")
+		p.check("control.tls.viewers", i == 0 || name != names[i-1], "%.80q is listed twice, here, in operators or in admins", name)
+	}
 }
 
 func (c Config) validateVending(p *problems) {

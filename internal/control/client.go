@@ -3,6 +3,7 @@ package control
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"net/url"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/certvendor/certvendor/campaign"
 )
@@ -22,8 +24,9 @@ import (
 // errors are one line that says what, which device and what to do; an *Error
 // is the daemon's own.
 type Client struct {
-	socket string
-	http   *http.Client
+	at   string // what it is called in an error
+	base url.URL
+	http *http.Client
 }
 
 // Error is a refusal by the daemon.
@@ -47,7 +50,17 @@ func Dial(path string) *Client {
 		},
 		MaxIdleConnsPerHost: together,
 	}
-	return &Client{socket: path, http: &http.Client{Transport: transport}}
+	return &Client{at: path, base: url.URL{Scheme: "http", Host: "certvendor"}, http: &http.Client{Transport: transport}}
+}
+
+// DialTLS returns a client for the daemon that answers operators at host:port.
+// config holds the operator's certificate and by what the daemon's is verified.
+// Nothing is connected before the first request.
+func DialTLS(address string, config *tls.Config) *Client {
+	transport := &http.Transport{
+		TLSClientConfig: config, TLSHandshakeTimeout: 10 * time.Second, MaxIdleConnsPerHost: together,
+	}
+	return &Client{at: address, base: url.URL{Scheme: "https", Host: address}, http: &http.Client{Transport: transport}}
 }
 
 // Close gives idle connections back.
@@ -62,32 +75,43 @@ type request struct {
 
 // ask sends a request and decodes the reply.
 func ask[T any](ctx context.Context, c *Client, r request) (reply T, err error) {
-	body, err := r.encode()
+	response, err := c.send(ctx, r)
 	if err != nil {
 		return reply, err
 	}
-	target := url.URL{Scheme: "http", Host: "certvendor", Path: r.path, RawQuery: r.query.Encode()}
-	sent, err := http.NewRequestWithContext(ctx, r.method, target.String(), body)
-	if err != nil {
-		return reply, fmt.Errorf("ask the daemon: %w", err)
-	}
-	response, err := c.http.Do(sent)
-	if err != nil {
-		return reply, c.unreachable(err)
-	}
 	defer response.Body.Close()
-	decoder := json.NewDecoder(io.LimitReader(response.Body, maxReply))
-	if response.StatusCode != http.StatusOK {
-		var refused failure
-		if err := decoder.Decode(&refused); err != nil || refused.Error == "" {
-			refused.Error = "the daemon answered " + response.Status
-		}
-		return reply, &Error{response.StatusCode, refused.Error}
-	}
-	if err := decoder.Decode(&reply); err != nil {
+	if err := json.NewDecoder(io.LimitReader(response.Body, maxReply)).Decode(&reply); err != nil {
 		return reply, fmt.Errorf("read the daemon's answer: %w", err)
 	}
 	return reply, nil
+}
+
+// send sends a request and returns the reply, whose body is to be closed. A
+// refusal is an *Error.
+func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
+	body, err := r.encode()
+	if err != nil {
+		return nil, err
+	}
+	target := c.base
+	target.Path, target.RawQuery = r.path, r.query.Encode()
+	sent, err := http.NewRequestWithContext(ctx, r.method, target.String(), body)
+	if err != nil {
+		return nil, fmt.Errorf("ask the daemon: %w", err)
+	}
+	response, err := c.http.Do(sent)
+	if err != nil {
+		return nil, c.unreachable(err)
+	}
+	if response.StatusCode == http.StatusOK {
+		return response, nil
+	}
+	defer response.Body.Close()
+	var refused failure
+	if err := json.NewDecoder(io.LimitReader(response.Body, maxReply)).Decode(&refused); err != nil || refused.Error == "" {
+		refused.Error = "the daemon answered " + response.Status
+	}
+	return nil, &Error{response.StatusCode, refused.Error}
 }
 
 func (r request) encode() (io.Reader, error) {
@@ -110,11 +134,11 @@ func (c *Client) unreachable(err error) error {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no daemon answers on %s: start `certvendor serve`, or name its --config or --socket", c.socket)
+		return fmt.Errorf("no daemon answers on %s: start `certvendor serve`, or name its --config or --socket", c.at)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("no permission to use %s: be its owner, or a member of control.group", c.socket)
+		return fmt.Errorf("no permission to use %s: be its owner, or a member of control.group", c.at)
 	}
-	return fmt.Errorf("ask the daemon on %s: %w", c.socket, err)
+	return fmt.Errorf("ask the daemon on %s: %w", c.at, err)
 }
 
 // pages goes through a list, a page at a time, until one comes back empty.

@@ -32,6 +32,7 @@ var rules = map[string][]string{
 	"internal/backend/backendtest": append([]string{"internal/backend", "any"}, domain...),
 	"internal/archive":             {"certificate"},
 	"internal/store":               append([]string{"any"}, domain...),
+	"internal/store/storetest":     {"internal/store"},
 	"internal/standalone":          append([]string{"internal/archive", "internal/backend", "internal/store", "any"}, domain...),
 	"internal/aws":                 append([]string{"internal/backend", "internal/store", "any"}, domain...),
 	"internal/control":             append([]string{"any"}, domain...),

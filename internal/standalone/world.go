@@ -67,7 +67,7 @@ type JobPace struct {
 // directory from Open to Close.
 type World struct {
 	config   Config
-	lock     *Lock
+	lock     *store.Lock
 	ca       *CA
 	store    *store.Store
 	broker   *Broker
@@ -80,7 +80,9 @@ type World struct {
 	stop    context.CancelFunc
 	running sync.WaitGroup
 	failed  chan error
-	backing sync.Mutex // held while a backup is made
+	backing sync.Mutex        // held while a backup is made
+	turning sync.Mutex        // held while the CA is changed
+	step    func(what string) // called before each step of that; tests look at the directory then
 
 	restored store.Restoration // when this world was restored; zero: it was not
 }
@@ -108,13 +110,26 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 	if err := initialise(ctx, config); err != nil {
 		return nil, err
 	}
-	if w.ca, err = LoadCA(config.Data, config.CA); err != nil {
+	if w.ca, err = readCA(config.Data, config.CA); err != nil {
 		return nil, err
 	}
 	if err := w.openStore(ctx); err != nil {
 		return nil, err
 	}
+	if err := w.takeCA(ctx); err != nil {
+		return nil, err
+	}
+	if err := w.ca.loadOthers(config.CA); err != nil {
+		return nil, err
+	}
 	if err := w.listen(); err != nil {
+		return nil, err
+	}
+	if err := w.packages.discardOrphans(ctx, w.store.Packages()); err != nil {
+		return nil, err
+	}
+	// The retirement of a CA may have been interrupted.
+	if err := w.store.Authorities().Distrust(ctx); err != nil {
 		return nil, err
 	}
 	return w, nil
@@ -148,8 +163,7 @@ func initialise(ctx context.Context, config Config) error {
 	})
 }
 
-// openStore opens the store and holds its CA against the one on disk: a store
-// whose certificates another CA signed is not this world's.
+// openStore opens the store, and takes what earlier processes held of it.
 func (w *World) openStore(ctx context.Context) (err error) {
 	path := filepath.Join(w.config.Data, storeFile)
 	if !exists(path) {
@@ -171,30 +185,17 @@ func (w *World) openStore(ctx context.Context) (err error) {
 		return err
 	}
 	// The lock is ours alone: whoever held a lease is gone.
-	if !w.config.Observes {
-		if _, err := w.store.Journal().VoidLeases(ctx); err != nil {
-			return err
-		}
+	if w.config.Observes {
+		return nil
 	}
-	const key = store.CACertificate
-	own := string(certificate.IDOf(w.ca.Issuer().Raw))
-	known, err := w.store.Meta(ctx, key)
-	switch {
-	case err != nil:
-		return err
-	case known == "":
-		return w.store.SetMeta(ctx, key, own)
-	case known != own:
-		return fmt.Errorf("the store belongs to the issuing CA %.12s, and %s holds %.12s: put the right CA files back",
-			known, filepath.Join(w.config.Data, caDir), own)
-	}
-	return nil
+	_, err = w.store.Journal().VoidLeases(ctx)
+	return err
 }
 
 // listen opens both listeners, so that a port that is taken fails at once.
 func (w *World) listen() (err error) {
 	config := w.config.Broker
-	config.Certificate, config.ClientCAs = w.ca.GetCertificate, w.ca.ClientPool
+	config.Certificate, config.ClientCAs, config.Trust = w.ca.GetCertificate, w.ca.ClientPool, w.ca.Trust
 	config.Topics, config.Now, config.Log = w.config.Topics, w.config.Now, w.config.Log
 	if !w.restored.At.IsZero() && !w.config.Observes {
 		config.Adopt = w.adopt
@@ -253,8 +254,8 @@ func (w *World) Backend() backend.Backend {
 		Revoker: w.store.Certificates(),
 		Journal: w.store.Journal(), Rotations: w.store.Journal(), Brakes: w.store.Brakes(),
 		Group: w.jobs.Group(w.store.Group()), Jobs: w.jobs.Continuous(w.store.Jobs()),
-		Issuer: w.ca.Authority(), Packages: w.packages, Bus: w.broker,
-		Signs: w.ca.Authority().Signs,
+		Issuer: w.ca, Packages: w.packages, Bus: w.broker,
+		Signs: w.ca.Signs,
 	}
 	if w.config.Issuer != nil {
 		b.Issuer, b.Signs = w.config.Issuer, nil

@@ -66,6 +66,9 @@ type Config struct {
 	DurableIntent bool
 	// Tells reports which kinds of notices are put into the outbox. Nil: none.
 	Tells func(kind string) bool
+	// Elsewhere says that another place keeps the certificates too: the commit
+	// that vends one ends what Unsettled.Begin has begun for it.
+	Elsewhere bool
 	// AuditDir is where the audit is copied to, in segments of 64 MiB. Empty:
 	// it stays in the store only.
 	AuditDir string
