@@ -59,6 +59,7 @@ func (v *Vendor) getByCSR(ctx context.Context, a admission, request protocol.Get
 	if next, err = v.open(ctx, a, next); err != nil {
 		return protocol.GetAccepted{}, err
 	}
+	order.Rotation = next.Number
 	// Where issuing has no effect outside the store, what follows is one
 	// commit: the last Advance writes it all (see rotation.Journal).
 	issued, err := v.issue(ctx, &next, order)

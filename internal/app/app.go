@@ -20,6 +20,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/certvendor/certvendor/campaign"
+	"github.com/certvendor/certvendor/internal/aws"
 	"github.com/certvendor/certvendor/internal/backend"
 	"github.com/certvendor/certvendor/internal/config"
 	"github.com/certvendor/certvendor/internal/control"
@@ -39,7 +40,9 @@ type App struct {
 	config  config.Config
 	log     zerolog.Logger
 	now     func() time.Time // the one clock of all parts
-	world   *standalone.World
+	world   world
+	alone   *standalone.World // the world, where it is that one
+	cloud   *aws.World        // the world, where it is that one
 	backend backend.Backend
 	clock   *rotation.Clock
 	closer  *rotation.Closer
@@ -195,8 +198,8 @@ func (a *App) Ready(ctx context.Context) error {
 	if err := a.writable.ask(ctx, a.world.Store()); err != nil {
 		why = append(why, "the store cannot be written: "+err.Error())
 	}
-	if days, _ := a.world.CA().DaysLeft(); days <= 0 {
-		why = append(why, "the issuing CA has expired")
+	if err := a.worldReady(); err != nil {
+		why = append(why, err.Error())
 	}
 	if len(why) > 0 {
 		return errors.New(strings.Join(why, "; "))
@@ -250,10 +253,20 @@ func (a *App) Restrained(ctx context.Context) string {
 }
 
 // BrokerAddr returns the address that devices connect to.
-func (a *App) BrokerAddr() string { return a.world.Broker().Addr().String() }
+func (a *App) BrokerAddr() string {
+	if a.alone == nil {
+		return a.config.AWS.Broker.Endpoint
+	}
+	return a.alone.Broker().Addr().String()
+}
 
 // PackagesAddr returns the address that packages are fetched from.
-func (a *App) PackagesAddr() string { return a.world.PackagesAddr().String() }
+func (a *App) PackagesAddr() string {
+	if a.alone == nil {
+		return a.config.AWS.Packages.Bucket
+	}
+	return a.alone.PackagesAddr().String()
+}
 
 // MetricsAddr returns the address of /metrics, /healthz and /readyz.
 // Empty where there is no such listener.

@@ -15,6 +15,14 @@ type authority struct{ world *standalone.World }
 
 var _ control.Authority = authority{}
 
+// authority returns what changes the world's CA, where it has one of its own.
+func (a *App) authority() control.Authority {
+	if a.alone == nil {
+		return noAuthority{}
+	}
+	return authority{a.alone}
+}
+
 func (a authority) RotateCA(ctx context.Context) (control.CA, error) {
 	made, err := a.world.RotateCA(ctx)
 	return caView(made), caRefusal(err)
@@ -55,4 +63,20 @@ func caView(e standalone.CAEntry) control.CA {
 	return control.CA{
 		Role: e.Role, Subject: e.Subject, ID: e.ID, NotAfter: e.NotAfter, Key: e.Key, Encrypted: e.Encrypted, Retired: e.Retired,
 	}
+}
+
+// noAuthority is that of a world whose CA is somewhere else.
+type noAuthority struct{}
+
+var refusedCA = control.CARefused{Why: errNoOwnCA.Error()}
+
+func (noAuthority) RotateCA(context.Context) (control.CA, error)    { return control.CA{}, refusedCA }
+func (noAuthority) RequestCA(context.Context, bool) (string, error) { return "", refusedCA }
+func (noAuthority) ImportCA(context.Context, string) (control.CA, error) {
+	return control.CA{}, refusedCA
+}
+func (noAuthority) RetireCA(context.Context, certificate.ID, int) error { return refusedCA }
+
+func (noAuthority) UsesOfCA(context.Context, certificate.ID) (control.CAUses, error) {
+	return control.CAUses{}, refusedCA
 }

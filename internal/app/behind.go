@@ -88,10 +88,13 @@ func (a *App) warn() {
 		return
 	}
 	a.warned = now
-	for _, warning := range a.world.CA().Warnings() {
+	if a.alone == nil {
+		return
+	}
+	for _, warning := range a.alone.CA().Warnings() {
 		a.log.Warn().Msg(warning)
 	}
-	ca, server := a.world.CA().DaysLeft()
+	ca, server := a.alone.CA().DaysLeft()
 	switch {
 	case ca <= 0:
 		a.log.Error().Float64("days", ca).Msg("the issuing CA, or one above it, has expired: nothing is vended")

@@ -20,7 +20,7 @@ func (a *App) remote() (control.Remote, error) {
 		return control.Remote{}, nil
 	}
 	r := control.Remote{
-		Listen: c.Listen, Certificate: a.world.CA().GetCertificate,
+		Listen: c.Listen, Certificate: a.serverCertificate,
 		Operators: x509.NewCertPool(), ForDevices: a.signsForDevices, Role: roleOf(c),
 	}
 	if c.Certificate != "" {
@@ -76,7 +76,10 @@ func (a *App) trustOperators(pool *x509.CertPool, file string) error {
 // CA above it may stand above operators too.
 func (a *App) signsForDevices(ca *x509.Certificate) bool {
 	id := certificate.IDOf(ca.Raw)
-	for _, entry := range a.world.CA().Entries() {
+	if a.alone == nil {
+		return string(id) == a.config.AWS.Issuer.CA
+	}
+	for _, entry := range a.alone.CA().Entries() {
 		switch entry.Role {
 		case "root", "intermediate", "server", "server-ca":
 		default:

@@ -106,7 +106,10 @@ func (a *App) tellStale(ctx context.Context) error {
 
 // tellCADays tells once for each of webhook.ca_days that has come.
 func (a *App) tellCADays(ctx context.Context) error {
-	days, _ := a.world.CA().DaysLeft()
+	days, known := a.caDays(ctx)
+	if !known {
+		return nil // readiness says why
+	}
 	told, kind := "", ""
 	for _, limit := range slices.Sorted(slices.Values(a.config.Webhook.CADays)) {
 		if days <= float64(limit) {

@@ -30,8 +30,8 @@ const (
 	Direct Identity = "direct"
 )
 
-// BusConfig is what a Bus needs. What is zero has the default that is named.
-type BusConfig struct {
+// MQTTConfig is what an MQTTBus needs. What is zero has the default that is named.
+type MQTTConfig struct {
 	Way Way // how the broker is reached
 	// ClientID is this instance's own and the same at every start: the broker
 	// keeps requests for it while it is away. Connections besides the one that
@@ -61,15 +61,15 @@ type BusConfig struct {
 	Log         zerolog.Logger
 }
 
-// Bus carries messages over AWS IoT Core, or any broker like it. It is a
+// MQTTBus carries messages over AWS IoT Core, or any broker like it. It is a
 // backend.Bus. It keeps one connection to take requests, with a session that
 // the broker keeps while the bus is away, and another to publish replies; a
 // connection that is lost is followed by a new one, with a new MQTT client,
 // because a client that reconnects by itself reports publishes as done that no
 // broker has taken. Methods are safe for concurrent use, but Subscribe comes
 // before Start.
-type Bus struct {
-	config   BusConfig
+type MQTTBus struct {
+	config   MQTTConfig
 	receiver backend.Receiver
 	seen     *traces
 	counts   busCounts
@@ -80,7 +80,7 @@ type Bus struct {
 	lines     []*line
 	publisher *line
 
-	serving context.Context // of every request; canceled when Stop runs out of time
+	serving context.Context // of every request; canceled when Close runs out of time
 	abandon context.CancelFunc
 	hangUp  context.CancelFunc // ends the lines
 	keeping sync.WaitGroup     // the lines
@@ -92,13 +92,13 @@ type Bus struct {
 	started atomic.Bool
 }
 
-var _ backend.Bus = (*Bus)(nil)
+var _ backend.Bus = (*MQTTBus)(nil)
 
 // window is how many publishes AWS IoT lets one connection have under way.
 const window = 100
 
-// NewBus returns a bus that connects to nothing before Start.
-func NewBus(c BusConfig) (*Bus, error) {
+// NewMQTTBus returns a bus that connects to nothing before Start.
+func NewMQTTBus(c MQTTConfig) (*MQTTBus, error) {
 	c.Inbox = cmp.Or(c.Inbox, Inbox)
 	c.Backlog = cmp.Or(c.Backlog, 100)
 	c.PublishRate = cmp.Or(c.PublishRate, 90)
@@ -108,7 +108,7 @@ func NewBus(c BusConfig) (*Bus, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	b := &Bus{
+	b := &MQTTBus{
 		config: c, seen: newTraces(), pace: rate.NewLimiter(rate.Limit(c.PublishRate), 10),
 		window: make(chan struct{}, window), look: lookTime,
 	}
@@ -127,7 +127,7 @@ func NewBus(c BusConfig) (*Bus, error) {
 // maxClientID is the quota of AWS IoT, with room for a suffix of ours.
 const maxClientID = 128 - len("-presence")
 
-func (c BusConfig) validate() error {
+func (c MQTTConfig) validate() error {
 	switch {
 	case c.Way == nil || c.Now == nil:
 		return errors.New("bus: Way and Now must be set")
@@ -144,7 +144,7 @@ func (c BusConfig) validate() error {
 	return c.Topics.Validate()
 }
 
-func (c BusConfig) validateIdentity() error {
+func (c MQTTConfig) validateIdentity() error {
 	switch c.Identity {
 	case Direct:
 		return nil
@@ -165,7 +165,7 @@ func (c BusConfig) validateIdentity() error {
 
 // filters are what the bus subscribes to in order to take requests: the
 // envelopes, or the requests themselves, never both.
-func (c BusConfig) filters() []string {
+func (c MQTTConfig) filters() []string {
 	filters := []string{c.Inbox + "/+/get", c.Inbox + "/+/ack"}
 	if c.Identity == Direct {
 		filters = []string{c.Topics.Subscription(protocol.Get), c.Topics.Subscription(protocol.Ack)}
@@ -179,12 +179,12 @@ func (c BusConfig) filters() []string {
 }
 
 // Subscribe names who receives requests and presence.
-func (b *Bus) Subscribe(r backend.Receiver) { b.receiver = r }
+func (b *MQTTBus) Subscribe(r backend.Receiver) { b.receiver = r }
 
 // Start begins to connect, and does not wait for it: Ready says how it went.
-// Requests are served with the values of ctx, but not with its end: Stop lets
+// Requests are served with the values of ctx, but not with its end: Close lets
 // them finish. Returns an error if nobody receives, or at a second call.
-func (b *Bus) Start(ctx context.Context) error {
+func (b *MQTTBus) Start(ctx context.Context) error {
 	if b.receiver == nil {
 		return errors.New("bus: started before Subscribe")
 	}
@@ -206,7 +206,7 @@ var errNotYet = errors.New("not connected yet")
 
 // Ready returns nil while every connection is up and every subscription
 // granted, and otherwise which is not, and why.
-func (b *Bus) Ready() error {
+func (b *MQTTBus) Ready() error {
 	if !b.started.Load() {
 		return errNotYet
 	}
@@ -219,10 +219,10 @@ func (b *Bus) Ready() error {
 	return errors.Join(all...)
 }
 
-// Stop takes no more messages, lets those at work finish until ctx ends, and
+// Close takes no more messages, lets those at work finish until ctx ends, and
 // returns when every goroutine of the bus has ended. What was not taken stays
 // with the broker. Repeatable.
-func (b *Bus) Stop(ctx context.Context) error {
+func (b *MQTTBus) Close(ctx context.Context) error {
 	if !b.started.Load() {
 		return nil
 	}
@@ -242,7 +242,7 @@ func (b *Bus) Stop(ctx context.Context) error {
 
 // rest closes the bus to messages and returns what is closed when none is at
 // work.
-func (b *Bus) rest() <-chan struct{} {
+func (b *MQTTBus) rest() <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.closing = true
@@ -256,7 +256,7 @@ func (b *Bus) rest() <-chan struct{} {
 }
 
 // enter takes a place for a message, if the bus takes any more.
-func (b *Bus) enter() bool {
+func (b *MQTTBus) enter() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closing {
@@ -266,7 +266,7 @@ func (b *Bus) enter() bool {
 	return true
 }
 
-func (b *Bus) leave() {
+func (b *MQTTBus) leave() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.atWork--; b.atWork == 0 && b.idle != nil {
@@ -275,8 +275,8 @@ func (b *Bus) leave() {
 }
 
 // options are those of every connection. What the library would do by itself
-// after a loss is switched off, see Bus.
-func (b *Bus) options(l *line) *mqtt.ClientOptions {
+// after a loss is switched off, see MQTTBus.
+func (b *MQTTBus) options(l *line) *mqtt.ClientOptions {
 	return mqtt.NewClientOptions().
 		AddBroker("tls://broker"). // only the Way knows the address
 		SetClientID(l.clientID).

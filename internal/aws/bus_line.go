@@ -12,6 +12,7 @@ import (
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
+	"github.com/rs/zerolog"
 )
 
 const (
@@ -19,6 +20,9 @@ const (
 	writeTime   = 10 * time.Second // for one packet to leave; no longer, so that a publish knows in its time
 	lookTime    = time.Minute      // how often a connection is held against its Way
 	quiesce     = 250              // milliseconds for the DISCONNECT to leave
+
+	shortLived = 10 * time.Second // of a connection
+	suspicious = 3                // how many of them in a row are no accident
 )
 
 // Backoff is how long to wait between attempts to connect: a random part of a
@@ -47,7 +51,7 @@ func (b Backoff) after(failures int) time.Duration {
 
 // line keeps one connection up.
 type line struct {
-	bus      *Bus
+	bus      *MQTTBus
 	name     string // what it does, for people
 	clientID string
 	clean    bool // nothing is kept for it while it is away
@@ -78,34 +82,54 @@ type link struct {
 // keep connects, and connects again after every loss, until ctx ends.
 func (l *line) keep(ctx context.Context) {
 	defer l.set(&lineState{err: errStopped})
-	for failures := 0; ctx.Err() == nil; {
+	failures, short := 0, 0 // in a row: attempts that failed, connections that fell at once
+	for ctx.Err() == nil {
 		k, err := l.open(ctx)
-		if err != nil && ctx.Err() == nil {
+		if err == nil {
+			l.set(&lineState{link: k})
+			err = l.watch(ctx, k)
+			failures, short = l.tally(k, err, failures, short)
+			if short >= suspicious {
+				err = fmt.Errorf("%w soon after it was made, %d times in a row: does another instance use client id %s, or does a policy forbid what it does?", err, short, l.clientID)
+			}
+			l.set(&lineState{err: err})
+			k.client.Disconnect(quiesce)
+		} else {
 			failures++
 			l.bus.counts.failed.Add(1)
-			wait := l.bus.config.Backoff.after(failures)
-			l.bus.config.Log.Warn().Err(err).Dur("again_in", wait).Msg("the connection that " + l.name + " cannot be made")
 			l.set(&lineState{err: err})
-			sleep(ctx, wait)
-			continue
 		}
-		if err != nil {
-			return
-		}
-		l.set(&lineState{link: k})
-		why := l.watch(ctx, k)
-		l.set(&lineState{err: why})
-		k.client.Disconnect(quiesce)
 		if ctx.Err() != nil {
 			return
 		}
-		// One that held is no failure; one that fell at once may fall again.
-		if failures++; why != errLost || time.Since(k.opened) > l.bus.config.Backoff.Max {
-			failures = 0
-		}
-		l.bus.config.Log.Info().Err(why).Msg("the connection that " + l.name + " has ended")
-		sleep(ctx, l.bus.config.Backoff.after(failures))
+		wait := l.bus.config.Backoff.after(failures)
+		l.bus.config.Log.WithLevel(levelOf(err)).Err(err).Dur("again_in", wait).Msg("the connection that " + l.name + " is down")
+		sleep(ctx, wait)
 	}
+}
+
+// levelOf is what a connection that is down is worth: one that gives way is
+// not worth a warning.
+func levelOf(err error) zerolog.Level {
+	if errors.Is(err, errRenewed) {
+		return zerolog.InfoLevel
+	}
+	return zerolog.WarnLevel
+}
+
+// tally counts a connection that has ended. One that held for a while, or gave
+// way, is no failure; one that fell may fall again.
+func (l *line) tally(k *link, why error, failures, short int) (int, int) {
+	lived := time.Since(k.opened)
+	if !errors.Is(why, errLost) || lived > l.bus.config.Backoff.Max {
+		failures = 0
+	} else {
+		failures++
+	}
+	if !errors.Is(why, errLost) || lived > shortLived {
+		return failures, 0
+	}
+	return failures, short + 1
 }
 
 // The ends of a connection.

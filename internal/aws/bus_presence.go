@@ -29,7 +29,7 @@ type connected struct {
 // takePresence hands on that a device has connected. Events are evidence and
 // nothing more: one too many is let go, since the device's next request says
 // the same.
-func (b *Bus) takePresence(k *link, m mqtt.Message) {
+func (b *MQTTBus) takePresence(k *link, m mqtt.Message) {
 	defer m.Ack()
 	if !b.enter() {
 		return

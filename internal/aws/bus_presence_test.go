@@ -45,7 +45,7 @@ func TestReadPresence(t *testing.T) {
 
 func TestPresence(t *testing.T) {
 	b := startBroker(t)
-	r := newRig(t, b, func(c *BusConfig) { c.Presence = true })
+	r := newRig(t, b, func(c *MQTTConfig) { c.Presence = true })
 	aws := b.client("broker-itself")
 	at := time.Now().Truncate(time.Millisecond)
 	aws.say("$aws/events/presence/connected/pump-7/candidate", event("pump-7/candidate", "", principalOf("pump-7"), at))

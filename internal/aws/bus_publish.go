@@ -17,7 +17,7 @@ var errDeadly = errors.New("every connection that it was sent over was closed")
 // connections as it takes. When it returns nil the broker has it. Otherwise
 // the request that it answers is left with the broker, unless it is this reply
 // that the broker does not want.
-func (b *Bus) Publish(ctx context.Context, topic string, payload []byte) error {
+func (b *MQTTBus) Publish(ctx context.Context, topic string, payload []byte) error {
 	limited, cancel := context.WithTimeout(ctx, b.config.PublishTime)
 	defer cancel()
 	err := b.publish(limited, topic, payload)
@@ -31,7 +31,7 @@ func (b *Bus) Publish(ctx context.Context, topic string, payload []byte) error {
 	return fmt.Errorf("publish on %s: %w", topic, err)
 }
 
-func (b *Bus) publish(ctx context.Context, topic string, payload []byte) error {
+func (b *MQTTBus) publish(ctx context.Context, topic string, payload []byte) error {
 	select {
 	case b.window <- struct{}{}:
 		defer func() { <-b.window }()

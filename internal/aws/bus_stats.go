@@ -18,8 +18,8 @@ const (
 	DropRepeated Drop = "repeated" // seen before
 )
 
-// BusStats are the bus's counts since it was made.
-type BusStats struct {
+// MQTTStats are the bus's counts since it was made.
+type MQTTStats struct {
 	Dropped     map[Drop]int64 // envelopes
 	Left        int64          // requests left with the broker, to come again
 	Unpublished int64          // replies that the broker did not take in time
@@ -31,9 +31,9 @@ type BusStats struct {
 }
 
 // Stats returns the bus's counts.
-func (b *Bus) Stats() BusStats {
+func (b *MQTTBus) Stats() MQTTStats {
 	c := &b.counts
-	return BusStats{
+	return MQTTStats{
 		Dropped: c.drops(), Left: c.left.Load(), Unpublished: c.unpublished.Load(), Lost: c.lost.Load(),
 		Failed: c.failed.Load(), Presence: c.presence.Load(), Strangers: c.strangers.Load(), Overrun: c.overrun.Load(),
 	}

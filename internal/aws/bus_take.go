@@ -14,7 +14,7 @@ import (
 // durable and its reply with the broker. What there is no place for, and what
 // could not be answered, is left with the broker, which delivers it again to
 // the next connection; that one is made once nothing is at work on this.
-func (b *Bus) takeRequest(k *link, m mqtt.Message) {
+func (b *MQTTBus) takeRequest(k *link, m mqtt.Message) {
 	if !b.enter() {
 		return
 	}
@@ -34,7 +34,7 @@ func (b *Bus) takeRequest(k *link, m mqtt.Message) {
 }
 
 // serve reports whether the broker may forget the message.
-func (b *Bus) serve(m mqtt.Message) bool {
+func (b *MQTTBus) serve(m mqtt.Message) bool {
 	if b.config.Identity == Direct {
 		return b.hand(vending.Message{Topic: m.Topic(), Payload: m.Payload()})
 	}
@@ -62,7 +62,7 @@ func (b *Bus) serve(m mqtt.Message) bool {
 	return answered
 }
 
-func (b *Bus) drop(err error) {
+func (b *MQTTBus) drop(err error) {
 	var dropped *dropError
 	if errors.As(err, &dropped) {
 		b.counts.drop(dropped.why)
@@ -73,7 +73,7 @@ func (b *Bus) drop(err error) {
 
 // hand has the receiver serve a message, and reports whether everything that
 // it published meanwhile has reached the broker.
-func (b *Bus) hand(m vending.Message) bool {
+func (b *MQTTBus) hand(m vending.Message) bool {
 	var unheard atomic.Bool
 	b.receiver.Serve(context.WithValue(b.serving, unheardKey{}, &unheard), m)
 	return !unheard.Load()

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
 
 	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/vending"
@@ -24,15 +25,15 @@ type rig struct {
 	t      *testing.T
 	broker *broker
 	way    *cutter
-	config BusConfig
-	bus    *Bus
+	config MQTTConfig
+	bus    *MQTTBus
 	ends   *receiver
 }
 
 // receiver answers every request with its own payload, as far as its gate is
 // open.
 type receiver struct {
-	bus     *Bus
+	bus     *MQTTBus
 	gate    chan struct{} // closed, or nil: nothing is held up
 	entered chan string   // payloads, as their requests come in; nil: not told
 	mu      sync.Mutex
@@ -123,10 +124,10 @@ func quickBackoff() Backoff { return Backoff{Min: 5 * time.Millisecond, Max: 50 
 
 // newRig starts a bus that takes requests where devices publish them, unless
 // the changes say otherwise.
-func newRig(t *testing.T, b *broker, changes ...func(*BusConfig)) *rig {
+func newRig(t *testing.T, b *broker, changes ...func(*MQTTConfig)) *rig {
 	t.Helper()
 	r := &rig{t: t, broker: b, way: &cutter{Way: b.way("vendor")}, ends: &receiver{}}
-	r.config = BusConfig{
+	r.config = MQTTConfig{
 		Way: r.way, ClientID: "vendor", Topics: protocol.DefaultTopics(), Identity: Direct,
 		Backoff: quickBackoff(), PublishRate: 1e6, Now: time.Now, Log: zerolog.New(zerolog.NewTestWriter(t)),
 	}
@@ -139,7 +140,7 @@ func newRig(t *testing.T, b *broker, changes ...func(*BusConfig)) *rig {
 
 func (r *rig) start() {
 	r.t.Helper()
-	bus, err := NewBus(r.config)
+	bus, err := NewMQTTBus(r.config)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -148,7 +149,7 @@ func (r *rig) start() {
 	if err := bus.Start(context.Background()); err != nil {
 		r.t.Fatal(err)
 	}
-	r.t.Cleanup(func() { _ = bus.Stop(canceled()) })
+	r.t.Cleanup(func() { _ = bus.Close(canceled()) })
 	soon(r.t, "the bus is ready", func() bool { return bus.Ready() == nil })
 }
 
@@ -195,7 +196,7 @@ func TestNothingIsLostWhenConnectionsAreCut(t *testing.T) {
 	if n := r.bus.Stats().Lost; n < 1 {
 		t.Errorf("%d connections lost", n)
 	}
-	if err := r.bus.Stop(context.Background()); err != nil {
+	if err := r.bus.Close(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	r.start()
@@ -211,7 +212,7 @@ func TestNothingIsLostWhenConnectionsAreCut(t *testing.T) {
 func TestRequestsWaitForTheInstance(t *testing.T) {
 	b := startBroker(t)
 	r := newRig(t, b)
-	if err := r.bus.Stop(context.Background()); err != nil {
+	if err := r.bus.Close(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	pump := b.client("pump-7", "cdf/certificates/pump-7/+/+")
@@ -278,7 +279,7 @@ func TestPublishWaitsForTheBroker(t *testing.T) {
 	soon(t, "it is there", func() bool { return slices.Contains(pump.heard(""), "late") })
 }
 
-func (b *Bus) linesDown() []string {
+func (b *MQTTBus) linesDown() []string {
 	var names []string
 	for _, l := range b.lines {
 		if l.state.Load().link == nil {
@@ -290,7 +291,7 @@ func (b *Bus) linesDown() []string {
 
 func TestUnheardRequestComesAgain(t *testing.T) {
 	b := startBroker(t)
-	r := newRig(t, b, func(c *BusConfig) { c.PublishTime = 50 * time.Millisecond })
+	r := newRig(t, b, func(c *MQTTConfig) { c.PublishTime = 50 * time.Millisecond })
 	r.ends.gate, r.ends.entered = make(chan struct{}), make(chan string, 10)
 	pump := b.client("pump-7", "cdf/certificates/pump-7/+/+")
 	pump.say(getTopic("pump-7"), "one")
@@ -336,7 +337,7 @@ func TestReplyThatTheBrokerDoesNotWant(t *testing.T) {
 func TestBacklogIsBounded(t *testing.T) {
 	b := startBroker(t, "max_inflight_messages 0", "max_queued_messages 0")
 	const backlog, requests = 8, 60
-	r := newRig(t, b, func(c *BusConfig) { c.Backlog = backlog })
+	r := newRig(t, b, func(c *MQTTConfig) { c.Backlog = backlog })
 	r.ends.gate, r.ends.entered = make(chan struct{}), make(chan string, 10*requests)
 	pump := b.client("pump-7", "cdf/certificates/pump-7/+/+")
 	for i := range requests {
@@ -375,7 +376,7 @@ func TestSubscriptionThatIsRefused(t *testing.T) {
 	b.extra = "plugin " + plugin(t) + "\nplugin_opt_config_file " + b.path("roles.json")
 	b.start()
 	r := &rig{t: t, broker: b, way: &cutter{Way: b.way("vendor")}, ends: &receiver{}}
-	bus, err := NewBus(BusConfig{
+	bus, err := NewMQTTBus(MQTTConfig{
 		Way: r.way, ClientID: "vendor", Topics: protocol.DefaultTopics(), Identity: Direct, Backoff: quickBackoff(), Now: time.Now,
 	})
 	if err != nil {
@@ -385,24 +386,25 @@ func TestSubscriptionThatIsRefused(t *testing.T) {
 	if err := bus.Start(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = bus.Stop(context.Background()) }()
+	defer func() { _ = bus.Close(context.Background()) }()
 	soon(t, "it says what is refused", func() bool {
 		err := bus.Ready()
 		return err != nil && strings.Contains(err.Error(), "cdf/certificates/+/") && strings.Contains(err.Error(), "refuses") && bus.Stats().Failed > 1
 	})
 }
 
-// Stop waits for what is at work, and what it has acknowledged does not come
+// Close waits for what is at work, and what it has acknowledged does not come
 // again.
-func TestStopDrains(t *testing.T) {
+func TestCloseDrains(t *testing.T) {
 	b := startBroker(t)
+	pump := b.client("pump-7", "cdf/certificates/pump-7/+/+")
+	before := goleak.IgnoreCurrent()
 	r := newRig(t, b)
 	r.ends.gate, r.ends.entered = make(chan struct{}), make(chan string, 10)
-	pump := b.client("pump-7", "cdf/certificates/pump-7/+/+")
 	pump.say(getTopic("pump-7"), "at work")
 	<-r.ends.entered
 	stopped := make(chan error, 1)
-	go func() { stopped <- r.bus.Stop(context.Background()) }()
+	go func() { stopped <- r.bus.Close(context.Background()) }()
 	soon(t, "it is closing", func() bool { r.bus.mu.Lock(); defer r.bus.mu.Unlock(); return r.bus.closing })
 	pump.say(getTopic("pump-7"), "too late")
 	select {
@@ -413,6 +415,9 @@ func TestStopDrains(t *testing.T) {
 	close(r.ends.gate)
 	if err := <-stopped; err != nil {
 		t.Fatal(err)
+	}
+	if err := goleak.Find(before); err != nil {
+		t.Error(err)
 	}
 	soon(t, "the reply", func() bool { return slices.Equal(pump.heard(""), []string{"at work"}) })
 	r.start()
@@ -425,8 +430,8 @@ func TestStopDrains(t *testing.T) {
 	}
 }
 
-// A Stop that runs out of time leaves with the broker what it did not finish.
-func TestStopRunsOutOfTime(t *testing.T) {
+// A Close that runs out of time leaves with the broker what it did not finish.
+func TestCloseRunsOutOfTime(t *testing.T) {
 	b := startBroker(t)
 	r := newRig(t, b)
 	r.ends.gate, r.ends.entered = make(chan struct{}), make(chan string, 10)
@@ -434,7 +439,7 @@ func TestStopRunsOutOfTime(t *testing.T) {
 	pump.say(getTopic("pump-7"), "one")
 	<-r.ends.entered
 	stopped := make(chan error, 1)
-	go func() { stopped <- r.bus.Stop(canceled()) }()
+	go func() { stopped <- r.bus.Close(canceled()) }()
 	soon(t, "it has hung up", func() bool { return len(r.bus.linesDown()) == 2 })
 	close(r.ends.gate)
 	if err := <-stopped; !errors.Is(err, context.Canceled) {
@@ -444,32 +449,54 @@ func TestStopRunsOutOfTime(t *testing.T) {
 	soon(t, "it is served again", func() bool { return slices.Equal(pump.heard(""), []string{"one"}) })
 }
 
+// Two instances of one client id end each other's connections; both say so.
+func TestTwoInstancesOfOneName(t *testing.T) {
+	b := startBroker(t)
+	r := newRig(t, b)
+	other := r.config
+	second, err := NewMQTTBus(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.Subscribe(&receiver{bus: second})
+	if err := second.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = second.Close(canceled()) }()
+	for _, bus := range []*MQTTBus{r.bus, second} {
+		soon(t, "it says what may be wrong", func() bool {
+			err := bus.Ready()
+			return err != nil && strings.Contains(err.Error(), "another instance use client id vendor")
+		})
+	}
+}
+
 func TestBusConfigurationsThatCannotWork(t *testing.T) {
-	sound := BusConfig{Way: &MutualTLS{}, ClientID: "vendor", Topics: protocol.DefaultTopics(), Identity: Direct, Now: time.Now}
-	for want, spoil := range map[string]func(*BusConfig){
-		"":                     func(*BusConfig) {},
-		"Way and Now":          func(c *BusConfig) { c.Way = nil },
-		"client id":            func(c *BusConfig) { c.ClientID = strings.Repeat("x", 120) },
-		"neither rule nor":     func(c *BusConfig) { c.Identity = "both" },
-		"certvendor setup":     func(c *BusConfig) { c.Identity = ByRule },
-		"64 lower-case":        func(c *BusConfig) { c.Identity, c.Keys = ByRule, []RuleKey{"short"} },
-		"30 to 1200":           func(c *BusConfig) { c.KeepAlive = time.Second },
-		"more than zero":       func(c *BusConfig) { c.Backlog = -1 },
-		"mqtt.topics.get":      func(c *BusConfig) { c.Topics.Get = "cdf/get" },
-		"the topic for envelo": func(c *BusConfig) { c.Identity, c.Keys, c.Inbox = ByRule, []RuleKey{NewRuleKey()}, "in/#" },
+	sound := MQTTConfig{Way: &MutualTLS{}, ClientID: "vendor", Topics: protocol.DefaultTopics(), Identity: Direct, Now: time.Now}
+	for want, spoil := range map[string]func(*MQTTConfig){
+		"":                     func(*MQTTConfig) {},
+		"Way and Now":          func(c *MQTTConfig) { c.Way = nil },
+		"client id":            func(c *MQTTConfig) { c.ClientID = strings.Repeat("x", 120) },
+		"neither rule nor":     func(c *MQTTConfig) { c.Identity = "both" },
+		"certvendor setup":     func(c *MQTTConfig) { c.Identity = ByRule },
+		"64 lower-case":        func(c *MQTTConfig) { c.Identity, c.Keys = ByRule, []RuleKey{"short"} },
+		"30 to 1200":           func(c *MQTTConfig) { c.KeepAlive = time.Second },
+		"more than zero":       func(c *MQTTConfig) { c.Backlog = -1 },
+		"mqtt.topics.get":      func(c *MQTTConfig) { c.Topics.Get = "cdf/get" },
+		"the topic for envelo": func(c *MQTTConfig) { c.Identity, c.Keys, c.Inbox = ByRule, []RuleKey{NewRuleKey()}, "in/#" },
 	} {
 		c := sound
 		spoil(&c)
-		_, err := NewBus(c)
+		_, err := NewMQTTBus(c)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("got %v, want %q", err, want)
 		}
 	}
-	bus, err := NewBus(sound)
+	bus, err := NewMQTTBus(sound)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := bus.Start(context.Background()); err == nil || bus.Ready() == nil || bus.Stop(context.Background()) != nil {
+	if err := bus.Start(context.Background()); err == nil || bus.Ready() == nil || bus.Close(context.Background()) != nil {
 		t.Errorf("a bus without a receiver started: %v", err)
 	}
 }

@@ -22,8 +22,8 @@ import (
 func TestOwnCertificateIsReplaced(t *testing.T) {
 	b := startBroker(t, "connection_messages true")
 	r := &rig{t: t, broker: b, way: &cutter{Way: b.way("vendor")}, ends: &receiver{}}
-	r.config = BusConfig{Way: r.way, ClientID: "vendor", Topics: protocol.DefaultTopics(), Identity: Direct, Backoff: quickBackoff(), Now: time.Now}
-	bus, err := NewBus(r.config)
+	r.config = MQTTConfig{Way: r.way, ClientID: "vendor", Topics: protocol.DefaultTopics(), Identity: Direct, Backoff: quickBackoff(), Now: time.Now}
+	bus, err := NewMQTTBus(r.config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +33,7 @@ func TestOwnCertificateIsReplaced(t *testing.T) {
 	if err := bus.Start(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = bus.Stop(canceled()) }()
+	defer func() { _ = bus.Close(canceled()) }()
 	soon(t, "the bus is ready", func() bool { return bus.Ready() == nil })
 	pump := b.client("pump-7", "cdf/certificates/pump-7/+/+")
 

@@ -141,7 +141,7 @@ func TestSignedWebSocket(t *testing.T) {
 		Endpoint: strings.Replace(strings.TrimPrefix(server.URL, "https://"), "127.0.0.1", "localhost", 1), Region: "eu-west-1",
 		Credentials: &rotating{gateway: g}, Roots: b.authority.pool(), Now: time.Now,
 	}
-	r := newRig(t, b, func(c *BusConfig) { c.Way = &oneByOne{Way: way} })
+	r := newRig(t, b, func(c *MQTTConfig) { c.Way = &oneByOne{Way: way} })
 	pump := b.client("pump-7", "cdf/certificates/pump-7/+/+")
 	pump.say(getTopic("pump-7"), "one")
 	soon(t, "the reply", func() bool { return slices.Equal(pump.heard(""), []string{"one"}) })

@@ -72,8 +72,9 @@ func newCourse(t *testing.T, mode certificate.Mode, between func(http.RoundTripp
 	}
 	prepareAccount(t, account, c.clients, oldPolicy)
 	config := testConfig(account, dialMoto(t, account, between), c.clock.Now, t.TempDir())
-	config.Issuer = softwareCA(t, c.clock.Now)
-	c.old = c.fit(config.Issuer)
+	ca := softwareCA(t, c.clock.Now)
+	config.Issuer = given(ca)
+	c.old = c.fit(ca)
 	for _, fn := range change {
 		fn(&config)
 	}

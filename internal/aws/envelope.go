@@ -61,7 +61,7 @@ func (e *dropError) Error() string { return fmt.Sprintf("envelope (%s): %s", e.w
 // openEnvelope returns an envelope that a rule of ours made lately, for the
 // device and the action in whose topic it came, or a *dropError. It is safe
 // for any input.
-func openEnvelope(c BusConfig, topic string, text []byte) (envelope, error) {
+func openEnvelope(c MQTTConfig, topic string, text []byte) (envelope, error) {
 	var e envelope
 	if err := json.Unmarshal(text, &e); err != nil {
 		return e, &dropError{DropForm, "not the JSON of an envelope"}

@@ -139,7 +139,7 @@ func TestRuleAndBusAgree(t *testing.T) {
 	deeper.Get, deeper.Ack = "mill/fleet/certs/{thingName}/get", "{thingName}/ack/please"
 	now := time.Now()
 	for _, topics := range []protocol.Topics{protocol.DefaultTopics(), deeper} {
-		config := BusConfig{Topics: topics, Keys: []RuleKey{key}, Inbox: "inbox/of-mine", Now: func() time.Time { return now }}
+		config := MQTTConfig{Topics: topics, Keys: []RuleKey{key}, Inbox: "inbox/of-mine", Now: func() time.Time { return now }}
 		for _, action := range []protocol.Action{protocol.Get, protocol.Ack} {
 			rule, err := NewRule(topics, action, config.Inbox, key)
 			if err != nil {

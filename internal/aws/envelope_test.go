@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,11 +25,19 @@ type engine struct {
 	rules map[protocol.Action]Rule
 	mu    sync.Mutex
 	n     int
-	sent  [][2]string // topics and envelopes
+	sent  [][2]string       // topics and envelopes
+	over  map[string]string // principals by device; principalOf otherwise
+}
+
+// speaksOver has a device publish over that certificate from now on.
+func (e *engine) speaksOver(device string, principal certificate.ID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.over[device] = string(principal)
 }
 
 func newEngine(t *testing.T) *engine {
-	e := &engine{t: t, key: NewRuleKey(), rules: map[protocol.Action]Rule{}}
+	e := &engine{t: t, key: NewRuleKey(), rules: map[protocol.Action]Rule{}, over: map[string]string{}}
 	for _, action := range []protocol.Action{protocol.Get, protocol.Ack} {
 		rule, err := NewRule(protocol.DefaultTopics(), action, Inbox, e.key)
 		if err != nil {
@@ -47,7 +56,7 @@ func (e *engine) envelope(device string, action protocol.Action, payload string,
 	defer e.mu.Unlock()
 	e.n++
 	on, envelope := evaluate(e.t, e.rules[action], published{
-		topic: protocol.DefaultTopics().Request(device, action), payload: payload, principal: principalOf(device),
+		topic: protocol.DefaultTopics().Request(device, action), payload: payload, principal: cmp.Or(e.over[device], principalOf(device)),
 		clientID: device, traceID: fmt.Sprint("trace-", e.n), at: at,
 	})
 	e.sent = append(e.sent, [2]string{on, string(envelope)})
@@ -79,7 +88,7 @@ func dropOf(err error) Drop {
 func TestEnvelopesThatAreDropped(t *testing.T) {
 	now := time.Now()
 	e := newEngine(t)
-	config := BusConfig{Topics: protocol.DefaultTopics(), Keys: []RuleKey{NewRuleKey(), e.key}, Inbox: Inbox, Now: func() time.Time { return now }}
+	config := MQTTConfig{Topics: protocol.DefaultTopics(), Keys: []RuleKey{NewRuleKey(), e.key}, Inbox: Inbox, Now: func() time.Time { return now }}
 	at := func(age time.Duration) string {
 		_, text := e.envelope("pump-7", protocol.Get, "{}", now.Add(-age))
 		return text
@@ -137,7 +146,7 @@ func resealed(t *testing.T, key RuleKey, text, member, value string) string {
 func TestEveryMemberIsSealed(t *testing.T) {
 	now := time.Now()
 	e := newEngine(t)
-	config := BusConfig{Topics: protocol.DefaultTopics(), Keys: []RuleKey{e.key}, Inbox: Inbox, Now: func() time.Time { return now }}
+	config := MQTTConfig{Topics: protocol.DefaultTopics(), Keys: []RuleKey{e.key}, Inbox: Inbox, Now: func() time.Time { return now }}
 	topic, sound := e.envelope("pump-7", protocol.Get, "{}", now)
 	members := decoded(t, sound)
 	names := slices.Sorted(maps.Keys(members))
@@ -191,8 +200,8 @@ func TestPrincipalThatIsNoCertificate(t *testing.T) {
 	}
 }
 
-func byRule(e *engine) func(*BusConfig) {
-	return func(c *BusConfig) { c.Identity, c.Keys = ByRule, []RuleKey{e.key} }
+func byRule(e *engine) func(*MQTTConfig) {
+	return func(c *MQTTConfig) { c.Identity, c.Keys = ByRule, []RuleKey{e.key} }
 }
 
 func TestRequestByRule(t *testing.T) {
@@ -239,7 +248,7 @@ func TestOneEffectWhenConnectionsAreCut(t *testing.T) {
 	soon(t, "it came again", func() bool { r.bus.mu.Lock(); defer r.bus.mu.Unlock(); return r.bus.atWork == 2 })
 	close(r.ends.gate)
 	soon(t, "it is known for a repeated one", func() bool { return r.bus.Stats().Dropped[DropRepeated] == 1 })
-	if err := r.bus.Stop(t.Context()); err != nil {
+	if err := r.bus.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	r.start()
@@ -285,7 +294,7 @@ func TestTracesAreForgotten(t *testing.T) {
 
 func FuzzEnvelope(f *testing.F) {
 	key := NewRuleKey()
-	config := BusConfig{Topics: protocol.DefaultTopics(), Keys: []RuleKey{key}, Inbox: Inbox, Now: time.Now}
+	config := MQTTConfig{Topics: protocol.DefaultTopics(), Keys: []RuleKey{key}, Inbox: Inbox, Now: time.Now}
 	f.Add(Inbox+"/pump-7/get", []byte(`{"thing":"pump-7","action":"get","traceId":"x","ts":1,"mac":"","payloadB64":""}`))
 	f.Add("", []byte(nil))
 	f.Fuzz(func(t *testing.T, topic string, text []byte) {

@@ -28,12 +28,12 @@ func TestExamination(t *testing.T) {
 		clients := dialMoto(t, account, nil)
 		prepareAccount(t, account, clients, "given", "device")
 		config := testConfig(account, clients, clock.Now, t.TempDir())
-		config.Issuer = softwareCA(t, clock.Now)
-		return examined(t, config)
+		config.Issuer = given(softwareCA(t, clock.Now))
+		return examinedWorld(t, config)
 	})
 }
 
-func examined(t *testing.T, config Config) backendtest.World {
+func examinedWorld(t *testing.T, config Config) backendtest.World {
 	t.Helper()
 	w := openWorld(t, config)
 	if err := w.inventory.Settle(t.Context()); err != nil { // as Start does
@@ -43,7 +43,7 @@ func examined(t *testing.T, config Config) backendtest.World {
 		Backend: w.Backend(),
 		Crash: func() backendtest.World {
 			config.Data = killed(t, config.Data)
-			return examined(t, config)
+			return examinedWorld(t, config)
 		},
 		Slow:  true,
 		Fetch: func(link string) (int, []byte) { return fetch(t, config, link) },

@@ -127,8 +127,8 @@ func TestIssuedOnce(t *testing.T) {
 				f.next = next
 				return f
 			}, func(config *Config) {
-				issuer.Issuer = config.Issuer
-				config.Issuer, config.ActsOutside = issuer, true
+				issuer.Issuer, _ = config.Issuer(nil)
+				config.Issuer, config.ActsOutside = given(issuer), true
 			})
 			csr := string(protocol.Encode(map[string]string{"csr": backendtest.CSR(c.key, courseThing)}))
 			c.vendor.Serve(c.ctx, vending.Message{

@@ -65,17 +65,49 @@ func (g *Group) Remove(ctx context.Context, id registry.DeviceID, since time.Tim
 	if err != nil || still {
 		return err
 	}
-	return g.leave(ctx, id)
+	defer g.poke() // a place in flight may be free
+	return g.take(ctx, id)
 }
 
-// leave takes a thing out of the thing group. Idempotent.
-func (g *Group) leave(ctx context.Context, id registry.DeviceID) error {
+// take takes a thing out of the thing group. Idempotent.
+func (g *Group) take(ctx context.Context, id registry.DeviceID) error {
 	_, err := g.iot.RemoveThingFromThingGroup(ctx, &iot.RemoveThingFromThingGroupInput{
 		ThingName: new(string(id)), ThingGroupName: &g.name,
 	})
 	if err = unlessGone(err); err != nil {
 		return fmt.Errorf("remove thing %s from thing group %s: %w", id, g.name, err)
 	}
-	g.poke()
 	return nil
 }
+
+// join adds a thing to the thing group. Idempotent.
+func (g *Group) join(ctx context.Context, id registry.DeviceID) error {
+	_, err := g.iot.AddThingToThingGroup(ctx, &iot.AddThingToThingGroupInput{
+		ThingName: new(string(id)), ThingGroupName: &g.name,
+	})
+	if err != nil {
+		return fmt.Errorf("add thing %s to thing group %s: %w", id, g.name, err)
+	}
+	return nil
+}
+
+// things calls each with the names of the things in the thing group, a page at
+// a time.
+func (g *Group) things(ctx context.Context, each func([]string) error) error {
+	pages := iot.NewListThingsInThingGroupPaginator(g.iot, &iot.ListThingsInThingGroupInput{
+		ThingGroupName: &g.name, MaxResults: new(int32(groupPage)),
+	})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return fmt.Errorf("list thing group %s: %w", g.name, err)
+		}
+		if err := each(page.Things); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// groupPage is the most things AWS lists at a time.
+const groupPage = 250

@@ -26,18 +26,25 @@ type Config struct {
 
 	Registration Registration
 	Group        string // the name of the rotation group
+	Pace         Pace
+	Rerun        Rerun
 	Packages     PackagesConfig
 	Job          JobSettings
 
-	// Issuer signs. Where ActsOutside says that what it does has an effect
-	// beyond its answer, every intention is durable before it is asked.
-	Issuer      vending.Issuer
+	// Issuer makes what signs, once the store is open. Where ActsOutside says
+	// that what it does has an effect beyond its answer, every intention is
+	// durable before it is asked.
+	Issuer      func(*store.Store) (vending.Issuer, error)
 	ActsOutside bool
 	Signs       func(context.Context) (until time.Time, err error) // optional
-	Bus         Transport                                          // a Bus is one
+	Bus         Transport                                          // an MQTTBus is one
 
 	Now func() time.Time
 	Log zerolog.Logger
+	// Tells is as store.Config has it. Optional.
+	Tells func(kind string) bool
+	// Observes says that nothing is changed at AWS.
+	Observes bool
 	// Committed is told how long each commit of the store took. Optional.
 	Committed func(took time.Duration, ops int)
 }
@@ -45,12 +52,16 @@ type Config struct {
 // Transport is how this world hears its devices.
 type Transport interface {
 	backend.Bus
-	// Start lets messages in. What it starts ends with Stop.
+	// Start lets messages in. What it starts ends with Close.
 	Start(context.Context) error
-	// Stop lets no more in, and returns when those at work are done, or when
+	// Close lets no more in, and returns when those at work are done, or when
 	// the context ends. Repeatable.
-	Stop(context.Context) error
+	Close(context.Context) error
+	// Ready returns nil while messages come in, and otherwise why not.
+	Ready() error
 }
+
+var _ Transport = (*MQTTBus)(nil)
 
 // World is a whole world in one account and region of AWS, with a store of its
 // own on this machine. It holds the exclusive right to its data directory from
@@ -64,6 +75,8 @@ type World struct {
 	group     *Group
 	jobs      *Jobs
 	packages  *Packages
+	pacer     *Pacer
+	issuer    vending.Issuer
 
 	stop    context.CancelFunc
 	running sync.WaitGroup
@@ -92,8 +105,14 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 	if err := w.openStore(ctx); err != nil {
 		return nil, err
 	}
+	if err := config.Pace.validate(config.Rerun); err != nil {
+		return nil, err
+	}
 	names, err := w.whose(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if w.issuer, err = config.Issuer(w.store); err != nil {
 		return nil, err
 	}
 	w.join(names)
@@ -105,9 +124,9 @@ func (w *World) openStore(ctx context.Context) (err error) {
 	w.store, err = store.Open(ctx, store.Config{
 		Path: filepath.Join(c.Data, storeFile), Instance: c.Instance, Now: c.Now,
 		AuditDir: filepath.Join(c.Data, auditDir), Observe: c.Committed,
-		DurableIntent: c.ActsOutside, Elsewhere: true,
+		DurableIntent: c.ActsOutside, Elsewhere: true, Tells: c.Tells,
 	})
-	if err != nil {
+	if err != nil || c.Observes {
 		return err
 	}
 	// The lock is ours alone: whoever held a lease is gone.
@@ -150,7 +169,7 @@ func (w *World) join(n names) {
 	c, clients := w.config, w.config.Clients
 	w.group = &Group{Group: w.store.Group(), iot: clients.IoT, name: c.Group, poke: w.Poke}
 	w.registry = &Registry{
-		Devices: w.store.Devices(), iot: clients.IoT, log: c.Log, leave: w.group.leave,
+		Devices: w.store.Devices(), iot: clients.IoT, log: c.Log, leave: w.group.take,
 		things: newRecent[registry.DeviceID, map[string]string](thingKept, remembering, c.Now),
 	}
 	w.inventory = &Inventory{
@@ -160,6 +179,7 @@ func (w *World) join(n names) {
 		log:   c.Log, atWork: map[certificate.ID]int{},
 	}
 	w.jobs = &Jobs{Jobs: w.store.Jobs(), meta: w.store, iot: clients.IoT, names: n, group: w.group, settings: c.Job}
+	w.pacer = newPacer(w, c)
 	w.packages = &Packages{
 		config: c.Packages, rows: w.store.Packages(), s3: clients.S3, presign: presignClient(clients.S3, c.Now),
 		credentials: clients.Config.Credentials, now: c.Now, unknown: w.inventory.doubt,
@@ -174,7 +194,7 @@ func (w *World) Backend() backend.Backend {
 		Revoker: Revoker{w.store.Certificates(), w.inventory},
 		Journal: Journal{w.store.Journal(), w.inventory}, Rotations: w.store.Journal(), Brakes: w.store.Brakes(),
 		Group: w.group, Jobs: w.jobs,
-		Issuer: w.config.Issuer, Packages: w.packages, Bus: w.config.Bus, Signs: w.config.Signs,
+		Issuer: w.issuer, Packages: w.packages, Bus: w.config.Bus, Signs: w.config.Signs,
 	}
 }
 
@@ -185,7 +205,10 @@ const settleEvery = time.Minute
 func (w *World) Start(ctx context.Context) error {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	w.stop = stop
-	w.running.Go(func() { w.settleForever(running) })
+	if !w.config.Observes {
+		w.running.Go(func() { w.settleForever(running) })
+		w.running.Go(func() { w.pacer.Run(running) })
+	}
 	return w.config.Bus.Start(ctx)
 }
 
@@ -208,7 +231,7 @@ func (w *World) settleForever(ctx context.Context) {
 func (w *World) Failed() <-chan error { return w.failed }
 
 // Drain lets nobody in any more and lets requests finish, until ctx ends.
-func (w *World) Drain(ctx context.Context) error { return w.config.Bus.Stop(ctx) }
+func (w *World) Drain(ctx context.Context) error { return w.config.Bus.Close(ctx) }
 
 // Close ends everything, and gives the data directory back. Drain comes first
 // if requests shall finish.
@@ -218,6 +241,11 @@ func (w *World) Close() error {
 		w.stop()
 	}
 	w.running.Wait()
+	if w.config.Bus != nil {
+		now, cancel := context.WithCancel(context.Background()) // no time left to drain
+		cancel()
+		_ = w.config.Bus.Close(now) // what it leaves at work is cut off
+	}
 	if w.store != nil {
 		errs = append(errs, w.store.Close())
 	}
@@ -234,4 +262,11 @@ func (w *World) Store() *store.Store { return w.store }
 func (w *World) Calls() map[string]Count { return w.config.Clients.Quotas.Counts() }
 
 // Poke has the pacer look at once whether somebody may have a job.
-func (w *World) Poke() {}
+func (w *World) Poke() { w.pacer.poke() }
+
+// Restored returns when this world was restored from a backup: it cannot be
+// yet.
+func (w *World) Restored() time.Time { return time.Time{} }
+
+// Ready says why no request comes in, or returns nil.
+func (w *World) Ready() error { return w.config.Bus.Ready() }

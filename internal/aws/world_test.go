@@ -19,6 +19,8 @@ import (
 
 	"github.com/certvendor/certvendor/certificate/issuing"
 	"github.com/certvendor/certvendor/internal/backend"
+	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/vending"
 )
 
 // testBus is a bus on which nobody speaks.
@@ -26,8 +28,9 @@ type testBus struct{}
 
 func (testBus) Publish(context.Context, string, []byte) error { return nil }
 func (testBus) Subscribe(backend.Receiver)                    {}
+func (testBus) Ready() error                                  { return nil }
 func (testBus) Start(context.Context) error                   { return nil }
-func (testBus) Stop(context.Context) error                    { return nil }
+func (testBus) Close(context.Context) error                   { return nil }
 
 // softwareCA returns an authority whose key is in this process.
 func softwareCA(t *testing.T, now func() time.Time) *issuing.Authority {
@@ -86,6 +89,7 @@ func prepareAccount(t *testing.T, account string, clients *Clients, policies ...
 func testConfig(account string, clients *Clients, now func() time.Time, data string) Config {
 	return Config{
 		Data: data, Instance: "examined", Clients: clients, Registration: WithCA, Group: "rotate",
+		Pace: Pace{PerMinute: 120, MaxInFlight: 500}, Rerun: Readd,
 		Packages: PackagesConfig{Bucket: testBucket(account), Prefix: "certificates/", Suffix: ".zip", LinkTTL: 300 * time.Second},
 		Job:      JobSettings{InProgressTimeout: time.Hour},
 		Bus:      testBus{}, Now: now, Log: zerolog.Nop(),
@@ -104,4 +108,9 @@ func openWorld(t *testing.T, config Config) *World {
 		}
 	})
 	return w
+}
+
+// given has a world sign with what a test has made.
+func given(issuer vending.Issuer) func(*store.Store) (vending.Issuer, error) {
+	return func(*store.Store) (vending.Issuer, error) { return issuer, nil }
 }

@@ -24,9 +24,9 @@ import (
 // relative to the file. Every key can be overridden by an environment
 // variable: rotation.grace by CERTVENDOR_ROTATION_GRACE.
 type Config struct {
-	// Backend is the world certvendor works in. Default standalone: a broker,
-	// a store, a CA and package files of its own. It is the only one this
-	// version knows.
+	// Backend is the world certvendor works in: standalone (default: a broker,
+	// a store, a CA and package files of its own) or aws (things of AWS IoT
+	// Core, see AWS).
 	Backend Backend `yaml:"backend"`
 	// Observe has the daemon decide and log what it would answer to every get and
 	// ack, and answer nothing, vend nothing, remove nothing and add nobody to the
@@ -59,6 +59,8 @@ type Config struct {
 	CA CA `yaml:"ca"`
 	// Standalone is the world on one's own machines.
 	Standalone Standalone `yaml:"standalone"`
+	// AWS is the world of one account and region of AWS; only for backend aws.
+	AWS AWS `yaml:"aws"`
 	// Log is what the daemon writes to its standard error.
 	Log Log `yaml:"log"`
 }
@@ -66,8 +68,11 @@ type Config struct {
 // Backend names a world.
 type Backend string
 
-// StandaloneBackend is the world that runs on machines of one's own.
-const StandaloneBackend Backend = "standalone"
+// The worlds.
+const (
+	StandaloneBackend Backend = "standalone" // machines of one's own
+	AWSBackend        Backend = "aws"        // AWS IoT Core
+)
 
 // Control is the operator's socket.
 type Control struct {
@@ -469,6 +474,7 @@ func Default() Config {
 		},
 		Job:     Job{InProgressTimeout: 24 * time.Hour},
 		Webhook: Webhook{Events: []string{}, CADays: []int{180, 90, 30, 14, 7, 1}, Keep: 168 * time.Hour},
+		AWS:     defaultAWS(),
 		Standalone: Standalone{
 			Data: "data", Names: []string{"localhost", "127.0.0.1", "::1"}, ClientCA: []string{},
 			Broker: Broker{

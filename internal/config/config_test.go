@@ -96,7 +96,7 @@ func TestLoad(t *testing.T) {
 	want.Standalone.Names = []string{"one.example"}
 	want.Webhook.CADays = []int{30, 7}
 	want.Standalone.ClientCA = []string{filepath.Join(dir, "foreign.pem"), "/abs.pem"}
-	want.Standalone.Data = filepath.Join(dir, "data")
+	want.Standalone.Data, want.AWS.Data = filepath.Join(dir, "data"), filepath.Join(dir, "data")
 	want.Control.Socket = filepath.Join(dir, "data/control.sock")
 	if diff := cmp.Diff(want, got, sameSecret); diff != "" {
 		t.Error(diff)
@@ -126,7 +126,7 @@ func TestLoadRefuses(t *testing.T) {
 		"a yes":                  {text: "standalone:\n  packages:\n    keep: yes\n", want: []string{":3:", "must be true or false"}},
 		"an alias":               {text: "log: &a\n  level: info\ncontrol: *a\n", want: []string{":1:", "must hold keys"}},
 		"broken YAML":            {text: "log: [\n", want: []string{"config.yaml:1:"}},
-		"an unknown back end":    {text: "backend: azure\n", want: []string{"backend: \"azure\" is not standalone"}},
+		"an unknown back end":    {text: "backend: azure\n", want: []string{"backend: \"azure\" is none of standalone, aws"}},
 		"an unknown policy mode": {text: "policy: {mode: some}\n", want: []string{"policy.mode: \"some\""}},
 		"an unknown binding":     {text: "admit: {binding: none}\n", want: []string{"admit.binding: \"none\""}},
 		"two problems":           {text: "rotation: {previous: burn, per_minute: 0}\n", want: []string{"rotation.previous: \"burn\"", "config.yaml: rotation.per_minute: must be"}},

@@ -170,6 +170,12 @@ func set(field reflect.Value, text string) error {
 			return errors.New("must be a whole number")
 		}
 		field.SetInt(int64(n))
+	case reflect.Float64:
+		n, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return errors.New("must be a number")
+		}
+		field.SetFloat(n)
 	case reflect.Slice:
 		entries := splitList(text)
 		list := reflect.MakeSlice(field.Type(), len(entries), len(entries))

@@ -104,7 +104,9 @@ func environment(environ []string) map[string]string {
 func (c *Config) bind(base string, env map[string]string) {
 	for _, path := range []*string{
 		&c.Control.Socket, &c.Standalone.Data, &c.Standalone.ServerCertificate, &c.Standalone.ServerKey,
-		&c.Standalone.ServerCA, &c.Control.TLS.Certificate, &c.Control.TLS.Key, &c.Webhook.CA,
+		&c.Standalone.ServerCA, &c.Control.TLS.Certificate, &c.Control.TLS.Key,
+		&c.AWS.Data, &c.AWS.Broker.Certificate, &c.AWS.Broker.Key, &c.AWS.Broker.CA,
+		&c.Webhook.CA,
 	} {
 		*path = absolute(base, *path)
 	}
@@ -114,6 +116,7 @@ func (c *Config) bind(base string, env map[string]string) {
 		}
 	}
 	c.CA.Passphrase.bind(base, env)
+	c.AWS.Broker.RuleKey.bind(base, env)
 	c.Webhook.Secret.bind(base, env)
 }
 

@@ -25,7 +25,7 @@ const maxSocketPath = 107
 // key. It looks at nothing outside the configuration.
 func (c Config) Validate() error {
 	var p problems
-	p.oneOf("backend", string(c.Backend), string(StandaloneBackend))
+	p.oneOf("backend", string(c.Backend), string(StandaloneBackend), string(AWSBackend))
 	p.check("control.socket", c.Control.Socket != "", "must be set")
 	p.check("control.socket", len(c.Control.Socket) <= maxSocketPath,
 		"%s: longer than the %d characters of a Unix socket's path", c.Control.Socket, maxSocketPath)
@@ -41,6 +41,7 @@ func (c Config) Validate() error {
 	c.validateRotation(&p)
 	c.validateWebhook(&p)
 	c.validateStandalone(&p)
+	c.validateAWS(&p)
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	return errors.Join(p...)
 }

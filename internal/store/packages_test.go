@@ -126,7 +126,12 @@ func TestMeta(t *testing.T) {
 		w.ok(w.SetMeta(w.ctx, store.CACertificate, "ca"))
 	}
 	w.ok(w.SetMeta(w.ctx, "other", "x"))
+	w.ok(w.SetMeta(w.ctx, "gone", "x"))
+	w.ok(w.SetMeta(w.ctx, "gone", ""))
 	w.kill()
+	if n := must[int](t)(store.Query[int](w.ctx, w.Store, `SELECT count(*) FROM meta WHERE key IN ('other', 'gone')`)); n != 1 {
+		t.Errorf("%d keys, want that of the value that was kept", n)
+	}
 	if text := must[string](t)(w.Meta(w.ctx, store.CACertificate)); text != "ca" {
 		t.Errorf("the CA is %q", text)
 	}
