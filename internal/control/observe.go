@@ -11,6 +11,7 @@ var vends = []string{
 	"POST /v1/devices", "POST /v1/members", "POST /v1/members/remove",
 	"POST /v1/rotations/retry", "POST /v1/rotations/abandon", "POST /v1/rotations/undo",
 	"POST /v1/sweep", "POST /v1/packages/{name}", "PUT /v1/packages/{name}",
+	"POST /v1/ca/rotate", "POST /v1/ca/csr", "POST /v1/ca/import", "POST /v1/ca/retire",
 	"POST /v1/job", "POST /v1/jobs/{id}/cancel", "POST /v1/certificates/revoke",
 	"POST /v1/ca/rotate", "POST /v1/ca/import", "POST /v1/ca/retire",
 	"POST /v1/ca/server/prepare", "POST /v1/ca/server/use",
