@@ -48,7 +48,7 @@ import (
 // the topic rule makes them, and its old certificate is INACTIVE at AWS then.
 func TestServeAWS(t *testing.T) {
 	moto, broker := startMoto(t), newTLSPair(t)
-	address := startMosquitto(t, broker)
+	address := startRuleBroker(t, broker)
 	account := prepareAWS(t, moto)
 	const ruleKey = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 	t.Setenv("RULE_KEY", ruleKey)
@@ -135,22 +135,9 @@ func wantOperator(t *testing.T, a *app.App, c config.Config, account awsAccount)
 	}
 }
 
-// needs skips a test on a machine without a program, and fails it where CI is
-// set.
-func needs(t *testing.T, program, get string) {
-	t.Helper()
-	if _, err := exec.LookPath(program); err == nil {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("needs %s: %s", program, get)
-	}
-	t.Skipf("needs %s: %s", program, get)
-}
-
 func startMoto(t *testing.T) string {
 	t.Helper()
-	needs(t, "moto_server", "pip install 'moto[server]==5.2.1'")
+	required(t, "moto_server", "pip install 'moto[server]==5.2.1'")
 	cmd := exec.Command("python3", "../aws/testdata/launch.py", "-H", "127.0.0.1", "-p", "0")
 	said, err := cmd.StderrPipe()
 	if err != nil {
@@ -175,9 +162,9 @@ func startMoto(t *testing.T) string {
 	return ""
 }
 
-func startMosquitto(t *testing.T, pair *tlsPair) string {
+func startRuleBroker(t *testing.T, pair *tlsPair) string {
 	t.Helper()
-	needs(t, "/usr/sbin/mosquitto", "apt-get install mosquitto")
+	program := required(t, "mosquitto", "apt-get install mosquitto")
 	address, err := loopback.Address()
 	if err != nil {
 		t.Fatal(err)
@@ -194,7 +181,7 @@ func startMosquitto(t *testing.T, pair *tlsPair) string {
 	if err := os.WriteFile(pair.file("mosquitto.conf"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("/usr/sbin/mosquitto", "-c", pair.file("mosquitto.conf"))
+	cmd := exec.Command(program, "-c", pair.file("mosquitto.conf"))
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

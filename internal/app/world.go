@@ -102,7 +102,7 @@ func (a *App) caDays(ctx context.Context) (days float64, known bool) {
 func (a *App) measureWorld() {
 	m := a.metrics
 	if a.alone == nil {
-		m.registry.MustRegister(awsCalls{a.cloud})
+		m.registry.MustRegister(awsCalls{a.cloud}, awsBus{a.bus})
 		return
 	}
 	m.gauge("certvendor_connections", "Open connections of devices.",
