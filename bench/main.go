@@ -28,7 +28,7 @@ func main() {
 	}
 }
 
-const usage = "usage: bench [--short] [--write FILE] | bench profile [--kinds cpu,mutex,block,allocs] [--out DIR] [--lasts 5s]"
+const usage = "usage: bench [--short] [--write FILE] | bench profile [--kinds cpu,mutex,block,allocs] [--workers 64] [--out DIR] [--lasts 5s]"
 
 // bench carries out a command line.
 func bench(ctx context.Context, args []string) error {

@@ -12,12 +12,13 @@ import (
 	"github.com/certvendor/certvendor/bench/system"
 )
 
-// profile writes what the daemon does under load, at 64 at a time, and prints
+// profile writes what the daemon does under load, and prints
 // the top of each profile.
 func profile(ctx context.Context, here, work string, args []string) error {
 	flags := flag.NewFlagSet("bench profile", flag.ContinueOnError)
 	out := flags.String("out", filepath.Join(here, "bin", "profiles"), "the directory for the profiles")
 	kinds := flags.String("kinds", "cpu,mutex,block,allocs", "which profiles")
+	workers := flags.Int("workers", most, "how many requests at a time")
 	lasts := flags.Duration("lasts", 5*time.Second, "how long each takes")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -40,7 +41,7 @@ func profile(ctx context.Context, here, work string, args []string) error {
 	defer daemon.Close()
 	for _, kind := range strings.Split(*kinds, ",") {
 		file := filepath.Join(*out, kind+".pprof")
-		if err := profileOne(ctx, daemon, kind, file, *lasts); err != nil {
+		if err := profileOne(ctx, daemon, kind, file, *workers, *lasts); err != nil {
 			return err
 		}
 		if err := run(ctx, here, nil, "go", "tool", "pprof", "-top", "-cum", "-nodecount=40", file); err != nil {
@@ -51,8 +52,8 @@ func profile(ctx context.Context, here, work string, args []string) error {
 }
 
 // profileOne takes one profile while the daemon is asked.
-func profileOne(ctx context.Context, daemon *system.Certvendor, kind, file string, lasts time.Duration) error {
-	load, check, err := daemon.Prepare(most, lasts)
+func profileOne(ctx context.Context, daemon *system.Certvendor, kind, file string, workers int, lasts time.Duration) error {
+	load, check, err := daemon.Prepare(workers, lasts)
 	if err != nil {
 		return err
 	}
