@@ -91,11 +91,8 @@ type report struct {
 }
 
 // measureAll is a whole run.
-func measureAll(ctx context.Context, here, work string, short bool) (*report, error) {
-	r := &report{plan: wholePlan, began: time.Now(), load: machine.Load(), version: describe(ctx, here)}
-	if short {
-		r.plan = shortPlan
-	}
+func measureAll(ctx context.Context, here, work string, what plan) (*report, error) {
+	r := &report{plan: what, began: time.Now(), load: machine.Load(), version: describe(ctx, here)}
 	p, err := build(ctx, here, r.peers)
 	if err != nil {
 		return nil, err
