@@ -28,7 +28,7 @@ func main() {
 	}
 }
 
-const usage = "usage: bench [--short] [--write FILE] | bench profile [--kinds cpu,mutex,block,allocs] [--out DIR] [--lasts 5s]"
+const usage = "usage: bench [--short] [--rounds N] [--write FILE] | bench profile [--kinds cpu,mutex,block,allocs] [--workers 64] [--out DIR] [--lasts 5s]"
 
 // bench carries out a command line.
 func bench(ctx context.Context, args []string) error {
@@ -49,11 +49,18 @@ func bench(ctx context.Context, args []string) error {
 	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	short := flags.Bool("short", false, "a minute, with the peers that are built already; it fails on what is wrong, not on what is slow")
+	rounds := flags.Int("rounds", wholePlan.rounds, "how many rounds; RSA has as many, at most 3")
 	write := flags.String("write", "", "the document whose tables are replaced")
 	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
 		return errors.Join(err, errors.New(usage))
 	}
-	report, err := measureAll(ctx, here, work, *short)
+	plan := wholePlan
+	if *short {
+		plan = shortPlan
+	} else {
+		plan.rounds, plan.rsaRounds = *rounds, min(*rounds, plan.rsaRounds)
+	}
+	report, err := measureAll(ctx, here, work, plan)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ type plan struct {
 	levels            []int
 	lasts             time.Duration
 	peers             bool // built where they are missing
+	fleet             fleetPlan
 }
 
 // most is the level that the targets are for.
@@ -22,26 +23,26 @@ const most = 64
 
 // The two plans. The short one is for the gate.
 var (
-	wholePlan = plan{rounds: 5, rsaRounds: 3, levels: []int{1, 16, most}, lasts: 2 * time.Second, peers: true}
-	shortPlan = plan{rounds: 1, levels: []int{1, most}, lasts: time.Second}
+	wholePlan = plan{rounds: 5, rsaRounds: 3, levels: []int{1, 16, most}, lasts: 2 * time.Second, peers: true, fleet: wholeFleet}
+	shortPlan = plan{rounds: 1, levels: []int{1, most}, lasts: time.Second, fleet: shortFleet}
 )
 
-// fleet is one CA with every system that signs with it.
-type fleet struct {
+// together is one CA with every system that signs with it.
+type together struct {
 	certvendor *system.Certvendor
 	systems    []system.System
 }
 
 // close ends every process.
-func (f *fleet) close() {
+func (f *together) close() {
 	for _, s := range f.systems {
 		_ = s.Close() // their directories are removed
 	}
 }
 
 // startAll starts certvendor and what peers there are, with one CA.
-func startAll(ctx context.Context, dir string, p programs, ca *system.CA) (*fleet, error) {
-	f := &fleet{}
+func startAll(ctx context.Context, dir string, p programs, ca *system.CA) (*together, error) {
+	f := &together{}
 	var err error
 	if f.certvendor, err = system.StartCertvendor(ctx, filepath.Join(dir, "certvendor"), p.certvendor, ca); err != nil {
 		return f, err
@@ -86,14 +87,12 @@ type report struct {
 	p256, rsa rounds
 	peak      map[string]int // most resident memory of each system's processes
 	survivors int            // certificates found after SIGKILL
+	fleets    *fleetReport
 }
 
 // measureAll is a whole run.
-func measureAll(ctx context.Context, here, work string, short bool) (*report, error) {
-	r := &report{plan: wholePlan, began: time.Now(), load: machine.Load(), version: describe(ctx, here)}
-	if short {
-		r.plan = shortPlan
-	}
+func measureAll(ctx context.Context, here, work string, what plan) (*report, error) {
+	r := &report{plan: what, began: time.Now(), load: machine.Load(), version: describe(ctx, here)}
 	p, err := build(ctx, here, r.peers)
 	if err != nil {
 		return nil, err
@@ -105,6 +104,9 @@ func measureAll(ctx context.Context, here, work string, short bool) (*report, er
 		if err := r.signingRSA(ctx, filepath.Join(work, "rsa"), p); err != nil {
 			return nil, err
 		}
+	}
+	if r.fleets, err = fleets(ctx, filepath.Join(work, "fleet"), p, r.fleet); err != nil {
+		return nil, err
 	}
 	r.took = time.Since(r.began)
 	return r, nil
@@ -156,7 +158,7 @@ func (r *report) signingRSA(ctx context.Context, dir string, p programs) error {
 	return err
 }
 
-func peaks(f *fleet) (map[string]int, error) {
+func peaks(f *together) (map[string]int, error) {
 	peak := map[string]int{}
 	for _, s := range f.systems {
 		for _, pid := range s.PIDs() {

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -40,16 +41,16 @@ type Certvendor struct {
 }
 
 // StartCertvendor makes a data directory with the given CA, and starts the
-// daemon on it.
-func StartCertvendor(ctx context.Context, dir, program string, ca *CA) (*Certvendor, error) {
+// daemon on it. What differs from the defaults is in more, as YAML.
+func StartCertvendor(ctx context.Context, dir, program string, ca *CA, more ...string) (*Certvendor, error) {
 	c := &Certvendor{dir: dir, program: program, ca: ca, acked: map[string]string{}, roots: x509.NewCertPool()}
-	if err := c.configure(ctx); err != nil {
+	if err := c.configure(ctx, strings.Join(more, "")); err != nil {
 		return nil, err
 	}
 	return c, c.start()
 }
 
-func (c *Certvendor) configure(ctx context.Context) (err error) {
+func (c *Certvendor) configure(ctx context.Context, more string) (err error) {
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return err
 	}
@@ -57,7 +58,7 @@ func (c *Certvendor) configure(ctx context.Context) (err error) {
 		return err
 	}
 	config := fmt.Sprintf("metrics: {listen: \"\"}\nstandalone:\n  broker: {listen: %q}\n  packages: {listen: \"127.0.0.1:0\"}\n", c.broker)
-	if err := os.WriteFile(filepath.Join(c.dir, "config.yaml"), []byte(config), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(c.dir, "config.yaml"), []byte(config+more), 0o600); err != nil {
 		return err
 	}
 	if _, err := c.command(ctx, "ca", "init"); err != nil {
@@ -295,6 +296,29 @@ func (c *Certvendor) check(vends []vend) error {
 		c.acked[body.CertificateID] = v.key.name
 		return nil
 	})
+}
+
+// Rotated is what a simulated fleet says of itself.
+type Rotated struct {
+	Rotated, Violations int
+	PerSecond           float64 `json:"rotationsPerSecond"`
+	Connect, Get        struct{ P50Millis, P99Millis float64 }
+}
+
+// Simulate has so many devices rotate, so many at a time, and returns an error
+// unless all of them have.
+func (c *Certvendor) Simulate(ctx context.Context, devices, atOnce int) (r Rotated, err error) {
+	text, err := c.command(ctx, "simulate", "--devices", strconv.Itoa(devices), "--concurrency", strconv.Itoa(atOnce), "--json")
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(text, &r); err != nil {
+		return r, fmt.Errorf("certvendor simulate: %w", err)
+	}
+	if r.Rotated != devices || r.Violations != 0 {
+		return r, fmt.Errorf("certvendor simulate: %d of %d devices rotated, %d violations", r.Rotated, devices, r.Violations)
+	}
+	return r, nil
 }
 
 // Survived kills the daemon with SIGKILL, starts it again, and returns an error

@@ -74,7 +74,9 @@ func (p profileRequest) take(ctx context.Context, into *bytes.Buffer) error {
 	case ProfileBlock:
 		runtime.SetBlockProfileRate(1)
 		defer runtime.SetBlockProfileRate(0)
-	case ProfileAllocs, ProfileHeap:
+	case ProfileHeap:
+		runtime.GC() // what is held, not what was
+	case ProfileAllocs:
 	default:
 		return refuse(http.StatusBadRequest, "a profile of %.20q: must be one of cpu, allocs, heap, mutex, block", p.Kind)
 	}

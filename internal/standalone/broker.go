@@ -98,6 +98,8 @@ func newBroker(config BrokerConfig, listener net.Listener) (*Broker, error) {
 	b.server = mqtt.New(&mqtt.Options{
 		Capabilities: b.limits.capabilities(),
 		InlineClient: true,
+		// Each connection holds such a buffer for ever; a request fits into it.
+		ClientNetReadBufferSize: 1 << 10,
 		// The library logs whole packets, with whatever a device put into
 		// them; what is worth a line is logged here.
 		Logger: slog.New(slog.DiscardHandler),

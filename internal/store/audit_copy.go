@@ -20,6 +20,9 @@ const (
 	segmentSize = 64 << 20
 	copyEvery   = 5 * time.Second // how soon a copy that failed is tried again
 	copyBatch   = 1000            // rows to a sync
+	// copyPause is how long rows are gathered after each copy, so that commits
+	// that follow each other share its sync.
+	copyPause = 20 * time.Millisecond
 )
 
 // copier appends the audit to files, row by row in order, behind the commits.
@@ -67,6 +70,12 @@ func (c *copier) loop() {
 		case <-c.s.life.Done():
 			return
 		}
+		pause := time.NewTimer(copyPause)
+		select {
+		case <-pause.C:
+		case <-c.s.life.Done():
+			return
+		}
 	}
 }
 
@@ -108,15 +117,16 @@ func (c *copier) copySome() (more bool, err error) {
 		events, err = eventsAfter(q, c.last.seq, copyBatch)
 		return err
 	})
-	if err != nil || len(events) == 0 {
+	if err != nil {
 		return false, err
 	}
+	more = len(events) == copyBatch
 	for len(events) > 0 {
 		if events, err = c.write(events); err != nil {
 			return false, err
 		}
 	}
-	return true, nil
+	return more, nil
 }
 
 // check makes sure that the last row in the files is that of the store.
