@@ -4,7 +4,8 @@
 //
 // Read this file for what a campaign is, judge.go for when a device has passed
 // or failed, gate.go for when the next wave may begin, and runner.go for what
-// happens again and again until the end. plan.go foretells a campaign.
+// happens again and again until the end. plan.go foretells a campaign; auto.go is the one
+// that devices enter as their certificates come due.
 package campaign
 
 import (
@@ -192,6 +193,7 @@ const (
 	Running  State = "running"
 	AtGate   State = "gate"     // a wave has passed, and an operator must let the next begin
 	Paused   State = "paused"   // by an operator, or because of a failure on our side
+	Stopped  State = "stopped"  // of AutoName: too many devices failed, and an operator must resume it
 	Aborted  State = "aborted"  // too many devices failed
 	Canceled State = "canceled" // by an operator
 	Finished State = "finished"
@@ -210,7 +212,8 @@ type Campaign struct {
 	By      string // who applied it
 	Applied time.Time
 	Ended   time.Time
-	Version int64 // of the store: what Save compares
+	Resumed time.Time // by an operator, the last time
+	Version int64     // of the store: what Save compares
 }
 
 // Standing is where a device stands in a campaign.
@@ -224,7 +227,7 @@ const (
 	Proven  Standing = "proven" // and soaks
 	Passed  Standing = "passed" // proven, and the soak is over
 	Failed  Standing = "failed"
-	Skipped Standing = "skipped" // blocked, or removed, when its turn came
+	Skipped Standing = "skipped" // blocked, or removed, or in no need of it, when its turn came
 	Late    Standing = "late"    // not heard of until the deadline; nothing is taken from it
 )
 
@@ -243,6 +246,7 @@ type Member struct {
 	Added    time.Time // when it was let in
 	Since    time.Time // of its standing
 	Before   int64     // its newest rotation when it was let in
+	Expires  time.Time // of AutoName: when the certificate ends that it shall replace
 }
 
 // Sight is a member with what has become of its rotation.
@@ -295,7 +299,8 @@ type Roll interface {
 	InProgress(ctx context.Context, name string, after, limit int) ([]Sight, error)
 	// Take lets in at most so many pending members up to a wave, by place, whose
 	// clocks are in one of the zones (nil: any), and returns them. It is durable
-	// before anything is done for them.
+	// before anything is done for them. Of AutoName, those whose certificates end
+	// first come first, and who needs it no more is Skipped.
 	Take(ctx context.Context, name string, wave int, zones []string, limit int) ([]Member, error)
 	// Mark writes what was found out about members, in one commit. A member
 	// that something has become of since it was looked at is looked at again.

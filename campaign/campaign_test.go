@@ -128,7 +128,7 @@ func TestChoosing(t *testing.T) {
 	fleet := []Candidate{
 		candidate("soon", 5), candidate("late", 400), candidate("berlin", 50, func(c *Candidate) { c.Attributes["site"] = "berlin" }),
 		candidate("rsa", 60, func(c *Candidate) { c.Active[0].KeyType = "rsa2048" }),
-		candidate("other", 70, func(c *Candidate) { c.Active[0].Issuer = "CN=foreign" }),
+		candidate("other", 70, func(c *Candidate) { c.Active[0].Issuer, c.Active[0].CA = "CN=foreign", "feed0123456789" }),
 		candidate("blocked", 1, func(c *Candidate) { c.Blocked = true }),
 		candidate("none", 1, func(c *Candidate) { c.Active = nil }),
 		candidate("open", 1, func(c *Candidate) { c.Open = rotation.Vended }),
@@ -142,6 +142,8 @@ func TestChoosing(t *testing.T) {
 		"all, by expiry":         {Choice{All: true}, "soon berlin rsa other late"},
 		"expiring":               {Choice{ExpiringWithin: 55 * 24 * time.Hour}, "soon berlin"},
 		"issued by":              {Choice{IssuedBy: "foreign"}, "other"},
+		"issued by a CA's id":    {Choice{IssuedBy: "feed01234567"}, "other"},
+		"issued by too little":   {Choice{IssuedBy: "feed0123456"}, ""},
 		"issued by a whole name": {Choice{IssuedBy: "CN=issuing,O=x", ExpiringWithin: 10 * 24 * time.Hour}, "soon"},
 		"by key":                 {Choice{Key: "RSA2048"}, "rsa"},
 		"by attribute":           {Choice{Attributes: []string{"site=berlin"}}, "berlin"},

@@ -28,12 +28,11 @@ func (o outlook) total(standing Standing) int {
 
 // tooMany says why a campaign must stop, or returns nothing.
 func (s Spec) tooMany(o outlook) string {
-	failed := o.total(Failed)
-	ended := failed + o.total(Passed) + o.total(Proven)
-	if failed >= s.Abort.AtLeast && failed >= s.Abort.Failed.Of(ended) {
-		return fmt.Sprintf("%d of %d devices failed", failed, ended)
+	counts := map[Standing]int{Failed: o.total(Failed), Passed: o.total(Passed), Proven: o.total(Proven)}
+	if why := s.failing(counts); why != "" {
+		return why
 	}
-	if need, size := s.canaryNeeds(o); failed > 0 && size-o.count(0, Failed, Skipped, Late) < need {
+	if need, size := s.canaryNeeds(o); counts[Failed] > 0 && size-o.count(0, Failed, Skipped, Late) < need {
 		return fmt.Sprintf("%d of the canary's %d devices failed, and %d must pass", o.count(0, Failed), size, need)
 	}
 	return ""

@@ -32,6 +32,9 @@ type Ports struct {
 	// durable.
 	Told func(Campaign)
 	Now  func() time.Time
+	// Renewal says who enters the campaign of due certificates; nil: nobody does.
+	Renewal  *Renewal
+	Entrance Entrance // with Renewal
 }
 
 // Runner carries out campaigns, a round at a time. Refused is safe for
@@ -42,6 +45,10 @@ type Runner struct {
 	holds map[string]string
 	began time.Time
 	known map[string]bool // campaigns whose members were all looked at since the start
+
+	looks     time.Time // when certificates that have come due are looked for next
+	restUntil time.Time // AutoName holds
+	restWhy   string
 
 	mu      sync.Mutex
 	refused map[registry.DeviceID]string // since the last round
@@ -90,17 +97,20 @@ func (r *Runner) Holding(name string) string {
 // Round looks at every campaign that has not ended and does what is due. A
 // failure of one leaves the others alone; the error joins all.
 func (r *Runner) Round(ctx context.Context) error {
+	var errs []error
+	if err := r.enterDue(ctx); err != nil {
+		errs = append(errs, fmt.Errorf("look for certificates that have come due: %w", err))
+	}
 	campaigns, err := r.Store.Running(ctx)
 	if err != nil {
-		return fmt.Errorf("campaigns: %w", err)
+		return errors.Join(append(errs, fmt.Errorf("campaigns: %w", err))...)
 	}
 	refused, fault := r.news()
 	if len(refused) > 0 && len(campaigns) > 0 {
 		if err := r.Watch.Wake(ctx, slices.Collect(maps.Keys(refused))); err != nil {
-			return fmt.Errorf("campaigns: %w", err)
+			return errors.Join(append(errs, fmt.Errorf("campaigns: %w", err))...)
 		}
 	}
-	var errs []error
 	for _, c := range campaigns {
 		if err := r.round(ctx, c, refused, fault); err != nil {
 			errs = append(errs, fmt.Errorf("campaign %s: %w", c.Name, err))
@@ -127,6 +137,9 @@ func (r *Runner) round(ctx context.Context, c Campaign, refused map[registry.Dev
 	o, inFlight, err := r.judge(ctx, c, refused, now)
 	if err != nil {
 		return err
+	}
+	if c.IsAuto() {
+		return r.roundAuto(ctx, c, inFlight, fault, now)
 	}
 	next := r.decide(c, o, fault, now)
 	if next.State != c.State || next.Wave != c.Wave {
@@ -205,11 +218,18 @@ func (r *Runner) lookAt(ctx context.Context, c Campaign, s Sight, refused string
 	if refused != "" && standing == Added {
 		standing, why = Failed, "its request was refused: "+refused
 	}
+	end := r.endOf(c, s.Member)
+	if standing == Added && !end.IsZero() && now.After(end) {
+		standing, why = Late, "not heard of before its certificate ended"
+	}
 	is := Noted{Member: s.Member, Turn: s.Turn, Next: c.next(s, standing, now)}
+	if standing == Added && !end.IsZero() && end.Before(is.Next) {
+		is.Next = end.Add(1)
+	}
 	if standing != s.Standing {
 		is.Standing, is.Why, is.Since = standing, why, now
 	}
-	if standing == Failed || standing == Skipped { // it is asked no more; what it was vended stays valid
+	if standing == Failed || standing == Skipped || standing == Late { // it is asked no more; what it was vended stays valid
 		return is, r.Group.Remove(ctx, s.Device, time.Time{})
 	}
 	s.Member = is.Member
@@ -273,6 +293,10 @@ func (r *Runner) turn(ctx context.Context, c, next Campaign) error {
 // nothing: nothing new is begun for it. What is vended stays valid. Members
 // that were not heard of are late from then on. Idempotent.
 func (r *Runner) Withdraw(ctx context.Context, c Campaign) error {
+	return r.withdraw(ctx, c, Late, "not heard of before the campaign ended")
+}
+
+func (r *Runner) withdraw(ctx context.Context, c Campaign, standing Standing, why string) error {
 	for after := -1; ; {
 		seen, err := r.Roll.InProgress(ctx, c.Name, after, page)
 		if err != nil {
@@ -286,7 +310,7 @@ func (r *Runner) Withdraw(ctx context.Context, c Campaign) error {
 			if err := r.Group.Remove(ctx, s.Device, time.Time{}); err != nil {
 				return err
 			}
-			s.Standing, s.Why, s.Since = Late, "not heard of before the campaign ended", r.Now()
+			s.Standing, s.Why, s.Since = standing, why, r.Now()
 			late = append(late, Noted{Member: s.Member, Turn: s.Turn})
 		}
 		if len(late) > 0 {
@@ -310,6 +334,9 @@ func (r *Runner) letIn(ctx context.Context, c Campaign, inFlight int, now time.T
 	}
 	if hold == "" && zones != nil && len(zones) == 0 {
 		hold = "no window is open"
+	}
+	if hold == "" && c.IsAuto() && now.Before(r.restUntil) {
+		hold = r.restWhy
 	}
 	r.hold(c.Name, hold)
 	pace := r.pace(c, now)

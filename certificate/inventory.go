@@ -53,6 +53,10 @@ type Holding struct {
 	Shared    bool      // another device holds it too
 }
 
+// IsGiven reports whether a person gave the certificate to the device: nothing
+// was vended over the wire.
+func (h Holding) IsGiven() bool { return h.Kind != Rotated && h.Kind != Packaged }
+
 // Mode says what becomes of a certificate that a rotation replaced.
 type Mode string
 
@@ -85,13 +89,14 @@ type Inventory interface {
 	// Register makes c one that the device can connect with if its standing
 	// says so: known, with its policies, attached. Idempotent. Returns
 	// ErrNotAttached or ErrNoPolicy where that part could not be done, and
-	// ErrRevoked for what was revoked and the device does not hold. In a
+	// ErrRevoked for what was revoked and the device does not hold, and
+	// ErrDistrusted for what a CA issued that was retired. In a
 	// world whose journal and inventory are one store, a certificate that a
 	// journaled rotation carries is written by that rotation's commit.
 	Register(context.Context, registry.DeviceID, Certificate) error
 	// Activate makes an INACTIVE certificate of the device ACTIVE, and does
 	// nothing to an ACTIVE one. ErrNotHeld if the device does not hold it,
-	// ErrRevoked if it was revoked.
+	// ErrRevoked if it was revoked, ErrDistrusted if its CA was retired.
 	// What Register says of a rotation's commit holds here too.
 	Activate(context.Context, registry.DeviceID, ID) error
 	// Held returns everything the device holds whatever its standing, but

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"time"
 
+	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
 )
 
@@ -25,4 +26,10 @@ type Order struct {
 	NotAfter   time.Time // an issuer clamps it to its CA's own
 	// Request is the CSR as it came, for issuers that take nothing else.
 	Request *x509.CertificateRequest
+	// Rotation is the number of the device's rotation that it is for, 0: none.
+	// An order for the same key that comes again under the same number is the
+	// same order, and an issuer that can tell answers it with what it made.
+	Rotation int64
+	// Asked is what the device asks of ACM Private CA; other issuers ignore it.
+	Asked *protocol.ACMPCAParameters
 }

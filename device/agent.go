@@ -26,6 +26,7 @@ type Agent struct {
 	lost    int           // renewals in a row that ended with their connection
 	resumed int           // how often the candidate's work was taken up again
 	glance  time.Duration // how often it is seen whether a renewal is due
+	anchors anchors       // what servers are verified by
 
 	passed          counter
 	obtained, tried mark // those of state.json
@@ -54,6 +55,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, fmt.Errorf("open the store of device %s: %w", cfg.Device, err)
 	}
 	a.setCurrent()
+	a.loadAnchors()
 	return a, nil
 }
 

@@ -51,6 +51,7 @@ type ackBody struct {
 	PreviousCertificateID string `json:"previousCertificateId,omitempty"`
 	CertificateID         string `json:"certificateId,omitempty"`
 	Proof                 string `json:"proof,omitempty"`
+	TrustAnchorsSHA256    string `json:"trustAnchorsSha256,omitempty"`
 	ClientToken           string `json:"clientToken"`
 }
 

@@ -106,7 +106,7 @@ func (a *Agent) tls(address string, certificate tls.Certificate) *tls.Config {
 	host, _, _ := net.SplitHostPort(address)
 	cfg := &tls.Config{
 		MinVersion: tls.VersionTLS12,
-		RootCAs:    a.cfg.Roots,
+		RootCAs:    a.anchors.roots,
 		ServerName: host,
 		Time:       a.clock,
 		// Whatever CAs the broker names: it may trust an issuing CA without

@@ -43,6 +43,9 @@ func (a *Agent) obtainPackage(ctx context.Context, c *connection, w work) error 
 		if retryAfter, err := a.askOnce(ctx, c, r); err != nil {
 			return retryAfter, err
 		}
+		if err := a.takeAnchors(reply.TrustAnchors); err != nil {
+			return 0, err
+		}
 		p, err := a.fetch(ctx, reply.Location)
 		if err != nil {
 			return 0, fmt.Errorf("%w: %w", errNotYet, err)
@@ -95,7 +98,7 @@ func (a *Agent) download(ctx context.Context, link string) ([]byte, error) {
 	}
 	transport := &http.Transport{
 		Proxy:             http.ProxyFromEnvironment,
-		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: a.cfg.PackageRoots, Time: a.clock},
+		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: a.packageRoots(), Time: a.clock},
 		DisableKeepAlives: true,
 		ForceAttemptHTTP2: true,
 	}

@@ -2,6 +2,7 @@ package device
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"testing"
@@ -28,7 +29,7 @@ func cutAfter(a *Agent, ctx context.Context, n int) (context.Context, *int) {
 }
 
 func TestPowerCutAfterEveryStep(t *testing.T) {
-	for _, mode := range []string{"csr", "package", "fixed key", "renewal"} {
+	for _, mode := range []string{"csr", "package", "fixed key", "renewal", "anchors"} {
 		t.Run(mode, func(t *testing.T) {
 			n := 1
 			for ; cutOnce(t, mode, n); n++ {
@@ -56,6 +57,8 @@ func cutWorld(t *testing.T, mode string) (w *world, cfg Config, wantIssued int) 
 		w.servePackage(t, nil)
 	case "fixed key":
 		w.provisionFixed(&cfg)
+	case "anchors":
+		w.anchors = string(encodeChain([]*x509.Certificate{w.ca, newWorld(t).ca}))
 	}
 	if mode == "renewal" {
 		cfg.RenewJitter = -1
@@ -113,6 +116,10 @@ func cutOnce(t *testing.T, mode string, n int) (cut bool) {
 		}
 	}
 	checkRotated(t, w, cfg, wantIssued)
+	// What was acked is on the disk, whenever the power went.
+	if w.anchors != "" && (w.trusted != protocol.AnchorsSHA256(w.anchors) || open(t, cfg).anchors.text != w.anchors) {
+		t.Errorf("%s: acked trust anchors %q", where, w.trusted)
+	}
 	if mode != "renewal" && (len(w.updates) != 1 || w.updates[0].Status != protocol.JobSucceeded) {
 		t.Errorf("%s: job updates %+v", where, w.updates)
 	}

@@ -132,6 +132,9 @@ func (a *Agent) obtainForKey(ctx context.Context, c *connection, w work) error {
 	if err := a.store.cut("certificate received"); err != nil {
 		return err
 	}
+	if err := a.takeAnchors(issued.reply.TrustAnchors); err != nil {
+		return err
+	}
 	next := *a.store.state.Candidate
 	next.CertificateID, next.Nonce = issued.reply.CertificateID, issued.reply.Nonce
 	next.Topics = w.topics // they were answered

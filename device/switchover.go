@@ -128,6 +128,7 @@ func (a *Agent) acknowledge(ctx context.Context, c *connection, candidate candid
 // ack sends one ack; a body that names the certificate is signed.
 func (a *Agent) ack(ctx context.Context, c *connection, candidate candidate, body ackBody) error {
 	body.PreviousCertificateID, body.ClientToken = a.previous(), a.token()
+	body.TrustAnchorsSHA256 = a.anchorsTaken()
 	if a.cfg.Proof && candidate.Nonce != "" {
 		body.CertificateID = candidate.CertificateID
 	}

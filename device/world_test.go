@@ -55,6 +55,8 @@ type world struct {
 	acks     int
 	link     string // location for package gets
 	linked   string // certificate ID behind it
+	anchors  string // what gets are answered with, to verify servers by
+	trusted  string // what the last accepted ack said of that
 
 	// The script: what is other than usual. Called with mu held; nil for usual.
 	onGet     func(n int) (reply any, usual bool) // a nil reply is none
@@ -328,7 +330,7 @@ func (w *world) answerGet(payload []byte) any {
 	if r.CSR == nil {
 		w.open, w.accepted[w.linked] = w.linked, true
 		w.log = append(w.log, "get")
-		return protocol.GetAccepted{DeviceID: deviceUnderTest, Action: protocol.Get, Location: w.link, CertificateID: w.linked}
+		return protocol.GetAccepted{DeviceID: deviceUnderTest, Action: protocol.Get, Location: w.link, CertificateID: w.linked, TrustAnchors: w.anchors}
 	}
 	spki := keyOf(payload)
 	public, err := x509.ParsePKIXPublicKey([]byte(spki))
@@ -347,6 +349,7 @@ func (w *world) answerGet(payload []byte) any {
 	return protocol.GetAccepted{
 		DeviceID: deviceUnderTest, Action: protocol.Get, CertificateID: id, Nonce: nonce, ClientToken: r.ClientToken,
 		Certificate: string(encodeChain([]*x509.Certificate{certificate})), Chain: string(encodeChain([]*x509.Certificate{w.ca})),
+		TrustAnchors: w.anchors,
 	}
 }
 
@@ -366,7 +369,7 @@ func (w *world) answerAck(certificate string, payload []byte) any {
 	case w.blind && !w.proven(r), !w.blind && certificate != w.open:
 		return protocol.Rejected{Message: protocol.NotProven, ClientToken: r.ClientToken}
 	}
-	w.finished, w.open = w.open, ""
+	w.finished, w.open, w.trusted = w.open, "", r.TrustAnchorsSHA256
 	w.accepted = map[string]bool{w.finished: true}
 	w.log = append(w.log, "ack")
 	return ok

@@ -1,6 +1,8 @@
 package protocol_test
 
 import (
+	"strings"
+
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/certvendor/certvendor/protocol"
@@ -99,6 +101,9 @@ func requests() map[string]golden {
 		"ack":       ackRequest(protocol.AckRequest{ClientToken: "a3"}),
 		"ack-named": ackRequest(protocol.AckRequest{PreviousCertificateID: previousID, ClientToken: "a4"}),
 		"ack-proof": ackRequest(protocol.AckRequest{CertificateID: certificateID, Proof: proof, ClientToken: "a5"}),
+		"ack-trust-anchors": ackRequest(protocol.AckRequest{
+			TrustAnchorsSHA256: "24b325ab44f85d2804652240c9a660c74ef5a161b8b4cc3fe55c087d91477617", ClientToken: "a6",
+		}),
 	}
 }
 
@@ -106,6 +111,10 @@ func answers() map[string]golden {
 	return map[string]golden{
 		"get-accepted-package": message(protocol.GetAccepted{
 			DeviceID: device, Action: protocol.Get, CertificateID: packageID, Location: packageLink, ClientToken: "a1",
+		}),
+		"get-accepted-trust-anchors": message(protocol.GetAccepted{
+			DeviceID: device, Action: protocol.Get, CertificateID: packageID, Location: packageLink,
+			TrustAnchors: chainPEM[strings.LastIndex(chainPEM, "-----BEGIN"):], ClientToken: "a1",
 		}),
 		"get-accepted-csr": message(protocol.GetAccepted{
 			DeviceID: device, Action: protocol.Get, CertificateID: certificateID, Certificate: certificatePEM,

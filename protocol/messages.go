@@ -1,8 +1,11 @@
 package protocol
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"regexp"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json"
@@ -57,6 +60,7 @@ type AckRequest struct {
 	PreviousCertificateID string
 	CertificateID         string
 	Proof                 string
+	TrustAnchorsSHA256    string // of the text of the trustAnchors that the device has; 64 lower-case hex digits
 	ClientToken           string
 }
 
@@ -67,10 +71,11 @@ type GetAccepted struct {
 	Action        Action `json:"action"`
 	CertificateID string `json:"certificateId"`
 	Location      string `json:"location,omitempty"`
-	Certificate   string `json:"certificate,omitempty"` // PEM, the leaf
-	Chain         string `json:"chain,omitempty"`       // PEM, issuer first, without the leaf
-	NotAfter      string `json:"notAfter,omitempty"`    // RFC 3339, UTC
-	Nonce         string `json:"nonce,omitempty"`       // what a proof signs
+	Certificate   string `json:"certificate,omitempty"`  // PEM, the leaf
+	Chain         string `json:"chain,omitempty"`        // PEM, issuer first, without the leaf
+	NotAfter      string `json:"notAfter,omitempty"`     // RFC 3339, UTC
+	Nonce         string `json:"nonce,omitempty"`        // what a proof signs
+	TrustAnchors  string `json:"trustAnchors,omitempty"` // PEM, what to verify servers by from now on
 	ClientToken   string `json:"clientToken,omitempty"`
 }
 
@@ -135,6 +140,7 @@ func DecodeAck(payload []byte, at Address) (AckRequest, error) {
 		"previousCertificateId": &r.PreviousCertificateID,
 		"certificateId":         &r.CertificateID,
 		"proof":                 &r.Proof,
+		"trustAnchorsSha256":    &r.TrustAnchorsSHA256,
 	} {
 		if err := m.optional(name, into); err != nil {
 			return r, err
@@ -143,7 +149,19 @@ func DecodeAck(payload []byte, at Address) (AckRequest, error) {
 	if (r.CertificateID == "") != (r.Proof == "") {
 		return r, malformed("proof", "goes with certificateId, neither goes alone")
 	}
+	if r.TrustAnchorsSHA256 != "" && !sha256Hex.MatchString(r.TrustAnchorsSHA256) {
+		return r, malformed("trustAnchorsSha256", "is not 64 lower-case hex digits")
+	}
 	return r, nil
+}
+
+var sha256Hex = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+// AnchorsSHA256 returns what a device acks of the trustAnchors that it has taken:
+// the SHA-256 of their text, as 64 lower-case hex digits.
+func AnchorsSHA256(anchors string) string {
+	sum := sha256.Sum256([]byte(anchors))
+	return hex.EncodeToString(sum[:])
 }
 
 // Encode returns the JSON of a reply. It panics on a type that is not one of

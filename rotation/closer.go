@@ -229,23 +229,23 @@ func (c *Closer) stopped(ctx context.Context, id registry.DeviceID, terms Terms)
 	case err != nil:
 		return fmt.Errorf("read what is frozen: %w", err)
 	case frozen.Retiring:
-		return fmt.Errorf("retiring is frozen (%s); `certvendor thaw retiring` lets it go on", frozen.Why)
+		return fmt.Errorf("retiring is frozen (%s); `certvendor thaw retiring` lets it go on", frozen.RetiringWhy())
 	}
-	return c.checkBreaker(ctx, terms, frozen)
+	return c.checkBreaker(ctx, terms)
 }
 
 // checkBreaker freezes retiring when more was removed within an hour than any
 // healthy fleet would.
-func (c *Closer) checkBreaker(ctx context.Context, terms Terms, frozen Freeze) error {
+func (c *Closer) checkBreaker(ctx context.Context, terms Terms) error {
 	if c.countSince(c.clock.Now().Add(-time.Hour)) < terms.MaxRetirePerHour {
 		return nil
 	}
-	frozen.Retiring, frozen.At = true, c.clock.Now()
-	frozen.Why = fmt.Sprintf("circuit breaker: %d certificates retired within an hour", terms.MaxRetirePerHour)
-	if err := c.Brakes.SetFrozen(ctx, frozen); err != nil {
+	why := fmt.Sprintf("circuit breaker: %d certificates retired within an hour", terms.MaxRetirePerHour)
+	_, err := c.Brakes.SetFrozen(ctx, func(f *Freeze) { f.StopRetiring(why, c.clock.Now()) })
+	if err != nil {
 		return fmt.Errorf("freeze retiring: %w", err)
 	}
-	return errors.New(frozen.Why)
+	return errors.New(why)
 }
 
 func (c *Closer) count(now time.Time) {

@@ -105,20 +105,6 @@ type Counts struct {
 	Orphans     int // ACTIVE certificates that nobody holds
 }
 
-// Freeze is what an operator, or the circuit breaker, has stopped.
-type Freeze struct {
-	Vending  bool
-	Retiring bool
-	Why      string
-	At       time.Time
-}
-
-// Brakes keep a Freeze durably. Methods are safe for concurrent use.
-type Brakes interface {
-	Frozen(context.Context) (Freeze, error)
-	SetFrozen(context.Context, Freeze) error
-}
-
 // Member is a device of the rotation group.
 type Member struct {
 	Device  registry.DeviceID

@@ -28,27 +28,62 @@ func (c *Closer) Revoke(ctx context.Context, r Revoking) error {
 			if !c.Bricks(held, r.Certificate) || slices.Contains(r.Brick, device) {
 				return nil
 			}
-			return refused("device %s would have no working certificate left: `--brick %s` revokes it all the same", device, device)
+			return refused("device %s may be left without a working certificate: `--brick %s` revokes it all the same", device, device)
 		},
 	})
 }
 
-// Bricks reports whether revoking certificates would leave their device without
-// one that works, although it has one now. What was vended and never seen in
-// use does not count as one it has: its device may never have received it.
+// Bricks reports whether revoking certificates may leave their device without
+// one that works, although it may have one now. All that is known of what a
+// device has is the certificate on which it was seen last: it may have thrown
+// away every other but its birth certificate. So it keeps one if it keeps one
+// of these, and if nothing that is revoked may have taken its place there since.
 func (c *Closer) Bricks(held []certificate.Holding, revoked ...certificate.ID) bool {
-	now := c.clock.Now()
-	had, left := false, false
 	for _, h := range held {
-		if h.Standing != certificate.Active || !now.Before(h.NotAfter.Add(c.terms("").Window)) {
-			continue
+		if h.Kind == certificate.Birth && c.works(h) && !slices.Contains(revoked, h.ID) {
+			return false
 		}
-		if slices.Contains(revoked, h.ID) {
-			had = true
-			continue
-		}
-		given := h.Kind != certificate.Rotated && h.Kind != certificate.Packaged
-		left = left || (given || !h.LastSeen.IsZero()) && now.Before(h.NotAfter)
 	}
-	return had && !left
+	latest, seen := c.kept(held, revoked)
+	for _, h := range held {
+		if slices.Contains(revoked, h.ID) && c.takes(h) && !(seen && isBehind(h, latest)) {
+			return true
+		}
+	}
+	return false
+}
+
+// takes reports whether the broker takes a certificate.
+func (c *Closer) takes(h certificate.Holding) bool {
+	return h.Standing == certificate.Active && c.clock.Now().Before(h.NotAfter.Add(c.terms("").Window))
+}
+
+// kept returns what the device was seen on last, or, if it was never seen, what
+// it was given last; false if that is revoked or works no more.
+func (c *Closer) kept(held []certificate.Holding, revoked []certificate.ID) (certificate.Holding, bool) {
+	last, ok := certificate.Latest(held)
+	if !ok {
+		for _, h := range held {
+			if h.IsGiven() && c.works(h) && !h.Attached.Before(last.Attached) {
+				last, ok = h, true
+			}
+		}
+	}
+	return last, ok && c.works(last) && !slices.Contains(revoked, last.ID)
+}
+
+// works reports whether a certificate works without an exception being made.
+func (c *Closer) works(h certificate.Holding) bool {
+	return h.Standing == certificate.Active && c.clock.Now().Before(h.NotAfter)
+}
+
+// isBehind reports whether a device that was seen last on one certificate
+// cannot have given it up for h: it had h before, or never used it although it
+// could have. What was vended since may have overwritten the other at once.
+func isBehind(h, latest certificate.Holding) bool {
+	switch {
+	case !h.LastSeen.IsZero(), h.Attached.Before(latest.Attached):
+		return true
+	}
+	return h.IsGiven() && h.Attached.Before(latest.LastSeen)
 }

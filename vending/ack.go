@@ -21,6 +21,9 @@ func (v *Vendor) Ack(ctx context.Context, caller Caller, request protocol.AckReq
 	if err != nil {
 		return ok, nil, err
 	}
+	if err := v.tookAnchors(ctx, caller, request); err != nil {
+		return ok, nil, err
+	}
 	anyRotation := func(rotation.Rotation) bool { return true }
 	if a, err = v.awaitLease(ctx, a, anyRotation); err != nil {
 		return ok, nil, err
@@ -53,6 +56,18 @@ func (v *Vendor) Ack(ctx context.Context, caller Caller, request protocol.AckReq
 		return ok, &finished, &Unfinished{err}
 	}
 	return ok, &finished, nil
+}
+
+// tookAnchors records what the device verifies servers by, whatever becomes of
+// the ack: it has that on its disk. Nobody else may say so for it.
+func (v *Vendor) tookAnchors(ctx context.Context, caller Caller, request protocol.AckRequest) error {
+	if v.Anchors == nil || caller.Certificate == "" || request.TrustAnchorsSHA256 == "" {
+		return nil
+	}
+	if err := v.Anchors.Took(ctx, caller.Device, request.TrustAnchorsSHA256); err != nil {
+		return later(0, err)
+	}
+	return nil
 }
 
 // evidence says what shows that the device works on r's certificate: the
@@ -90,7 +105,7 @@ func (v *Vendor) verifyProof(ctx context.Context, a admission, r rotation.Rotati
 	if r.IsProven() {
 		return nil // seen in use, which is worth more
 	}
-	err = v.seen(ctx, a.Device, r.Certificate, certificate.Proof)
+	err = v.seen(ctx, Caller{Device: a.Device, Certificate: r.Certificate, Evidence: certificate.Proof})
 	if errors.Is(err, certificate.ErrNotActive) {
 		return reject(protocol.NotProven, err)
 	}

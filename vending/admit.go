@@ -105,7 +105,7 @@ func (v *Vendor) Heard(ctx context.Context, caller Caller) error {
 	if caller.Certificate == "" {
 		return nil
 	}
-	err := v.seen(ctx, caller.Device, caller.Certificate, caller.Evidence)
+	err := v.seen(ctx, caller)
 	switch {
 	case errors.Is(err, certificate.ErrNotActive):
 		return reject(protocol.NotBound, err)
@@ -117,9 +117,14 @@ func (v *Vendor) Heard(ctx context.Context, caller Caller) error {
 	return nil
 }
 
-// seen records that a device uses a certificate at this moment.
-func (v *Vendor) seen(ctx context.Context, id registry.DeviceID, c certificate.ID, evidence certificate.Evidence) error {
-	return v.Inventory.Seen(ctx, certificate.Sighting{Device: id, Certificate: c, At: v.Now(), Evidence: evidence, Live: true})
+// seen records that a device uses a certificate: at this moment, or when its
+// bus says that it did.
+func (v *Vendor) seen(ctx context.Context, c Caller) error {
+	s := certificate.Sighting{Device: c.Device, Certificate: c.Certificate, At: c.At, Evidence: c.Evidence}
+	if s.At.IsZero() {
+		s.At, s.Live = v.Now(), true
+	}
+	return v.Inventory.Seen(ctx, s)
 }
 
 // named checks the previous certificate that a device names: it must be one
@@ -155,7 +160,7 @@ func (v *Vendor) Present(ctx context.Context, caller Caller) error {
 	if err != nil {
 		return err
 	}
-	err = v.seen(ctx, caller.Device, caller.Certificate, caller.Evidence)
+	err = v.seen(ctx, caller)
 	if err != nil {
 		return err
 	}
@@ -165,6 +170,15 @@ func (v *Vendor) Present(ctx context.Context, caller Caller) error {
 	}
 	v.proveIfSeen(ctx, caller, history.Current())
 	return nil
+}
+
+// admits is Present without the proof: the sighting is recorded, and nothing is
+// made of it.
+func (v *Vendor) admits(ctx context.Context, caller Caller) error {
+	if _, err := v.Registry.Device(ctx, caller.Device); err != nil {
+		return err
+	}
+	return v.seen(ctx, caller)
 }
 
 // proveIfSeen writes that the caller speaks over the rotation's certificate.

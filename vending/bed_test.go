@@ -58,6 +58,7 @@ type bed struct {
 	link      func() (string, error)
 	allow     func() (time.Duration, bool)
 	publish   func(topic string) error
+	anchors   vending.Anchors
 	owed      func() ([]rotation.Retirement, error)
 	queue     vending.Queue
 	publisher vending.Publisher
@@ -129,7 +130,7 @@ func (b *bed) handler() *vending.Handler {
 	v, err := vending.New(b.config, vending.Ports{
 		Registry: fakeRegistry{b}, Inventory: fakeInventory{b}, Certificates: fakeCatalogue{b}, Journal: fakeJournal{b},
 		Brakes: fakeBrakes{b}, Issuer: fakeIssuer{b}, Packages: fakePackages{b: b}, Limits: fakeLimits{b},
-		Closer: closer, Now: now,
+		Closer: closer, Now: now, Anchors: b.anchors,
 	})
 	if err != nil {
 		b.t.Fatal(err)

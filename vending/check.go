@@ -43,7 +43,7 @@ func (v *Vendor) check(ctx context.Context, a admission, csr *certificate.Reques
 	}
 	now := v.Now()
 	order := certificate.Order{
-		Device: a.Device, Key: csr.CSR.PublicKey, RawSubject: subject, Request: csr.CSR,
+		Device: a.Device, Key: csr.CSR.PublicKey, RawSubject: subject, Request: csr.CSR, Asked: request.ACMPCA,
 		NotBefore: now.Add(-v.config.Backdate), NotAfter: now.Add(a.profile.Validity),
 	}
 	next := v.intend(a, named)

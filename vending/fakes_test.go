@@ -107,9 +107,10 @@ type fakeBrakes struct{ b *bed }
 
 func (f fakeBrakes) Frozen(context.Context) (rotation.Freeze, error) { return f.b.frozen, nil }
 
-func (f fakeBrakes) SetFrozen(context.Context, rotation.Freeze) error {
+func (f fakeBrakes) SetFrozen(_ context.Context, change func(*rotation.Freeze)) (rotation.Freeze, error) {
 	f.b.change("freeze")
-	return nil
+	change(&f.b.frozen)
+	return f.b.frozen, nil
 }
 
 type fakeIssuer struct{ b *bed }

@@ -24,10 +24,16 @@ func (v *Vendor) Get(ctx context.Context, caller Caller, request protocol.GetReq
 	if err := v.notFrozen(ctx); err != nil {
 		return protocol.GetAccepted{}, err
 	}
+	var reply protocol.GetAccepted
 	if request.CSR == nil {
-		return v.getPackage(ctx, a)
+		reply, err = v.getPackage(ctx, a)
+	} else {
+		reply, err = v.getByCSR(ctx, a, request)
 	}
-	return v.getByCSR(ctx, a, request)
+	if err == nil && v.Anchors != nil {
+		reply.TrustAnchors = v.Anchors.Offer(ctx, caller.Device)
+	}
+	return reply, err
 }
 
 // notFrozen sends gets away while a person has stopped vending.
@@ -49,6 +55,8 @@ func (v *Vendor) getByCSR(ctx context.Context, a admission, request protocol.Get
 	}
 	if r := a.history.Keyed(csr.Key); r != nil && r.Answers() && v.isUsable(a, *r) {
 		return v.vendAgain(ctx, a, *r)
+	} else if r != nil && v.isSigned(a, *r) {
+		return v.goOn(ctx, a, *r)
 	}
 	next, order, err := v.check(ctx, a, csr, request)
 	if err != nil {
@@ -57,6 +65,7 @@ func (v *Vendor) getByCSR(ctx context.Context, a admission, request protocol.Get
 	if next, err = v.open(ctx, a, next); err != nil {
 		return protocol.GetAccepted{}, err
 	}
+	order.Rotation = next.Number
 	// Where issuing has no effect outside the store, what follows is one
 	// commit: the last Advance writes it all (see rotation.Journal).
 	issued, err := v.issue(ctx, &next, order)
@@ -94,6 +103,32 @@ func (v *Vendor) issue(ctx context.Context, next *opening, order certificate.Ord
 func (v *Vendor) isUsable(a admission, r rotation.Rotation) bool {
 	held, ok := certificate.Find(a.held, r.Certificate)
 	return ok && r.State.Ready() && v.Now().Before(held.NotAfter)
+}
+
+// isSigned reports whether the rotation's certificate is durable and has not
+// come any further: the world failed to make it known.
+func (v *Vendor) isSigned(a admission, r rotation.Rotation) bool {
+	held, ok := certificate.Find(a.held, r.Certificate)
+	return ok && r.State == rotation.Issued && held.Standing == certificate.Active && v.Now().Before(held.NotAfter)
+}
+
+// goOn vends a certificate that was signed for this key before: no second one
+// is issued for it.
+func (v *Vendor) goOn(ctx context.Context, a admission, left rotation.Rotation) (protocol.GetAccepted, error) {
+	held, _ := certificate.Find(a.held, left.Certificate)
+	left.Lease = rotation.Lease{Instance: v.config.Instance, Until: v.Now().Add(rotation.LeaseTime)}
+	r, err := v.Journal.Advance(ctx, rotation.Change{Rotation: left})
+	if err != nil {
+		return protocol.GetAccepted{}, lost(err)
+	}
+	if err := v.Inventory.Register(ctx, a.Device, held.Certificate); err != nil {
+		return protocol.GetAccepted{}, v.giveUp(ctx, r, refuseRegister(err))
+	}
+	opened := r
+	if r, err = v.Journal.Advance(ctx, vended(r, v.Now())); err != nil {
+		return protocol.GetAccepted{}, v.giveUp(ctx, opened, lost(err))
+	}
+	return acceptedCSR(r, held.Certificate), nil
 }
 
 // vendAgain answers the key of the open rotation with the certificate it has.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -239,5 +240,31 @@ func TestBindings(t *testing.T) {
 			}
 			b.wantAccepted(protocol.Get, new(protocol.GetAccepted))
 		})
+	}
+}
+
+// TestWhenACallerSpoke goes through what counts as the time of a sighting: the
+// bus's word where a message was heard of late, this moment otherwise.
+func TestWhenACallerSpoke(t *testing.T) {
+	early := noon.Add(-time.Minute)
+	caller := vending.Caller{Device: device, Certificate: oldCertificate.ID, Evidence: certificate.Connection}
+	late := caller
+	late.At = early
+	for _, test := range []struct {
+		caller vending.Caller
+		want   time.Time
+		live   bool
+	}{{caller, noon, true}, {late, early, false}} {
+		var seen []certificate.Sighting
+		b := newBed(t)
+		b.seen = func(s certificate.Sighting) error { seen = append(seen, s); return nil }
+		b.serveOver(test.caller, topic(protocol.Get), getBody(makeCSR(newKey(), "")))
+		b.wantAccepted(protocol.Get, new(protocol.GetAccepted))
+		want := certificate.Sighting{
+			Device: device, Certificate: oldCertificate.ID, At: test.want, Evidence: certificate.Connection, Live: test.live,
+		}
+		if len(seen) != 1 || seen[0] != want {
+			t.Errorf("saw %+v, want %+v", seen, want)
+		}
 	}
 }

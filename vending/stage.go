@@ -178,6 +178,8 @@ func (s stagedInventory) Retire(ctx context.Context, r certificate.Removal) erro
 		s.effect("certificate %s: taken from this device alone, another holds it too", short(h.ID))
 	case r.Mode == certificate.Delete:
 		s.effect("certificate %s: deleted", short(h.ID))
+	case h.Standing != certificate.Active:
+		return nil // another rotation has replaced it too, and was first
 	default:
 		h.Standing = certificate.Inactive
 		s.effect("certificate %s: deactivated", short(h.ID))
@@ -240,7 +242,11 @@ func (s stagedBrakes) Frozen(ctx context.Context) (rotation.Freeze, error) {
 	return s.v.Brakes.Frozen(ctx)
 }
 
-func (s stagedBrakes) SetFrozen(context.Context, rotation.Freeze) error { return nil }
+func (s stagedBrakes) SetFrozen(ctx context.Context, change func(*rotation.Freeze)) (rotation.Freeze, error) {
+	frozen, err := s.Frozen(ctx)
+	change(&frozen)
+	return frozen, err
+}
 
 type stagedLimits struct{ *stage }
 

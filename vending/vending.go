@@ -34,6 +34,7 @@ type Caller struct {
 	Certificate certificate.ID       // of the connection; empty where unknown
 	CommonName  string               // of that certificate's subject
 	Evidence    certificate.Evidence // Connection or Presence, with a certificate
+	At          time.Time            // when it spoke, where it is heard of later; zero: now
 }
 
 // Issuer signs certificates. Safe for concurrent use.
@@ -72,6 +73,16 @@ type Limits interface {
 	Allow(registry.DeviceID) (wait time.Duration, ok bool)
 	// Peek returns what Allow would return, and counts nothing.
 	Peek(registry.DeviceID) (wait time.Duration, ok bool)
+}
+
+// Anchors are what devices verify servers by, in a world that changes it. Safe
+// for concurrent use.
+type Anchors interface {
+	// Offer returns, in PEM, what the device should trust from now on; empty
+	// where it has said so already, or nothing changes.
+	Offer(context.Context, registry.DeviceID) string
+	// Took records, durably, which set the device has. Idempotent.
+	Took(ctx context.Context, id registry.DeviceID, sha256 string) error
 }
 
 // Binding says how the certificate of a connection must belong to the device.
@@ -120,6 +131,7 @@ type Ports struct {
 	Limits       Limits
 	Closer       *rotation.Closer
 	Now          func() time.Time
+	Anchors      Anchors // nil where they never change
 	// Signs returns until when a certificate that is issued now can last at
 	// most, or why none can be issued, as Issue would return it; it signs
 	// nothing. Only explaining needs it; nil where the world cannot say.

@@ -11,7 +11,8 @@ import (
 )
 
 func (c *cli) ca() *cobra.Command {
-	return group("ca", "The certificate authority", c.caInit(), c.caShow(), c.caCRL())
+	return group("ca", "The certificate authority", c.caInit(), c.caShow(), c.caCRL(),
+		c.caCSR(), c.caImport(), c.caRotate(), c.caRetire())
 }
 
 func (c *cli) caInit() *cobra.Command {
@@ -31,10 +32,13 @@ func (c *cli) caInit() *cobra.Command {
 }
 
 func (c *cli) caShow() *cobra.Command {
-	var pem bool
+	var pem, missing bool
 	cmd := &cobra.Command{
-		Use: "show", Short: "List the CA's certificates, or with --pem print what verifies the broker", Args: cobra.NoArgs,
+		Use: "show [--pem | --missing]", Short: "List the CA's certificates, or with --pem print what verifies the broker", Args: cobra.NoArgs,
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, _ []string) error {
+			if missing {
+				return list(c, daemon.MissingDevices(ctx), "DEVICE", func(d control.MissingDevice) []string { return []string{d.Name} })
+			}
 			all, roots, err := daemon.CAs(ctx)
 			if err != nil {
 				return err
@@ -42,11 +46,19 @@ func (c *cli) caShow() *cobra.Command {
 			if pem {
 				return c.say(map[string]string{"roots": roots}, "%s", roots)
 			}
-			return list(c, slice(all), "ROLE CERTIFICATE EXPIRES ENCRYPTED KEY SUBJECT", func(ca control.CA) []string {
-				return []string{ca.Role, short(ca.ID), when(ca.NotAfter), yes(ca.Encrypted), dash(ca.Key), fmt.Sprintf("%q", ca.Subject)}
+			return list(c, slice(all), "ROLE CERTIFICATE EXPIRES ENCRYPTED KEY IN_USE SUBJECT", func(ca control.CA) []string {
+				used := "-"
+				switch {
+				case ca.Uses != nil:
+					used = fmt.Sprint(ca.Uses.All())
+				case ca.Missing != nil:
+					used = fmt.Sprintf("%d missing", *ca.Missing)
+				}
+				return []string{ca.Role, short(ca.ID), when(ca.NotAfter), yes(ca.Encrypted), dash(ca.Key), used, fmt.Sprintf("%q", ca.Subject)}
 			})
 		}),
 	}
 	cmd.Flags().BoolVar(&pem, "pem", false, "print ca.crt: what devices verify the broker and package links by")
+	cmd.Flags().BoolVar(&missing, "missing", false, "list the devices that have not acknowledged the server CA that is prepared")
 	return cmd
 }

@@ -121,11 +121,11 @@ func (c *cli) watchCampaign(ctx context.Context, daemon *control.Client, name st
 			fmt.Fprintln(c.out, line)
 		}
 		last = line
-		if s.State.Ended() || s.State == campaign.Paused || s.State == campaign.AtGate {
+		if s.State.Ended() || s.State == campaign.Paused || s.State == campaign.Stopped || s.State == campaign.AtGate {
 			if isTerminal(c.out) {
 				fmt.Fprintln(c.out)
 			}
-			if s.State == campaign.Aborted {
+			if s.State == campaign.Aborted || s.State == campaign.Stopped {
 				return errReported
 			}
 			return nil

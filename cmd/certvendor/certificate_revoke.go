@@ -117,7 +117,7 @@ func revokeQuestion(plan []control.Revocation, reason string) string {
 	}
 	text += "."
 	for _, name := range unique(bricks) {
-		text += fmt.Sprintf(" Device %s would have no working certificate left.", name)
+		text += fmt.Sprintf(" Device %s may be left without a working certificate.", name)
 	}
 	return text
 }

@@ -20,6 +20,7 @@ import (
 type cli struct {
 	config string // --config
 	socket string // --socket
+	server remote // --server and what goes with it
 	json   bool   // --json
 	out    io.Writer
 	errs   io.Writer
@@ -57,13 +58,14 @@ func (c *cli) root() *cobra.Command {
 	root := group("certvendor", "Rotates the certificates of IoT devices, and leaves none without one that works",
 		c.serve(), c.demo(), c.simulate(), c.device(), c.rotation(), c.campaign(), c.certificate(), c.explain(), c.survey(),
 		c.packages(), c.job(), c.ca(),
-		c.freeze(), c.thaw(), c.audit(), c.backup(), c.restore(), c.configuration(), c.version(),
+		c.freeze(), c.thaw(), c.audit(), c.backup(), c.restore(), c.profile(), c.configuration(), c.version(),
 	)
 	root.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	root.SilenceUsage, root.SilenceErrors = true, true
 	saysWhatToGive(root)
 	root.PersistentFlags().StringVar(&c.config, "config", "config.yaml", "the configuration, which names the daemon's socket")
 	root.PersistentFlags().StringVar(&c.socket, "socket", "", "the daemon's socket, instead of the one in --config")
+	c.server.flags(root.PersistentFlags())
 	root.PersistentFlags().BoolVar(&c.json, "json", false, "print JSON")
 	return root
 }
@@ -73,7 +75,12 @@ func (c *cli) load() (config.Config, error) { return config.Load(c.config, os.En
 
 // dial returns the way to the daemon.
 func (c *cli) dial() (*control.Client, error) {
-	if c.socket != "" {
+	switch {
+	case c.server.address != "" && c.socket != "":
+		return nil, errors.New("--server and --socket: name one of them")
+	case c.server.address != "":
+		return c.server.dial()
+	case c.socket != "":
 		return control.Dial(c.socket), nil
 	}
 	cfg, err := c.load()

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/internal/control"
 )
 
@@ -157,9 +159,30 @@ func printStatus(w io.Writer, s control.Status) {
 		fmt.Fprintf(w, ", %d stuck: certvendor rotation list --stuck", s.Stuck)
 	}
 	fmt.Fprintf(w, "\norphans      %d\nfrozen       %s\n", s.Orphans, frozenText(s.Frozen))
+	if s.Observes {
+		fmt.Fprintln(w, "observes     gets and acks are logged and not answered, and nothing is changed")
+	}
+	if s.Auto != nil {
+		fmt.Fprintf(w, "auto         %s\n", autoText(*s.Auto))
+	}
 	if s.NotReady != "" {
 		fmt.Fprintf(w, "not ready    %s\n", s.NotReady)
 	}
+}
+
+// autoText says how the campaign of due certificates stands.
+func autoText(c control.Campaign) string {
+	text := string(c.State)
+	if why := strings.TrimSpace(c.Why + " " + c.Holding); why != "" {
+		text += ": " + why
+	}
+	if c.State == campaign.Stopped {
+		text += "; nobody is let in until `certvendor campaign resume auto`"
+	}
+	if c.Devices > 0 {
+		text += "; " + counts(c.Standings)
+	}
+	return text
 }
 
 func (c *cli) rotationSweep() *cobra.Command {

@@ -41,7 +41,9 @@ func TestScripts(t *testing.T) {
 			// A Unix socket's path is short.
 			e.Setenv("CERTVENDOR_CONTROL_SOCKET", filepath.Join(e.WorkDir, "s"))
 			e.Setenv("CERTVENDOR_METRICS_LISTEN", "")
-			for _, name := range []string{"CERTVENDOR_STANDALONE_BROKER_LISTEN", "CERTVENDOR_STANDALONE_PACKAGES_LISTEN"} {
+			for _, name := range []string{
+				"CERTVENDOR_STANDALONE_BROKER_LISTEN", "CERTVENDOR_STANDALONE_PACKAGES_LISTEN", "REMOTE",
+			} {
 				address, err := loopback.Address()
 				if err != nil {
 					return err
@@ -57,6 +59,7 @@ func TestScripts(t *testing.T) {
 			"devices":   devices,
 			"connects":  connects,
 			"foreign":   foreign,
+			"operators": operators,
 			"gets":      gets,
 			"acks":      acks,
 			"id":        certificateID,
@@ -65,6 +68,8 @@ func TestScripts(t *testing.T) {
 			"open":      keepOpen,
 			"closed":    waitClosed,
 			"capture":   capture,
+			"agents":    agents,
+			"corporate": corporate,
 		},
 	})
 }
@@ -158,6 +163,16 @@ func connects(ts *testscript.TestScript, neg bool, args []string) {
 // foreign CA.crt NAME... makes a CA of somebody else's, and certificates of it
 // as NAME.crt and NAME.key.
 func foreign(ts *testscript.TestScript, _ bool, args []string) {
+	makeCA(ts, args, func(i int, _ string) string { return fmt.Sprintf("made elsewhere %d", i) })
+}
+
+// operators CA.crt NAME... makes a CA, and for each name a certificate of it
+// whose common name that is, as NAME.crt and NAME.key.
+func operators(ts *testscript.TestScript, _ bool, args []string) {
+	makeCA(ts, args, func(_ int, name string) string { return name })
+}
+
+func makeCA(ts *testscript.TestScript, args []string, commonName func(i int, name string) string) {
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	ts.Check(err)
 	ca := &x509.Certificate{
@@ -171,7 +186,7 @@ func foreign(ts *testscript.TestScript, _ bool, args []string) {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		ts.Check(err)
 		leaf := &x509.Certificate{
-			SerialNumber: big.NewInt(int64(i) + 2), Subject: pkix.Name{CommonName: fmt.Sprintf("made elsewhere %d", i)},
+			SerialNumber: big.NewInt(int64(i) + 2), Subject: pkix.Name{CommonName: commonName(i, name)},
 			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		}

@@ -20,11 +20,13 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/certvendor/certvendor/campaign"
+	"github.com/certvendor/certvendor/internal/aws"
 	"github.com/certvendor/certvendor/internal/backend"
 	"github.com/certvendor/certvendor/internal/config"
 	"github.com/certvendor/certvendor/internal/control"
 	"github.com/certvendor/certvendor/internal/standalone"
 	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/internal/webhook"
 	"github.com/certvendor/certvendor/jobs"
 	"github.com/certvendor/certvendor/rotation"
 	"github.com/certvendor/certvendor/vending"
@@ -38,7 +40,9 @@ type App struct {
 	config  config.Config
 	log     zerolog.Logger
 	now     func() time.Time // the one clock of all parts
-	world   *standalone.World
+	world   world
+	alone   *standalone.World // the world, where it is that one
+	cloud   *aws.World        // the world, where it is that one
 	backend backend.Backend
 	clock   *rotation.Clock
 	closer  *rotation.Closer
@@ -46,6 +50,7 @@ type App struct {
 	runner  *campaign.Runner
 	look    chan struct{} // has the runner look at once
 	queue   *backend.Queue
+	sender  *webhook.Sender // nil: nobody is told
 	metrics *metrics
 	http    *http.Server // of the metrics
 	listen  net.Listener
@@ -97,7 +102,9 @@ func newAt(ctx context.Context, cfg config.Config, log zerolog.Logger, now func(
 
 // Start lets devices and operators in. It does not block.
 func (a *App) Start(ctx context.Context) error {
-	if err := a.ensureJob(ctx); err != nil {
+	if a.config.Observe {
+		a.log.Warn().Msg(observing)
+	} else if err := a.ensureJob(ctx); err != nil {
 		return err
 	}
 	a.goBehind(ctx)
@@ -112,6 +119,9 @@ func (a *App) Start(ctx context.Context) error {
 		Str("metrics", a.MetricsAddr()).Str("control", a.config.Control.Socket).Msg("certvendor serves")
 	return nil
 }
+
+// observing is what a daemon says of itself that only looks on.
+const observing = "observe is true: gets and acks are logged and not answered, and nothing is changed"
 
 // ensureJob makes the job of this configuration. One that gave way to other
 // topics goes on when its topics are back; one that a person has canceled stays
@@ -188,8 +198,8 @@ func (a *App) Ready(ctx context.Context) error {
 	if err := a.writable.ask(ctx, a.world.Store()); err != nil {
 		why = append(why, "the store cannot be written: "+err.Error())
 	}
-	if days, _ := a.world.CA().DaysLeft(); days <= 0 {
-		why = append(why, "the issuing CA has expired")
+	if err := a.worldReady(); err != nil {
+		why = append(why, err.Error())
 	}
 	if len(why) > 0 {
 		return errors.New(strings.Join(why, "; "))
@@ -226,6 +236,9 @@ func (p *probe) ask(ctx context.Context, s *store.Store) error {
 // what is frozen, and a clock that is not trusted. Empty when nothing is.
 func (a *App) Restrained(ctx context.Context) string {
 	var what []string
+	if a.config.Observe {
+		what = append(what, observing)
+	}
 	frozen, err := a.backend.Brakes.Frozen(ctx)
 	if err == nil && frozen.Vending {
 		what = append(what, "vending is frozen: "+frozen.Why)
@@ -240,10 +253,20 @@ func (a *App) Restrained(ctx context.Context) string {
 }
 
 // BrokerAddr returns the address that devices connect to.
-func (a *App) BrokerAddr() string { return a.world.Broker().Addr().String() }
+func (a *App) BrokerAddr() string {
+	if a.alone == nil {
+		return a.config.AWS.Broker.Endpoint
+	}
+	return a.alone.Broker().Addr().String()
+}
 
 // PackagesAddr returns the address that packages are fetched from.
-func (a *App) PackagesAddr() string { return a.world.PackagesAddr().String() }
+func (a *App) PackagesAddr() string {
+	if a.alone == nil {
+		return a.config.AWS.Packages.Bucket
+	}
+	return a.alone.PackagesAddr().String()
+}
 
 // MetricsAddr returns the address of /metrics, /healthz and /readyz.
 // Empty where there is no such listener.

@@ -11,7 +11,10 @@ import (
 
 // backup is the operator's.
 func (a *App) backup(ctx context.Context, keys bool, w io.Writer) error {
-	err := a.world.Backup(ctx, version(), keys, w)
+	if a.alone == nil {
+		return errNoBackup
+	}
+	err := a.alone.Backup(ctx, version(), keys, w)
 	if err != nil && !errors.Is(err, standalone.ErrBackup) && ctx.Err() == nil {
 		a.log.Error().Err(err).Msg("backup")
 	}

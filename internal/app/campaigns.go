@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/certvendor/certvendor/campaign"
@@ -21,14 +22,55 @@ const typicalRotation = 3 * time.Second
 
 func (a *App) newRunner() *campaign.Runner {
 	store := a.world.Store().Campaigns()
-	return campaign.NewRunner(campaign.Ports{
+	ports := campaign.Ports{
 		Store: store, Roll: store, Watch: store, Group: a.backend.Group, Hold: a.holdCampaigns, LetIn: a.world.Poke,
-		Told: a.toldCampaign, Now: a.clock.Now,
-	})
+		Told: a.toldCampaign, Now: a.clock.Now, Entrance: store,
+	}
+	if auto := a.config.Rotation.Auto; auto.Enabled {
+		ports.Renewal = &campaign.Renewal{
+			Spec: a.config.AutoSpec(), Before: auto.Before.Before, Except: auto.Except,
+			Window: a.config.Standalone.Broker.Expired, Until: a.vendsUntil,
+		}
+	}
+	return campaign.NewRunner(ports)
+}
+
+// vendsUntil returns when a certificate ends at the latest that is vended now.
+func (a *App) vendsUntil(ctx context.Context) (time.Time, error) {
+	until := a.clock.Now().Add(a.config.Vending.Validity)
+	if a.backend.Signs == nil {
+		return until, nil
+	}
+	limit, err := a.backend.Signs(ctx)
+	if limit.Before(until) {
+		until = limit
+	}
+	return until, err
+}
+
+// endAuto ends the campaign of due certificates where it is switched off.
+func (a *App) endAuto(ctx context.Context) error {
+	store := a.world.Store().Campaigns()
+	c, err := store.Find(ctx, campaign.AutoName)
+	switch {
+	case a.config.Rotation.Auto.Enabled || errors.Is(err, campaign.ErrUnknown):
+		return nil
+	case err != nil || c.State.Ended():
+		return err
+	}
+	if err := a.runner.Withdraw(ctx, c); err != nil {
+		return err
+	}
+	c.State, c.Why, c.Ended = campaign.Canceled, "rotation.auto is switched off", a.clock.Now()
+	_, err = store.Save(ctx, c)
+	return err
 }
 
 // runCampaigns looks at the campaigns until ctx ends.
 func (a *App) runCampaigns(ctx context.Context) {
+	if err := a.endAuto(ctx); err != nil && ctx.Err() == nil {
+		a.log.Error().Err(err).Msg("the campaign auto, which is switched off, goes on")
+	}
 	tick := time.NewTicker(campaignTick)
 	defer tick.Stop()
 	for {
@@ -61,14 +103,14 @@ func (a *App) holdCampaigns(ctx context.Context) string {
 	case err != nil:
 		return err.Error()
 	case frozen.Vending:
-		return "vending is frozen: " + frozen.Why
+		return "vending is frozen: " + frozen.VendingWhy()
 	}
 	return ""
 }
 
 func (a *App) toldCampaign(c campaign.Campaign) {
 	line := a.log.Info()
-	if c.State == campaign.Aborted || c.State == campaign.Paused {
+	if c.State == campaign.Aborted || c.State == campaign.Paused || c.State == campaign.Stopped {
 		line = a.log.Warn()
 	}
 	line.Str("campaign", c.Name).Str("state", string(c.State)).Str("why", c.Why).Int("wave", c.Wave).Msg("campaign")

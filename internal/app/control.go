@@ -11,10 +11,15 @@ import (
 	"github.com/certvendor/certvendor/vending"
 )
 
-// openControl makes the operator's socket.
-func (a *App) openControl(ctx context.Context) (err error) {
+// openControl makes the operator's socket, and listens for operators over TCP
+// where that is wanted.
+func (a *App) openControl(ctx context.Context) error {
 	socket := control.Socket{Path: a.config.Control.Socket, Group: a.config.Control.Group}
-	if a.control, err = control.Open(ctx, socket, a.ports()); err != nil {
+	remote, err := a.remote()
+	if err != nil {
+		return err
+	}
+	if a.control, err = control.Open(ctx, socket, remote, a.ports()); err != nil {
 		return err
 	}
 	a.onStop("control socket", a.control.Shutdown)
@@ -32,7 +37,7 @@ func (a *App) ports() control.Ports {
 		Registry: b.Registry, Registrar: registrar{b.Registrar, a}, Devices: b.Devices,
 		Inventory: b.Inventory, Certificates: b.Certificates,
 		Journal: b.Journal, Rotations: b.Rotations, Brakes: b.Brakes, Group: b.Group, Jobs: b.Jobs,
-		ByHand: a.closer, CRL: a.crl,
+		ByHand: a.closer, CRL: a.crl, Authority: a.authority(), Servers: a.servers(),
 		Issuer: b.Issuer, Packages: b.Packages,
 		Now: a.clock.Now, Validity: c.Vending.Validity, Backdate: c.Vending.Backdate,
 		Policies: policies, PerMinute: c.Rotation.PerMinute, Job: a.job(),
@@ -40,9 +45,10 @@ func (a *App) ports() control.Ports {
 		Naming: c.Profile().Naming, Window: c.Standalone.Broker.Expired,
 		RepeatedKeys: a.world.Store().Certificates().RepeatedKeys,
 		Rehearse:     a.handler.Vendor.Rehearse, Explain: a.handler.Vendor.Explain,
-		Roots: a.world.CA().ServerRoots, CAs: a.listCAs,
+		Roots: a.roots, CAs: a.listCAs,
 		Sweep: a.sweep, AddedMember: a.world.Poke, Note: a.note, Timeline: a.timeline,
 		VerifyAudit: a.world.Store().Audit().Verify, Backup: a.backup, Ready: a.Ready, Campaigns: a.campaigns(),
+		Observes: c.Observe,
 	}
 }
 
@@ -61,7 +67,10 @@ func (r registrar) Remove(ctx context.Context, id registry.DeviceID) error {
 		return err
 	}
 	for _, h := range held {
-		r.app.world.Broker().CloseHolding(id, h.ID)
+		if r.app.alone == nil {
+			break // who is connected is AWS's business
+		}
+		r.app.alone.Broker().CloseHolding(id, h.ID)
 	}
 	return nil
 }
@@ -92,18 +101,24 @@ func (a *App) listFleet(ctx context.Context, query registry.Query) ([]control.Fl
 
 func (a *App) listCAs() []control.CA {
 	var cas []control.CA
-	for _, entry := range a.world.CA().Entries() {
-		cas = append(cas, control.CA(entry))
+	if a.alone == nil {
+		return cas
+	}
+	for _, entry := range a.alone.CA().Entries() {
+		cas = append(cas, caView(entry))
 	}
 	return cas
 }
 
-func (a *App) crl(ctx context.Context, lifetime time.Duration) (control.CRL, error) {
-	made, err := a.world.CRL(ctx, lifetime)
+func (a *App) crl(ctx context.Context, id string, lifetime time.Duration) (control.CRL, error) {
+	if a.alone == nil {
+		return control.CRL{}, errNoCRL
+	}
+	made, err := a.alone.CRL(ctx, id, lifetime)
 	return control.CRL{
 		Number: made.Number, NextUpdate: made.Until, Entries: made.Entries, Others: made.Others,
 		PEM: string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: made.DER})),
-	}, err
+	}, caRefusal(err)
 }
 
 func (a *App) note(ctx context.Context, e control.Event) error {

@@ -7,14 +7,14 @@ var (
 )
 
 // AcceptErrors returns how many connections could not be accepted.
-func (a *App) AcceptErrors() int64 { return a.world.Broker().Stats().AcceptErrors }
+func (a *App) AcceptErrors() int64 { return a.alone.Broker().Stats().AcceptErrors }
 
 // Connections returns how many devices are connected, and Dropped how many
 // messages were too many for one of them.
-func (a *App) Connections() int { return a.world.Broker().Connections() }
+func (a *App) Connections() int { return a.alone.Broker().Connections() }
 
 // Dropped: see Connections.
 func (a *App) Dropped() int64 {
-	stats := a.world.Broker().Stats()
+	stats := a.alone.Broker().Stats()
 	return stats.Dropped + stats.Unacked
 }

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -19,7 +20,7 @@ type (
 // Restore makes the data directory of a configuration anew from a backup. No
 // daemon may run on it.
 func Restore(ctx context.Context, c config.Config, o RestoreOptions) (RestoreReport, error) {
-	if err := c.Validate(); err != nil {
+	if err := errors.Join(c.Validate(), onlyStandalone(c)); err != nil {
 		return RestoreReport{}, err
 	}
 	world, err := worldConfig(c, zerolog.Nop(), time.Now)

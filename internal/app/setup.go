@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -20,15 +19,20 @@ import (
 	"github.com/certvendor/certvendor/vending"
 )
 
+// atWork is how many requests are at work at a time. Most of that time they wait
+// for a commit, which they share: with as few as there are CPUs, each commit
+// would carry that few. What keeps the CPUs free for the broker is that the
+// issuer signs no more at once than there are CPUs.
+const atWork = 256
+
 // setup joins the parts. It is one straight line, because each step needs what
 // the steps before it have made; each registers its end as soon as it exists.
 func (a *App) setup(ctx context.Context) (err error) {
-	world, err := worldConfig(a.config, a.log, a.now)
+	instance, err := instanceName()
 	if err != nil {
 		return err
 	}
-	world.Committed = func(took time.Duration, _ int) { a.metrics.commit.Observe(took.Seconds()) }
-	if a.world, err = standalone.Open(ctx, world); err != nil {
+	if err := a.openWorld(ctx, instance); err != nil {
 		return err
 	}
 	a.onStop("world", func(context.Context) error { return a.world.Close() })
@@ -48,17 +52,20 @@ func (a *App) setup(ctx context.Context) (err error) {
 	}, a.clock, func(string) rotation.Terms { return profile.Terms })
 
 	a.runner = a.newRunner()
-	vendor, err := a.vendor(world.Instance, profile)
+	vendor, err := a.vendor(instance, profile)
 	if err != nil {
 		return err
 	}
-	a.queue = backend.NewQueue(runtime.NumCPU(), a.config.Vending.Patience)
+	a.queue = backend.NewQueue(atWork, a.config.Vending.Patience)
 	a.handler = &vending.Handler{
 		Vendor: vendor, Topics: a.config.Topics(), Queue: a.queue, Publisher: a.backend.Bus,
-		Served: a.served, Settle: a.leave,
+		Served: a.served, Settle: a.leave, Observes: a.config.Observe,
 	}
 	a.onStop("requests", a.drain)
 	a.backend.Bus.Subscribe(a.handler)
+	if a.sender, err = a.newSender(); err != nil {
+		return err
+	}
 	if err := a.measure(); err != nil {
 		return err
 	}
@@ -81,7 +88,7 @@ func (a *App) vendor(instance string, profile vending.Profile) (*vending.Vendor,
 		Registry: a.backend.Registry, Inventory: a.backend.Inventory, Certificates: a.backend.Certificates,
 		Journal: a.backend.Journal, Brakes: a.backend.Brakes, Issuer: a.backend.Issuer, Packages: a.backend.Packages,
 		Limits: newLimits(c.Limits.PerDevice.PerSecond(), c.Limits.Burst, a.clock.Now),
-		Closer: a.closer, Now: a.clock.Now, Signs: a.backend.Signs,
+		Closer: a.closer, Now: a.clock.Now, Signs: a.backend.Signs, Anchors: a.backend.Anchors,
 	})
 }
 
@@ -98,6 +105,10 @@ func worldConfig(c config.Config, log zerolog.Logger, now func() time.Time) (sta
 	if err != nil {
 		return standalone.Config{}, fmt.Errorf("the host's name: %w", err)
 	}
+	instance, err := instanceName()
+	if err != nil {
+		return standalone.Config{}, err
+	}
 	s := c.Standalone
 	var extra []standalone.TopicRule
 	for _, filter := range s.Broker.Topics.Publish {
@@ -107,7 +118,7 @@ func worldConfig(c config.Config, log zerolog.Logger, now func() time.Time) (sta
 		extra = append(extra, standalone.TopicRule{Filter: filter, Subscribe: true})
 	}
 	return standalone.Config{
-		Data: s.Data, Instance: fmt.Sprintf("%s/%d", host, os.Getpid()), Topics: c.Topics(), Now: now, Log: log,
+		Data: s.Data, Instance: instance, Topics: c.Topics(), Now: now, Log: log,
 		CA: standalone.CAConfig{
 			Passphrase: []byte(passphrase), Now: now, Names: append(append([]string{}, s.Names...), host),
 			ServerCertificate: s.ServerCertificate, ServerKey: s.ServerKey, ServerCA: s.ServerCA, ClientCA: s.ClientCA,
@@ -130,7 +141,7 @@ func worldConfig(c config.Config, log zerolog.Logger, now func() time.Time) (sta
 func InitCA(ctx context.Context, c config.Config) error { return initCAAt(ctx, c, time.Now) }
 
 func initCAAt(ctx context.Context, c config.Config, now func() time.Time) error {
-	if err := c.Validate(); err != nil {
+	if err := errors.Join(c.Validate(), onlyStandalone(c)); err != nil {
 		return err
 	}
 	world, err := worldConfig(c, zerolog.Nop(), now)
@@ -146,17 +157,8 @@ func (a *App) job() jobs.Job { return jobs.New(a.config.Rotation.Group, a.config
 // read when they are asked for.
 func (a *App) measure() error {
 	m := a.metrics
-	m.gauge("certvendor_connections", "Open connections of devices.",
-		func() float64 { return float64(a.world.Broker().Connections()) })
-	m.gauge("certvendor_ca_days_left", "Days until the issuing CA, or one above it, expires.",
-		func() float64 { days, _ := a.world.CA().DaysLeft(); return days })
-	m.gauge("certvendor_server_certificate_days_left", "Days until the listeners' certificate expires.",
-		func() float64 { _, days := a.world.CA().DaysLeft(); return days })
-	m.registry.MustRegister(
-		rotations{a.backend.Rotations, a.members},
-		broker{a.world.Broker()},
-		condition{a},
-	)
+	m.registry.MustRegister(rotations{a.backend.Rotations, a.members}, condition{a})
+	a.measureWorld()
 	if a.config.Metrics.Listen == "" {
 		return nil
 	}

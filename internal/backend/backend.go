@@ -30,6 +30,7 @@ type Backend struct {
 	Issuer       vending.Issuer
 	Packages     vending.Packages
 	Bus          Bus
+	Anchors      vending.Anchors // nil where they never change
 	// Signs is as vending.Ports has it; nil where the world cannot say.
 	Signs func(context.Context) (until time.Time, err error)
 }

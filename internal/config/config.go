@@ -7,8 +7,10 @@
 package config
 
 import (
+	"slices"
 	"time"
 
+	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/rotation"
@@ -22,10 +24,15 @@ import (
 // relative to the file. Every key can be overridden by an environment
 // variable: rotation.grace by CERTVENDOR_ROTATION_GRACE.
 type Config struct {
-	// Backend is the world certvendor works in. Default standalone: a broker,
-	// a store, a CA and package files of its own. It is the only one this
-	// version knows.
+	// Backend is the world certvendor works in: standalone (default: a broker,
+	// a store, a CA and package files of its own) or aws (things of AWS IoT
+	// Core, see AWS).
 	Backend Backend `yaml:"backend"`
+	// Observe has the daemon decide and log what it would answer to every get and
+	// ack, and answer nothing, vend nothing, remove nothing and add nobody to the
+	// group; the socket refuses what would. For running beside another vendor on
+	// the same topics. Sightings are recorded. Default false.
+	Observe bool `yaml:"observe"`
 	// Control is the operator's socket.
 	Control Control `yaml:"control"`
 	// Metrics is the listener for /metrics, /healthz and /readyz.
@@ -46,10 +53,14 @@ type Config struct {
 	Rotation Rotation `yaml:"rotation"`
 	// Job is the job that tells devices to rotate.
 	Job Job `yaml:"job"`
+	// Webhook tells others what happens.
+	Webhook Webhook `yaml:"webhook"`
 	// CA is the certificate authority's key.
 	CA CA `yaml:"ca"`
 	// Standalone is the world on one's own machines.
 	Standalone Standalone `yaml:"standalone"`
+	// AWS is the world of one account and region of AWS; only for backend aws.
+	AWS AWS `yaml:"aws"`
 	// Log is what the daemon writes to its standard error.
 	Log Log `yaml:"log"`
 }
@@ -57,8 +68,11 @@ type Config struct {
 // Backend names a world.
 type Backend string
 
-// StandaloneBackend is the world that runs on machines of one's own.
-const StandaloneBackend Backend = "standalone"
+// The worlds.
+const (
+	StandaloneBackend Backend = "standalone" // machines of one's own
+	AWSBackend        Backend = "aws"        // AWS IoT Core
+)
 
 // Control is the operator's socket.
 type Control struct {
@@ -69,6 +83,33 @@ type Control struct {
 	// has mode 0660. Optional: without it, only the daemon's own user and
 	// root may (0600).
 	Group string `yaml:"group"`
+	// TLS answers operators over TCP too, where no socket reaches the daemon.
+	TLS ControlTLS `yaml:"tls"`
+}
+
+// ControlTLS is the operator's API over mutual TLS. Whoever shows a
+// certificate of ClientCA may do what its common name is listed for.
+type ControlTLS struct {
+	// Listen is host:port. Default empty: no listener.
+	Listen string `yaml:"listen"`
+	// Certificate is a PEM file with the server's certificate and chain, read
+	// anew for each connection. Optional, with Key: without it, operators see
+	// the certificate that devices see.
+	Certificate string `yaml:"certificate"`
+	// Key is the PEM file with the key of Certificate.
+	Key string `yaml:"key"`
+	// ClientCA lists PEM files of the CAs that sign operators' certificates.
+	// None may be one that signs for devices.
+	ClientCA []string `yaml:"client_ca"`
+	// Viewers are the common names of those who may see everything and change
+	// nothing.
+	Viewers []string `yaml:"viewers"`
+	// Operators may rotate as well: groups, campaigns, packages, freeze and
+	// thaw, retry and undo.
+	Operators []string `yaml:"operators"`
+	// Admins may do everything: let devices in and take them out, revoke,
+	// change the CA, make backups.
+	Admins []string `yaml:"admins"`
 }
 
 // Metrics is the listener for monitoring.
@@ -235,6 +276,49 @@ type Rotation struct {
 	Keep time.Duration `yaml:"keep"`
 	// SweepEvery is the pause between two looks at what is due. Default 1m.
 	SweepEvery time.Duration `yaml:"sweep_every"`
+	// Auto rotates devices as their certificates come due.
+	Auto Auto `yaml:"auto"`
+}
+
+// Auto has devices enter the campaign "auto" as their certificates come due,
+// each at a moment of its own, so that what ends on one day is not replaced on
+// one day. An operator sees, pauses and resumes it as any campaign.
+type Auto struct {
+	// Enabled switches it on. Default false.
+	Enabled bool `yaml:"enabled"`
+	// Before is how long before its end a certificate comes due: a time such as
+	// 30d, or a part of its lifetime such as 25%; never more than half of its
+	// lifetime. Devices enter within the first half of it. Optional: a third of
+	// the lifetime, and at least 30 days where that is at most half of it.
+	Before Before `yaml:"before"`
+	// Except lists attributes, name=value: devices with one of them never enter.
+	// Optional.
+	Except []string `yaml:"except"`
+	// Campaign says how fast they are let in, and when it stops.
+	Campaign AutoCampaign `yaml:"campaign"`
+}
+
+// AutoCampaign is what a campaign's file says, as far as it makes sense for one
+// that has no list of devices and no end.
+type AutoCampaign struct {
+	// PerMinute is how many devices are let in per minute, 1 to 1,000,000.
+	// Default 60.
+	PerMinute int `yaml:"per_minute"`
+	// MaxInFlight is how many of them may be at work at a time. Default 250.
+	MaxInFlight int `yaml:"max_in_flight"`
+	// Soak is for how long after its proof a device fails if it goes back.
+	// Default 0s.
+	Soak time.Duration `yaml:"soak"`
+	// VerifyWithin is how long a device may take from the vend to the proof.
+	// Default 1h.
+	VerifyWithin time.Duration `yaml:"verify_within"`
+	// Abort says when it stops, until an operator resumes it: when at least
+	// AtLeast devices failed, and at least that share, of the latest 1,000 that
+	// came to their end within a week. Default 5%, 3.
+	Abort campaign.Abort `yaml:"abort"`
+	// Window is the time of the day in which devices are let in, by their own
+	// clocks; Zone names an attribute. Default: always.
+	Window campaign.Window `yaml:"window"`
 }
 
 // Job is the job that tells devices to rotate.
@@ -242,6 +326,39 @@ type Job struct {
 	// InProgressTimeout is how long a device may be at work on its job before
 	// it counts as TIMED_OUT. Default 24h.
 	InProgressTimeout time.Duration `yaml:"in_progress_timeout"`
+}
+
+// Webhook tells others over HTTPS what happens: signed, and again until it is
+// taken. What is still to be told survives restarts.
+type Webhook struct {
+	// URL is where events are posted to, https:// and without a password in it.
+	// Optional: empty tells nobody. It is never logged: only its host is.
+	URL string `yaml:"url"`
+	// Secret is what every delivery is signed with, of at least 16 octets; with
+	// URL. A reference, as Secret describes.
+	Secret Secret `yaml:"secret"`
+	// CA is a PEM file with what the receiver's certificate is verified by.
+	// Optional: the system's CAs.
+	CA string `yaml:"ca"`
+	// Events names what is told, of WebhookEvents. Optional: all of them.
+	Events []string `yaml:"events"`
+	// CADays lists how many days before the issuing CA, or one above it, expires
+	// that is told. Default 180, 90, 30, 14, 7, 1.
+	CADays []int `yaml:"ca_days"`
+	// Keep is how long it is tried; what nobody has taken by then is dropped and
+	// counted. Default 168h.
+	Keep time.Duration `yaml:"keep"`
+}
+
+// WebhookEvents are the events that can be told.
+var WebhookEvents = []string{
+	"campaign.started", "campaign.gate", "campaign.paused", "campaign.resumed", "campaign.stopped",
+	"campaign.aborted", "campaign.canceled", "campaign.finished", "rotations.stale", "ca.days_left",
+}
+
+// Tells reports whether an event is told.
+func (w Webhook) Tells(event string) bool {
+	return w.URL != "" && (len(w.Events) == 0 || slices.Contains(w.Events, event))
 }
 
 // CA is the certificate authority's key.
@@ -332,7 +449,10 @@ type Log struct {
 func Default() Config {
 	return Config{
 		Backend: StandaloneBackend,
-		Control: Control{Socket: "data/control.sock"},
+		Control: Control{
+			Socket: "data/control.sock",
+			TLS:    ControlTLS{ClientCA: []string{}, Viewers: []string{}, Operators: []string{}, Admins: []string{}},
+		},
 		Metrics: Metrics{Listen: "127.0.0.1:9464"},
 		MQTT:    MQTT{Topics: Topics(protocol.DefaultTopics())},
 		Vending: Vending{
@@ -347,8 +467,14 @@ func Default() Config {
 			Group: "cdfRotateCertificates", Previous: certificate.Deactivate, Retire: rotation.Replaced,
 			Grace: 168 * time.Hour, TTL: 720 * time.Hour, Settle: 15 * time.Minute, Recent: 24 * time.Hour,
 			PerMinute: 120, MaxInFlight: 500, Keep: 8760 * time.Hour, SweepEvery: time.Minute,
+			Auto: Auto{Except: []string{}, Campaign: AutoCampaign{
+				PerMinute: 60, MaxInFlight: 250, VerifyWithin: time.Hour,
+				Abort: campaign.Abort{Failed: campaign.Share{Percent: 5}, AtLeast: 3},
+			}},
 		},
-		Job: Job{InProgressTimeout: 24 * time.Hour},
+		Job:     Job{InProgressTimeout: 24 * time.Hour},
+		Webhook: Webhook{Events: []string{}, CADays: []int{180, 90, 30, 14, 7, 1}, Keep: 168 * time.Hour},
+		AWS:     defaultAWS(),
 		Standalone: Standalone{
 			Data: "data", Names: []string{"localhost", "127.0.0.1", "::1"}, ClientCA: []string{},
 			Broker: Broker{

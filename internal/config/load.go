@@ -104,14 +104,20 @@ func environment(environ []string) map[string]string {
 func (c *Config) bind(base string, env map[string]string) {
 	for _, path := range []*string{
 		&c.Control.Socket, &c.Standalone.Data, &c.Standalone.ServerCertificate, &c.Standalone.ServerKey,
-		&c.Standalone.ServerCA,
+		&c.Standalone.ServerCA, &c.Control.TLS.Certificate, &c.Control.TLS.Key,
+		&c.AWS.Data, &c.AWS.Broker.Certificate, &c.AWS.Broker.Key, &c.AWS.Broker.CA,
+		&c.Webhook.CA,
 	} {
 		*path = absolute(base, *path)
 	}
-	for i, path := range c.Standalone.ClientCA {
-		c.Standalone.ClientCA[i] = absolute(base, path)
+	for _, paths := range [][]string{c.Standalone.ClientCA, c.Control.TLS.ClientCA} {
+		for i, path := range paths {
+			paths[i] = absolute(base, path)
+		}
 	}
 	c.CA.Passphrase.bind(base, env)
+	c.AWS.Broker.RuleKey.bind(base, env)
+	c.Webhook.Secret.bind(base, env)
 }
 
 func absolute(base, path string) string {

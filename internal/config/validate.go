@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/rotation"
@@ -24,10 +25,11 @@ const maxSocketPath = 107
 // key. It looks at nothing outside the configuration.
 func (c Config) Validate() error {
 	var p problems
-	p.oneOf("backend", string(c.Backend), string(StandaloneBackend))
+	p.oneOf("backend", string(c.Backend), string(StandaloneBackend), string(AWSBackend))
 	p.check("control.socket", c.Control.Socket != "", "must be set")
 	p.check("control.socket", len(c.Control.Socket) <= maxSocketPath,
 		"%s: longer than the %d characters of a Unix socket's path", c.Control.Socket, maxSocketPath)
+	c.validateControlTLS(&p)
 	if c.Metrics.Listen != "" {
 		p.address("metrics.listen", c.Metrics.Listen)
 	}
@@ -37,9 +39,28 @@ func (c Config) Validate() error {
 	p.add(c.PolicyRule().Validate())
 	c.validateVending(&p)
 	c.validateRotation(&p)
+	c.validateWebhook(&p)
 	c.validateStandalone(&p)
+	c.validateAWS(&p)
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	return errors.Join(p...)
+}
+
+func (c Config) validateControlTLS(p *problems) {
+	t := c.Control.TLS
+	p.check("control.tls.key", (t.Certificate == "") == (t.Key == ""), "must be set together with control.tls.certificate")
+	if t.Listen == "" {
+		return
+	}
+	p.address("control.tls.listen", t.Listen)
+	p.check("control.tls.client_ca", len(t.ClientCA) > 0, "must name who signs operators' certificates")
+	names := slices.Concat(t.Viewers, t.Operators, t.Admins)
+	p.check("control.tls.viewers", len(names) > 0, "nobody may do anything: list common names here, in operators or in admins")
+	slices.Sort(names)
+	for i, name := range names {
+		p.check("control.tls.viewers", name != "", "an empty name")
+		p.check("control.tls.viewers", i == 0 || name != names[i-1], "%.80q is listed twice, here, in operators or in admins", name)
+	}
 }
 
 func (c Config) validateVending(p *problems) {
@@ -79,6 +100,49 @@ func (c Config) validateRotation(p *problems) {
 	p.check("rotation.keep", r.Keep == 0 || r.Keep >= minKeep && r.Keep >= c.Vending.NewKeys.Per,
 		"must be 0s, which keeps all, or at least %s and the time of vending.new_keys, which counts rotations", minKeep)
 	p.check("rotation.sweep_every", r.SweepEvery >= 10*time.Millisecond, "must be at least 10ms")
+	c.validateAuto(p)
+}
+
+func (c Config) validateAuto(p *problems) {
+	a := c.Rotation.Auto
+	p.check("rotation.auto.before", a.Before.Time <= c.Vending.Validity/2,
+		"must be at most half of vending.validity, or a new certificate would be due at once")
+	for _, pair := range a.Except {
+		name, _, ok := strings.Cut(pair, "=")
+		p.check("rotation.auto.except", ok && name != "", "%.80q must be name=value", pair)
+	}
+	if err := c.AutoSpec().Validate(); err != nil {
+		p.add(fmt.Errorf("rotation.auto.campaign.%w", err))
+	}
+}
+
+// AutoSpec returns the spec of the campaign that devices enter as their
+// certificates come due.
+func (c Config) AutoSpec() campaign.Spec {
+	a := c.Rotation.Auto.Campaign
+	return campaign.Spec{
+		Name: campaign.AutoName, Choose: campaign.Choice{All: true, Order: campaign.ByExpiry},
+		Waves: []campaign.Share{{Percent: 100}}, Gates: campaign.Auto,
+		PerMinute: a.PerMinute, MaxInFlight: a.MaxInFlight, Soak: a.Soak, VerifyWithin: a.VerifyWithin,
+		Abort: a.Abort, Window: a.Window,
+	}
+}
+
+func (c Config) validateWebhook(p *problems) {
+	w := c.Webhook
+	if w.URL != "" { // which may hold a secret, so no error repeats it
+		u, err := url.Parse(w.URL)
+		p.check("webhook.url", err == nil && u.Scheme == "https" && u.Host != "" && u.Fragment == "", "must be an https:// URL")
+		p.check("webhook.url", err != nil || u.User == nil, "must hold no user and no password: webhook.secret says who calls")
+		p.check("webhook.secret", w.Secret.IsSet(), "must be set together with webhook.url")
+	}
+	for _, event := range w.Events {
+		p.oneOf("webhook.events", event, WebhookEvents...)
+	}
+	for _, days := range w.CADays {
+		p.check("webhook.ca_days", days >= 1 && days <= 3650, "%d is not from 1 to 3650", days)
+	}
+	p.check("webhook.keep", w.Keep >= time.Hour, "must be at least 1h")
 }
 
 func (c Config) validateStandalone(p *problems) {

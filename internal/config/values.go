@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/certvendor/certvendor/campaign"
 )
 
 // Rate is so many things in so much time, written "10/s", "120/m" or "6/24h".
@@ -55,6 +57,48 @@ func (r Rate) String() string {
 
 // PerSecond returns how many there may be within a second, on average.
 func (r Rate) PerSecond() float64 { return float64(r.Count) / r.Per.Seconds() }
+
+// Before is how long before its end a certificate comes due, written as a
+// duration, "30d", or as a part of the lifetime, "25%"; empty: the default.
+type Before struct{ campaign.Before }
+
+var errBefore = errors.New("must be a duration such as 30d or 8h, a part of the lifetime from 1% to 50%, or empty")
+
+// UnmarshalText reads it.
+func (b *Before) UnmarshalText(text []byte) error {
+	*b = Before{}
+	if len(text) == 0 {
+		return nil
+	}
+	if part, ok := strings.CutSuffix(string(text), "%"); ok {
+		percent, err := strconv.ParseFloat(part, 64)
+		if err != nil || !(percent >= 1 && percent <= 50) {
+			return errBefore
+		}
+		b.Percent = percent
+		return nil
+	}
+	d, err := ParseDuration(string(text))
+	if err != nil || d <= 0 {
+		return errBefore
+	}
+	b.Time = d
+	return nil
+}
+
+// MarshalText writes it as UnmarshalText reads it.
+func (b Before) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
+
+// String writes it as UnmarshalText reads it.
+func (b Before) String() string {
+	switch {
+	case b.Percent > 0:
+		return strconv.FormatFloat(b.Percent, 'f', -1, 64) + "%"
+	case b.Time > 0:
+		return trimZero(b.Time)
+	}
+	return ""
+}
 
 // trimZero writes a duration without the zero minutes and seconds that Go
 // adds: 24h, not 24h0m0s.

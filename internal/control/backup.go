@@ -50,10 +50,8 @@ func (s *stream) Write(p []byte) (int, error) {
 // nothing private is in it. The store is copied before the first octet comes.
 // What was written before an error is worth nothing.
 func (c *Client) Backup(ctx context.Context, keys bool, w io.Writer) error {
-	target := url.URL{
-		Scheme: "http", Host: "certvendor", Path: "/v1/backup",
-		RawQuery: url.Values{"keys": {strconv.FormatBool(keys)}}.Encode(),
-	}
+	target := c.base
+	target.Path, target.RawQuery = "/v1/backup", url.Values{"keys": {strconv.FormatBool(keys)}}.Encode()
 	sent, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), http.NoBody)
 	if err != nil {
 		return fmt.Errorf("ask the daemon: %w", err)

@@ -52,6 +52,9 @@ func readSpec(r *http.Request) (spec campaign.Spec, err error) {
 		return spec, err
 	}
 	spec = spec.WithDefaults()
+	if spec.Name == campaign.AutoName {
+		return spec, refuse(http.StatusBadRequest, "campaign %s: the name is the daemon's own: rotation.auto of its configuration makes it", spec.Name)
+	}
 	if err := spec.Validate(); err != nil {
 		return spec, refuse(http.StatusBadRequest, "campaign %s: %v", spec.Name, err)
 	}
@@ -159,11 +162,35 @@ func (s *Server) viewOf(ctx context.Context, c campaign.Campaign) (Campaign, err
 			view.Standings[standing] += n
 		}
 	}
+	if c.IsAuto() { // it grows
+		view.Devices, view.Waves = 0, 1
+		for _, n := range view.Standings {
+			view.Devices += n
+		}
+	}
 	if c.State == campaign.Running {
 		view.Holding = s.Campaigns.Runner.Holding(c.Name)
-		view.Forecast = c.Forecast(tally, s.Campaigns.Pace, s.Now())
+		if !c.IsAuto() { // which never ends
+			view.Forecast = c.Forecast(tally, s.Campaigns.Pace, s.Now())
+		}
 	}
 	return view, err
+}
+
+// autoView returns the campaign of due certificates, unless it has ended.
+func (s *Server) autoView(ctx context.Context) (*Campaign, error) {
+	if s.Campaigns.CampaignStore == nil { // this world has none
+		return nil, nil
+	}
+	c, err := s.Campaigns.Find(ctx, campaign.AutoName)
+	switch {
+	case errors.Is(err, campaign.ErrUnknown), err == nil && c.State.Ended():
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	view, err := s.viewOf(ctx, c)
+	return &view, err
 }
 
 // steer makes an operator's verb: change says what the campaign shall be, or
@@ -180,6 +207,9 @@ func (s *Server) steer(verb string, change func(*campaign.Campaign) error) answe
 		}
 		if err := s.note(ctx, Event{Kind: "campaign_" + verb, Detail: map[string]string{"campaign": c.Name}}); err != nil {
 			return nil, err
+		}
+		if verb == "resume" {
+			c.Resumed = s.Now()
 		}
 		if c.State.Ended() {
 			c.Ended = s.Now()
@@ -290,12 +320,15 @@ var (
 		if c.State.Ended() {
 			return fmt.Errorf("it is %s already", c.State)
 		}
+		if c.IsAuto() {
+			return errors.New("it is the daemon's own: pause it, or switch rotation.auto off")
+		}
 		c.State, c.Why = campaign.Canceled, "by an operator"
 		return nil
 	}
 	resumeCampaign = func(c *campaign.Campaign) error {
 		switch c.State {
-		case campaign.Paused:
+		case campaign.Paused, campaign.Stopped:
 		case campaign.AtGate:
 			c.Wave++
 		default:

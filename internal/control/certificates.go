@@ -56,7 +56,7 @@ func (s *Server) listCertificates(r *http.Request) (any, error) {
 	}
 	after := page[len(page)-1].ID
 	if issuer := r.URL.Query().Get("issuer"); issuer != "" {
-		page = slices.DeleteFunc(page, notIssuedBy(issuer))
+		page = slices.DeleteFunc(page, s.notIssuedBy(issuer))
 	}
 	return part[HeldCertificate]{string(after), each(page, func(h certificate.Holding) HeldCertificate {
 		return HeldCertificate{string(h.Device), certificateView(h)}
@@ -103,8 +103,11 @@ func (s *Server) expiresBy(asked url.Values) (time.Time, error) {
 }
 
 // notIssuedBy tells the certificates of other issuers: one is named by its
-// common name, or by its whole name.
-func notIssuedBy(name string) func(certificate.Holding) bool {
+// common name, by its whole name, or where it is ours by its id.
+func (s *Server) notIssuedBy(name string) func(certificate.Holding) bool {
+	if ca, err := s.authorityNamed(name); err == nil {
+		return notOf(ca, s.CAs())
+	}
 	known := map[string]bool{}
 	return func(h certificate.Holding) bool {
 		is, ok := known[h.Issuer]
@@ -114,6 +117,23 @@ func notIssuedBy(name string) func(certificate.Holding) bool {
 			known[h.Issuer] = is
 		}
 		return !is
+	}
+}
+
+// notOf tells the certificates of other issuers than a CA of ours. What a CA has
+// issued that is retired, and whose name the other took over, is the other's.
+func notOf(ca CA, all []CA) func(certificate.Holding) bool {
+	own := map[certificate.ID]bool{ca.ID: true}
+	for _, other := range all {
+		if other.Role == "retired" && ca.Role != "retired" && other.Subject == ca.Subject {
+			own[other.ID] = true
+		}
+	}
+	return func(h certificate.Holding) bool {
+		if len(h.Chain) > 0 {
+			return !own[certificate.IDOf(h.Chain[0])]
+		}
+		return h.Issuer != ca.Subject
 	}
 }
 

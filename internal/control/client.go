@@ -3,6 +3,7 @@ package control
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"net/url"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/certvendor/certvendor/campaign"
 )
@@ -22,8 +24,9 @@ import (
 // errors are one line that says what, which device and what to do; an *Error
 // is the daemon's own.
 type Client struct {
-	socket string
-	http   *http.Client
+	at   string // what it is called in an error
+	base url.URL
+	http *http.Client
 }
 
 // Error is a refusal by the daemon.
@@ -47,7 +50,17 @@ func Dial(path string) *Client {
 		},
 		MaxIdleConnsPerHost: together,
 	}
-	return &Client{socket: path, http: &http.Client{Transport: transport}}
+	return &Client{at: path, base: url.URL{Scheme: "http", Host: "certvendor"}, http: &http.Client{Transport: transport}}
+}
+
+// DialTLS returns a client for the daemon that answers operators at host:port.
+// config holds the operator's certificate and by what the daemon's is verified.
+// Nothing is connected before the first request.
+func DialTLS(address string, config *tls.Config) *Client {
+	transport := &http.Transport{
+		TLSClientConfig: config, TLSHandshakeTimeout: 10 * time.Second, MaxIdleConnsPerHost: together,
+	}
+	return &Client{at: address, base: url.URL{Scheme: "https", Host: address}, http: &http.Client{Transport: transport}}
 }
 
 // Close gives idle connections back.
@@ -80,7 +93,8 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	target := url.URL{Scheme: "http", Host: "certvendor", Path: r.path, RawQuery: r.query.Encode()}
+	target := c.base
+	target.Path, target.RawQuery = r.path, r.query.Encode()
 	sent, err := http.NewRequestWithContext(ctx, r.method, target.String(), body)
 	if err != nil {
 		return nil, fmt.Errorf("ask the daemon: %w", err)
@@ -120,11 +134,11 @@ func (c *Client) unreachable(err error) error {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no daemon answers on %s: start `certvendor serve`, or name its --config or --socket", c.socket)
+		return fmt.Errorf("no daemon answers on %s: start `certvendor serve`, or name its --config or --socket", c.at)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("no permission to use %s: be its owner, or a member of control.group", c.socket)
+		return fmt.Errorf("no permission to use %s: be its owner, or a member of control.group", c.at)
 	}
-	return fmt.Errorf("ask the daemon on %s: %w", c.socket, err)
+	return fmt.Errorf("ask the daemon on %s: %w", c.at, err)
 }
 
 // pages goes through a list, a page at a time, until one comes back empty.

@@ -23,7 +23,7 @@ func (s *Server) mayIssue(ctx context.Context, d registry.Device) error {
 	}
 	if frozen.Vending {
 		return refuse(http.StatusConflict, "device %s: vending is frozen (%s): `certvendor thaw vending` lets it go on",
-			d.ID, reasonsOf(frozen).vending)
+			d.ID, frozen.VendingWhy())
 	}
 	return nil
 }

@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/registry"
@@ -26,46 +29,76 @@ const (
 // of a list has.
 const batch = 1000
 
-// Server answers operators on a Unix socket.
+// Server answers operators on a Unix socket, and over TCP where that is wanted.
 type Server struct {
 	Ports
-	listener net.Listener
-	http     *http.Server
+	remote    Remote
+	listeners []net.Listener // the socket, then TCP
+	http      *http.Server
 	// adding lets one device after another have its first certificate, so
 	// that two who add the same device do not both find it without one.
 	adding sync.Mutex
+	// profiling lets one profile be taken at a time: what they switch on is the
+	// whole process's.
+	profiling sync.Mutex
 }
 
-// Open makes the socket. Nobody is answered before Serve; Shutdown gives the
-// socket back, whether Serve was called or not.
-func Open(ctx context.Context, socket Socket, ports Ports) (*Server, error) {
+// Open makes the socket, and listens on TCP where remote says so. Nobody is
+// answered before Serve; Shutdown gives both back, whether Serve was called or
+// not.
+func Open(ctx context.Context, socket Socket, remote Remote, ports Ports) (*Server, error) {
 	listener, err := socket.listen(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Ports: ports, listener: listener}
+	s := &Server{Ports: ports, remote: remote, listeners: []net.Listener{listener}}
+	if remote.Listen != "" {
+		listener, err := remote.listen(ctx)
+		if err != nil {
+			return nil, errors.Join(err, s.listeners[0].Close())
+		}
+		s.listeners = append(s.listeners, listener)
+	}
 	s.http = &http.Server{
-		Handler: s.routes(), ConnContext: withPeer,
+		Handler: s.guard(s.routes()), ConnContext: withPeer,
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		ErrorLog: log.New(withoutStrangers{}, "", 0),
 	}
 	return s, nil
 }
 
+// Addr returns where operators are answered over TCP, or nil.
+func (s *Server) Addr() net.Addr {
+	if len(s.listeners) < 2 {
+		return nil
+	}
+	return s.listeners[1].Addr()
+}
+
 // Serve answers until Shutdown, and then returns nil.
 func (s *Server) Serve() error {
-	if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
-		return fmt.Errorf("control: %w", err)
+	var serving errgroup.Group
+	for _, listener := range s.listeners {
+		serving.Go(func() error {
+			err := s.http.Serve(listener)
+			if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			return errors.Join(fmt.Errorf("control: %w", err), s.http.Close())
+		})
 	}
-	return nil
+	return serving.Wait()
 }
 
 // Shutdown takes no more requests, waits for those at work until ctx ends, and
 // removes the socket. Repeatable.
 func (s *Server) Shutdown(ctx context.Context) error {
 	err := s.http.Shutdown(ctx)
-	if closed := s.listener.Close(); !errors.Is(closed, net.ErrClosed) {
-		err = errors.Join(err, closed)
+	for _, listener := range s.listeners {
+		if closed := listener.Close(); !errors.Is(closed, net.ErrClosed) {
+			err = errors.Join(err, closed)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("control: %w", err)
@@ -77,10 +110,25 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // part what send makes of it.
 type answer func(*http.Request) (any, error)
 
-func (s *Server) routes() http.Handler {
+func (s *Server) routes() *http.ServeMux {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/backup", s.backup)
-	for pattern, a := range map[string]answer{
+	mux.HandleFunc(backupRoute, s.backup)
+	for pattern, a := range s.answers() {
+		a = s.observed(pattern, a)
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			r.Body = http.MaxBytesReader(w, r.Body, maxBodyOf(r))
+			reply(w, r, a)
+		})
+	}
+	return mux
+}
+
+// backupRoute is the one whose answer is no JSON.
+const backupRoute = "POST /v1/backup"
+
+// answers are the routes, whose roles stand in needs.
+func (s *Server) answers() map[string]answer {
+	return map[string]answer{
 		"GET /v1/ready":                   s.ready,
 		"POST /v1/devices":                s.addDevice,
 		"POST /v1/devices/adopt":          s.adoptDevice,
@@ -112,11 +160,19 @@ func (s *Server) routes() http.Handler {
 		"POST /v1/jobs/{id}/cancel":       s.cancelJob,
 		"GET /v1/ca":                      s.listCAs,
 		"POST /v1/ca/crl":                 s.signCRL,
+		"POST /v1/ca/rotate":              s.rotateCA,
+		"POST /v1/ca/csr":                 s.requestCA,
+		"POST /v1/ca/import":              s.importCA,
+		"POST /v1/ca/retire":              s.retireCA,
+		"POST /v1/ca/server/prepare":      s.prepareServerCA,
+		"POST /v1/ca/server/use":          s.useServerCA,
+		"GET /v1/ca/server/missing":       s.listMissing,
 		"POST /v1/certificates/revoke":    s.revoke,
 		"GET /v1/frozen":                  s.showFrozen,
 		"POST /v1/freeze":                 s.freeze,
 		"POST /v1/thaw":                   s.thaw,
 		"POST /v1/audit/verify":           s.verifyAudit,
+		"POST /v1/profile":                s.profile,
 
 		"POST /v1/campaigns/plan":          s.planCampaign,
 		"POST /v1/campaigns":               s.applyCampaign,
@@ -126,13 +182,7 @@ func (s *Server) routes() http.Handler {
 		"POST /v1/campaigns/{name}/pause":  s.steer("pause", pauseCampaign),
 		"POST /v1/campaigns/{name}/resume": s.steer("resume", resumeCampaign),
 		"POST /v1/campaigns/{name}/cancel": s.steer("cancel", cancelCampaign),
-	} {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			r.Body = http.MaxBytesReader(w, r.Body, maxBodyOf(r))
-			reply(w, r, a)
-		})
 	}
-	return mux
 }
 
 func maxBodyOf(r *http.Request) int64 {
@@ -180,9 +230,12 @@ func refuse(status int, format string, args ...any) error {
 func statusOf(err error) int {
 	var r *refusal
 	var tooLarge *http.MaxBytesError
+	var refused CARefused
 	switch {
 	case errors.As(err, &r):
 		return r.status
+	case errors.As(err, &refused):
+		return http.StatusConflict
 	case errors.As(err, &tooLarge):
 		return http.StatusRequestEntityTooLarge
 	case errors.Is(err, registry.ErrUnknown), errors.Is(err, certificate.ErrUnknown):

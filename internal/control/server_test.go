@@ -329,7 +329,7 @@ func permissions(t *testing.T, path string) os.FileMode {
 
 func TestShutdownWithoutServe(t *testing.T) {
 	path := filepath.Join(socketDir(t), "s")
-	s, err := Open(t.Context(), Socket{Path: path}, Ports{})
+	s, err := Open(t.Context(), Socket{Path: path}, Remote{}, Ports{})
 	if err != nil {
 		t.Fatal(err)
 	}

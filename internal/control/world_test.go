@@ -33,6 +33,7 @@ type world struct {
 	ctx    context.Context
 	store  *store.Store
 	server *Server
+	remote Remote
 	ca     *x509.Certificate
 	caKey  *ecdsa.PrivateKey
 	files  *files
@@ -57,7 +58,7 @@ func open(t *testing.T, change ...func(*Ports)) *world {
 	path := filepath.Join(socketDir(t), "s")
 	_, err = w.store.Jobs().Ensure(w.ctx, ports.Job)
 	w.must(err)
-	w.server, err = Open(w.ctx, Socket{Path: path}, ports)
+	w.server, err = Open(w.ctx, Socket{Path: path}, w.remote, ports)
 	w.must(err)
 	served := make(chan error, 1)
 	go func() { served <- w.server.Serve() }()
@@ -123,6 +124,8 @@ func (w *world) ports() Ports {
 		ListPackages: func(context.Context, registry.DeviceID, int) ([]Package, error) { return nil, nil },
 		RepeatedKeys: w.store.Certificates().RepeatedKeys,
 		Roots:        func() []byte { return []byte("roots") },
+		Authority:    &caKeeper{},
+		Servers:      &serverKeeper{},
 		CAs:          func() []CA { return []CA{{Role: "issuing", Subject: w.ca.Subject.String()}} },
 		Sweep: func(_ context.Context, trust bool) (rotation.Swept, error) {
 			if trust {
@@ -148,6 +151,7 @@ func (w *world) ports() Ports {
 			}
 			return events, nil
 		},
+		Campaigns:   Campaigns{CampaignStore: w.store.Campaigns(), Running: w.store.Campaigns()},
 		VerifyAudit: w.store.Audit().Verify,
 		Ready:       func(context.Context) error { return nil },
 	}

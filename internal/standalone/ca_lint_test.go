@@ -16,9 +16,9 @@ func TestHierarchyKeepsToRFC5280(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	made, ok := ca.server.(*madeServer)
+	made, ok := ca.served.Load().server.(*madeServer)
 	if !ok {
-		t.Fatalf("a %T", ca.server)
+		t.Fatalf("a %T", ca.served.Load().server)
 	}
 	rules, err := lint.GlobalRegistry().Filter(lint.FilterOptions{IncludeSources: lint.SourceList{lint.RFC5280}})
 	if err != nil {

@@ -24,6 +24,12 @@ const (
 	caBackdate   = 24 * time.Hour
 )
 
+// What the names of CAs begin with.
+const (
+	issuingName = "certvendor issuing CA "
+	serverName  = "certvendor server CA "
+)
+
 // authority is a CA certificate with its key, at the moment it is made.
 type authority struct {
 	certificate *x509.Certificate
@@ -50,11 +56,11 @@ func MakeCA(dir string, config CAConfig) error {
 	if err != nil {
 		return err
 	}
-	issuer, err := makeAuthority(leavesOnly(caTemplate("certvendor issuing CA"+suffix, issuingYears, now)), root)
+	issuer, err := makeAuthority(leavesOnly(caTemplate(issuingName+hex.EncodeToString(tag), issuingYears, now)), root)
 	if err != nil {
 		return err
 	}
-	server, err := makeAuthority(leavesOnly(caTemplate("certvendor server CA"+suffix, rootYears, now)), nil)
+	server, err := makeAuthority(leavesOnly(caTemplate(serverName+hex.EncodeToString(tag), rootYears, now)), nil)
 	if err != nil {
 		return err
 	}

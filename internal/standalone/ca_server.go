@@ -187,13 +187,13 @@ func (s *fileServer) current() (*tls.Certificate, error) {
 	return s.loaded, nil
 }
 
-func (ca *CA) loadServerFiles(config CAConfig) error {
+func loadServerFiles(config CAConfig) (*served, error) {
 	if config.ServerCertificate == "" || config.ServerKey == "" {
-		return errors.New("server certificate: a certificate file and a key file go together")
+		return nil, errors.New("server certificate: a certificate file and a key file go together")
 	}
 	files := &fileServer{file: config.ServerCertificate, key: config.ServerKey, now: config.Now}
 	if _, err := files.current(); err != nil {
-		return err
+		return nil, err
 	}
 	roots := config.ServerCA
 	if roots == "" {
@@ -201,11 +201,10 @@ func (ca *CA) loadServerFiles(config CAConfig) error {
 	}
 	chain, err := readCertificates(roots)
 	if err != nil {
-		return fmt.Errorf("server certificate: %w", err)
+		return nil, fmt.Errorf("server certificate: %w", err)
 	}
 	if config.ServerCA == "" && len(chain) > 1 {
 		chain = chain[1:]
 	}
-	ca.server, ca.roots = files, encodeCertificates(chain)
-	return nil
+	return &served{server: files, roots: encodeCertificates(chain)}, nil
 }

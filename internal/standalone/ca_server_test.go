@@ -133,9 +133,9 @@ func bought(t *testing.T, ca *CA, dir string) CAConfig {
 
 func replaceBought(t *testing.T, ca *CA, config CAConfig) {
 	t.Helper()
-	made, ok := ca.server.(*madeServer)
+	made, ok := ca.served.Load().server.(*madeServer)
 	if !ok {
-		t.Fatalf("a %T", ca.server)
+		t.Fatalf("a %T", ca.served.Load().server)
 	}
 	pair, err := made.sign(made.now())
 	if err != nil {

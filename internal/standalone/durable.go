@@ -7,12 +7,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/certvendor/certvendor/internal/store"
 )
 
 // Names in the data directory. LockFile is the one thing that may be there
 // before anything else is.
 const (
-	LockFile  = "lock"
+	LockFile  = store.LockFile
 	newDir    = ".new"   // being made; worth nothing
 	madeDir   = ".made"  // complete and synced; being moved into place
 	tmpPrefix = ".part-" // a file that was not completed

@@ -175,14 +175,7 @@ func (p *Packages) Spend(ctx context.Context, id registry.DeviceID, c certificat
 	if err := p.rows.Spend(ctx, id, c); err != nil && !errors.Is(err, vending.ErrNoPackage) {
 		return fmt.Errorf("spend package of device %s: %w", id, err)
 	}
-	name := packageName(id, c)
-	var err error
-	if p.keep {
-		err = os.Rename(p.path(name, liveSuffix), p.path(name, spentSuffix))
-	} else {
-		err = os.Remove(p.path(name, liveSuffix))
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := p.discard(packageName(id, c)); err != nil {
 		return fmt.Errorf("spend package of device %s: %w", id, err)
 	}
 	return syncPath(p.dir)

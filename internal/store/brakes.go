@@ -30,24 +30,33 @@ func (h Brakes) Frozen(ctx context.Context) (rotation.Freeze, error) {
 	return f, nil
 }
 
-// SetFrozen implements rotation.Brakes. Idempotent.
-func (h Brakes) SetFrozen(ctx context.Context, f rotation.Freeze) error {
-	if err := h.s.commit(ctx, func(t *tx) error { return freeze(t, f) }); err != nil {
-		return fmt.Errorf("freeze: %w", err)
+// SetFrozen implements rotation.Brakes.
+func (h Brakes) SetFrozen(ctx context.Context, change func(*rotation.Freeze)) (rotation.Freeze, error) {
+	frozen, err := commitFor(ctx, h.s, func(t *tx) (rotation.Freeze, error) { return freeze(t, change) })
+	if err != nil {
+		return frozen, fmt.Errorf("freeze: %w", err)
 	}
-	return nil
+	return frozen, nil
 }
 
-func freeze(t *tx, f rotation.Freeze) error {
-	text, err := json.Marshal(f)
-	if err != nil {
-		return err
-	}
+func freeze(t *tx, change func(*rotation.Freeze)) (f rotation.Freeze, err error) {
 	was, err := meta(t, frozenKey)
-	if err != nil || was == string(text) {
-		return err
+	if err == nil && was != "" {
+		err = json.Unmarshal([]byte(was), &f)
 	}
-	if err := setMeta(t, frozenKey, string(text)); err != nil {
+	if err != nil {
+		return f, err
+	}
+	change(&f)
+	text, err := json.Marshal(f)
+	if err != nil || was == string(text) {
+		return f, err
+	}
+	return f, setFrozen(t, f, string(text))
+}
+
+func setFrozen(t *tx, f rotation.Freeze, text string) error {
+	if err := setMeta(t, frozenKey, text); err != nil {
 		return err
 	}
 	kind := Thawed

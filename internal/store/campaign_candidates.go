@@ -43,7 +43,7 @@ func (h Campaigns) candidates(ctx context.Context, after registry.DeviceID, attr
 		for i := range page {
 			s.places[string(page[i].Device)] = &page[i]
 		}
-		for _, add := range []func() error{s.addActive, s.addOpen, s.addGrouped, s.addCampaign} {
+		for _, add := range []func() error{s.addActive, s.addOpen, s.addGrouped, s.addCampaign, s.addWaits} {
 			if err := add(); err != nil {
 				return err
 			}
@@ -90,22 +90,37 @@ func (s stretch) along(add func(*campaign.Candidate), into []any, text string, a
 
 // addActive adds what is ACTIVE of each device.
 func (s stretch) addActive() error {
+	cas, err := authorities(s)
+	if err != nil {
+		return err
+	}
+	chains, err := collect(s, scanChain, `SELECT id, ders FROM chains`)
+	if err != nil {
+		return err
+	}
+	of := map[int64][][]byte{}
+	for _, c := range chains {
+		of[c.id] = c.ders
+	}
 	var id, issuer, keyType string
-	var end, seen int64
+	var chain, begin, end, seen int64
 	var shared bool
 	return s.along(func(c *campaign.Candidate) {
 		c.Active = append(c.Active, campaign.Active{
-			ID: certificate.ID(id), Issuer: issuer, KeyType: keyType,
-			NotAfter: time.Unix(end, 0).UTC(), Seen: moment(seen), Shared: shared,
+			ID: certificate.ID(id), Issuer: issuer, CA: issuerOf(cas, issuer, of[chain]), KeyType: keyType,
+			NotBefore: time.Unix(begin, 0).UTC(), NotAfter: time.Unix(end, 0).UTC(), Seen: moment(seen), Shared: shared,
 		})
-	}, []any{&id, &issuer, &keyType, &end, &seen, &shared}, `SELECT h.device, h.certificate, c.issuer, c.key_type, c.not_after,
-		h.seen, c.holders > 1 FROM holdings h CROSS JOIN certificates c ON c.id = h.certificate
+	}, []any{&id, &issuer, &chain, &keyType, &begin, &end, &seen, &shared}, `SELECT h.device, h.certificate, c.issuer, c.chain,
+		c.key_type, c.not_before, c.not_after, h.seen, c.holders > 1 FROM holdings h CROSS JOIN certificates c ON c.id = h.certificate
 		WHERE h.device >= ? AND h.device <= ? AND h.detached = 0 AND c.standing = 'ACTIVE'`)
 }
 
 func (s stretch) addOpen() error {
 	var state string
-	return s.along(func(c *campaign.Candidate) { c.Open = rotation.State(state) }, []any{&state}, `SELECT device, state
+	var began int64
+	return s.along(func(c *campaign.Candidate) {
+		c.Open, c.Began = rotation.State(state), moment(began)
+	}, []any{&state, &began}, `SELECT device, state, max(vended_at, opened)
 		FROM rotations INDEXED BY rotations_open WHERE device >= ? AND device <= ?
 		AND state IN ('intended', 'issued', 'vended', 'acknowledged', 'proven')`)
 }
@@ -125,12 +140,20 @@ func (s stretch) addCampaign() error {
 	for _, name := range running {
 		err := s.along(func(c *campaign.Candidate) { c.Campaign = name }, nil, `SELECT device FROM campaign_members
 			INDEXED BY campaign_members_device WHERE campaign = ? AND device >= ? AND device <= ?
-			AND standing IN ('pending', 'added', 'vended', 'proven')`, name)
+			AND standing IN ('pending', 'added', 'vended', 'proven')
+			AND NOT (campaign = '`+campaign.AutoName+`' AND standing = 'pending')`, name)
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// addWaits adds who waits for its turn in the campaign of due certificates,
+// which keeps no device out of another.
+func (s stretch) addWaits() error {
+	return s.along(func(c *campaign.Candidate) { c.Waits = true }, nil, `SELECT device FROM campaign_members
+		INDEXED BY campaign_members_device WHERE campaign = ? AND device >= ? AND device <= ? AND standing = 'pending'`, campaign.AutoName)
 }
 
 func (s stretch) addAttribute(name string) error {

@@ -10,7 +10,7 @@ import (
 	"github.com/certvendor/certvendor/registry"
 )
 
-const memberColumns = `m.device, m.place, m.wave, m.standing, m.why, m.zone, m.added, m.since, m.before`
+const memberColumns = `m.device, m.place, m.wave, m.standing, m.why, m.zone, m.added, m.since, m.before, m.expires`
 
 func scanMember(row scanner) (campaign.Member, error) {
 	var s campaign.Sight
@@ -20,10 +20,13 @@ func scanMember(row scanner) (campaign.Member, error) {
 
 func scanMemberInto(row scanner, s *campaign.Sight, more ...any) error {
 	m := &s.Member
-	var added, since int64
-	into := []any{&m.Device, &m.Place, &m.Wave, &m.Standing, &m.Why, &m.Zone, &added, &since, &m.Before}
+	var added, since, expires int64
+	into := []any{&m.Device, &m.Place, &m.Wave, &m.Standing, &m.Why, &m.Zone, &added, &since, &m.Before, &expires}
 	err := row.Scan(append(into, more...)...)
 	m.Added, m.Since = moment(added), moment(since)
+	if expires != 0 {
+		m.Expires = time.Unix(expires, 0).UTC()
+	}
 	return err
 }
 
@@ -154,18 +157,46 @@ func (h Campaigns) Take(ctx context.Context, name string, wave int, zones []stri
 			}
 		}
 		members, err := collect(t, scanMember, `SELECT `+memberColumns+` FROM campaign_members m
-			INDEXED BY campaign_members_pending WHERE `+text+` ORDER BY m.place`+atMost, append(args, most)...)
+			INDEXED BY campaign_members_pending WHERE `+text+` ORDER BY m.expires, m.place`+atMost, append(args, most)...)
 		if err != nil {
 			return nil, err
 		}
-		for i := range members {
-			if err := t.letIn(name, &members[i]); err != nil {
+		taken := members[:0]
+		for _, m := range members {
+			needless, err := t.needless(m)
+			switch {
+			case err != nil:
+			case needless != "":
+				err = t.change(`UPDATE campaign_members SET standing = ?, why = ?, since = ? WHERE campaign = ? AND place = ?`,
+					campaign.Skipped, needless, nanos(t.now), name, m.Place)
+			default:
+				err = t.letIn(name, &m)
+				taken = append(taken, m)
+			}
+			if err != nil {
 				return nil, err
 			}
 		}
-		return members, nil
+		return taken, nil
 	})
 	return taken, wrapCampaign("let devices into", name, err)
+}
+
+// needless says why a member whose certificate had come due need not be let in
+// any more, or returns nothing.
+func (t *tx) needless(m campaign.Member) (why string, err error) {
+	if m.Expires.IsZero() {
+		return "", nil
+	}
+	err = t.row(`SELECT CASE
+		WHEN coalesce((SELECT blocked FROM devices WHERE id = ?1), 1) THEN 'blocked, or removed'
+		WHEN EXISTS (SELECT 1 FROM members WHERE device = ?1) THEN 'somebody else put it into the rotation group'
+		WHEN (SELECT coalesce(max(number), 0) FROM rotations WHERE device = ?1) > ?2 THEN 'it began a rotation by itself'
+		WHEN EXISTS (SELECT 1 FROM campaign_members m JOIN campaigns c ON c.name = m.campaign
+			WHERE m.device = ?1 AND c.name <> ?3 AND c.state NOT IN ('aborted', 'canceled', 'finished')
+			AND m.standing IN ('pending', 'added', 'vended', 'proven')) THEN 'it is in another campaign'
+		ELSE '' END`, m.Device, m.Before, campaign.AutoName).Scan(&why)
+	return why, err
 }
 
 func (t *tx) letIn(name string, m *campaign.Member) (err error) {

@@ -28,15 +28,15 @@ const preparing campaign.State = "preparing"
 // CampaignState is an event of the audit.
 const CampaignState = "campaign.state"
 
-const campaignColumns = `name, spec, state, why, devices, wave, by_whom, applied, ended, version`
+const campaignColumns = `name, spec, state, why, devices, wave, by_whom, applied, ended, version, resumed`
 
 func scanCampaign(row scanner) (c campaign.Campaign, err error) {
 	var name, spec string
-	var applied, ended int64
-	if err := row.Scan(&name, &spec, &c.State, &c.Why, &c.Devices, &c.Wave, &c.By, &applied, &ended, &c.Version); err != nil {
+	var applied, ended, resumed int64
+	if err := row.Scan(&name, &spec, &c.State, &c.Why, &c.Devices, &c.Wave, &c.By, &applied, &ended, &c.Version, &resumed); err != nil {
 		return c, err
 	}
-	c.Applied, c.Ended = moment(applied), moment(ended)
+	c.Applied, c.Ended, c.Resumed = moment(applied), moment(ended), moment(resumed)
 	if err := json.Unmarshal([]byte(spec), &c.Spec); err != nil {
 		return c, fmt.Errorf("read the spec of campaign %s: %w", name, err)
 	}
@@ -62,7 +62,8 @@ func (h Campaigns) Apply(ctx context.Context, c campaign.Campaign, members []cam
 	for chunk := range slices.Chunk(members, membersAtOnce) {
 		err = h.s.commit(ctx, func(t *tx) error {
 			for _, m := range chunk {
-				if err := t.change(`INSERT INTO campaign_members VALUES (?, ?, ?, ?, ?, '', ?, 0, 0, 0, 0)`,
+				if err := t.change(`INSERT INTO campaign_members (campaign, place, device, wave, standing, why, zone, added, since, before)
+					VALUES (?, ?, ?, ?, ?, '', ?, 0, 0, 0)`,
 					c.Name, m.Place, m.Device, m.Wave, m.Standing, m.Zone); err != nil {
 					return err
 				}
@@ -77,7 +78,7 @@ func (h Campaigns) Apply(ctx context.Context, c campaign.Campaign, members []cam
 		if err := t.change(`UPDATE campaigns SET state = ?, version = version + 1 WHERE name = ?`, campaign.Running, c.Name); err != nil {
 			return err
 		}
-		return t.auditCampaign(c, campaign.Running)
+		return t.noteCampaign(c, campaign.Running, CampaignStarted)
 	})
 	return err == nil, wrapCampaign("apply", c.Name, err)
 }
@@ -102,17 +103,22 @@ func (h Campaigns) enter(ctx context.Context, c campaign.Campaign, spec string) 
 		if err := t.change(`DELETE FROM tallies WHERE what = ?`, campaignTally(c.Name)); err != nil {
 			return false, err
 		}
-		return true, t.change(`INSERT OR REPLACE INTO campaigns (`+campaignColumns+`) VALUES (?, ?, ?, '', ?, 0, ?, ?, 0, 1)`,
+		return true, t.change(`INSERT OR REPLACE INTO campaigns (`+campaignColumns+`) VALUES (?, ?, ?, '', ?, 0, ?, ?, 0, 1, 0)`,
 			c.Name, spec, preparing, c.Devices, c.By, nanos(t.now))
 	})
 }
 
-func (t *tx) auditCampaign(c campaign.Campaign, state campaign.State) error {
+// noteCampaign audits a campaign's state, and puts a notice into the outbox; an
+// empty kind: none.
+func (t *tx) noteCampaign(c campaign.Campaign, state campaign.State, kind string) error {
 	detail := map[string]string{"campaign": c.Name, "state": string(state), "devices": strconv.Itoa(c.Devices), "wave": strconv.Itoa(c.Wave)}
 	if c.Why != "" {
 		detail["why"] = c.Why
 	}
-	return t.audit(Event{Kind: CampaignState, Detail: detail})
+	if err := t.audit(Event{Kind: CampaignState, Detail: detail}); err != nil || kind == "" {
+		return err
+	}
+	return t.tell(kind, detail)
 }
 
 // wrapCampaign names the campaign in an error; what refuses stays testable.
@@ -166,11 +172,15 @@ func (h Campaigns) Save(ctx context.Context, c campaign.Campaign) (bool, error) 
 		if err != nil || !there || before.Version != c.Version {
 			return false, err
 		}
-		if err := t.change(`UPDATE campaigns SET state = ?, why = ?, wave = ?, ended = ?, version = version + 1 WHERE name = ?`,
-			c.State, c.Why, c.Wave, nanos(c.Ended), c.Name); err != nil {
+		if err := t.change(`UPDATE campaigns SET state = ?, why = ?, wave = ?, ended = ?, resumed = ?, version = version + 1 WHERE name = ?`,
+			c.State, c.Why, c.Wave, nanos(c.Ended), nanos(c.Resumed), c.Name); err != nil {
 			return false, err
 		}
-		return true, t.auditCampaign(c, c.State)
+		kind := ""
+		if c.State != before.State {
+			kind = noticeOf[c.State]
+		}
+		return true, t.noteCampaign(c, c.State, kind)
 	})
 	return saved, wrapCampaign("save", c.Name, err)
 }

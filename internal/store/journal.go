@@ -234,7 +234,12 @@ func (h Journal) advance(ctx context.Context, c rotation.Change) (rotation.Rotat
 			return advance(t, c)
 		})
 	}
-	err := h.s.commit(ctx, func(t *tx) error { return advance(t, c) })
+	err := h.s.commit(ctx, func(t *tx) error {
+		if err := advance(t, c); err != nil {
+			return err
+		}
+		return h.vendedElsewhere(t, c.Rotation)
+	})
 	return advanced(c), err
 }
 
@@ -260,7 +265,10 @@ func (h Journal) advanceDraft(ctx context.Context, d *draft, c rotation.Change) 
 		if c.Certificate != nil {
 			d.certificate = c.Certificate
 		}
-		return d.write(t, c.Retirements)
+		if err := d.write(t, c.Retirements); err != nil {
+			return err
+		}
+		return h.vendedElsewhere(t, c.Rotation)
 	})
 }
 

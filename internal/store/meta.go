@@ -24,7 +24,7 @@ func (s *Store) Meta(ctx context.Context, key string) (string, error) {
 	return text, nil
 }
 
-// SetMeta keeps a value under a key. Idempotent. The keys are the program's,
+// SetMeta keeps a value under a key, and forgets the key if the value is empty. Idempotent. The keys are the program's,
 // "schema_version" is the store's own.
 func (s *Store) SetMeta(ctx context.Context, key, text string) error {
 	err := s.commit(ctx, func(t *tx) error {
@@ -49,5 +49,8 @@ func meta(q querier, key string) (string, error) {
 }
 
 func setMeta(t *tx, key, text string) error {
+	if text == "" {
+		return t.change(`DELETE FROM meta WHERE key = ?`, key)
+	}
 	return t.change(`INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value`, key, text)
 }

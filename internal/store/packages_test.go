@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"sync"
 	"testing"
 	"time"
 
@@ -74,20 +75,45 @@ func TestFreezeIsDurable(t *testing.T) {
 		t.Errorf("a new store is frozen: %+v", f)
 	}
 	want := rotation.Freeze{Retiring: true, Why: "too many", At: start}
+	set := must[rotation.Freeze](t)
 	for range 2 {
-		w.ok(w.Brakes().SetFrozen(w.ctx, want))
+		set(w.Brakes().SetFrozen(w.ctx, func(f *rotation.Freeze) { f.StopRetiring("too many", start) }))
 	}
 	w.kill()
 	if diff := cmp.Diff(want, frozen()); diff != "" {
 		t.Error(diff)
 	}
-	w.ok(w.Brakes().SetFrozen(w.ctx, rotation.Freeze{At: start}))
+	set(w.Brakes().SetFrozen(w.ctx, func(f *rotation.Freeze) { f.Release(true, true) }))
 	if f := frozen(); f.Retiring || f.Vending {
 		t.Errorf("after the thaw: %+v", f)
 	}
 	n := must[int](t)(store.Query[int](w.ctx, w.Store, `SELECT count(*) FROM audit WHERE kind IN ('freeze', 'thaw')`))
 	if n != 2 {
 		t.Errorf("%d events, want freeze and thaw", n)
+	}
+}
+
+func TestFreezeLosesNothingThatIsStoppedBesideIt(t *testing.T) {
+	w := open(t)
+	var all sync.WaitGroup
+	for i := range 20 {
+		all.Go(func() {
+			_, err := w.Brakes().SetFrozen(w.ctx, func(f *rotation.Freeze) {
+				if i%2 == 0 {
+					f.StopVending("by hand", start)
+				} else {
+					f.StopRetiring("breaker", start)
+				}
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	f := must[rotation.Freeze](t)(w.Brakes().Frozen(w.ctx))
+	if !f.Vending || !f.Retiring || f.VendingWhy() != "by hand" || f.RetiringWhy() != "breaker" {
+		t.Errorf("frozen: %+v", f)
 	}
 }
 
@@ -100,7 +126,12 @@ func TestMeta(t *testing.T) {
 		w.ok(w.SetMeta(w.ctx, store.CACertificate, "ca"))
 	}
 	w.ok(w.SetMeta(w.ctx, "other", "x"))
+	w.ok(w.SetMeta(w.ctx, "gone", "x"))
+	w.ok(w.SetMeta(w.ctx, "gone", ""))
 	w.kill()
+	if n := must[int](t)(store.Query[int](w.ctx, w.Store, `SELECT count(*) FROM meta WHERE key IN ('other', 'gone')`)); n != 1 {
+		t.Errorf("%d keys, want that of the value that was kept", n)
+	}
 	if text := must[string](t)(w.Meta(w.ctx, store.CACertificate)); text != "ca" {
 		t.Errorf("the CA is %q", text)
 	}

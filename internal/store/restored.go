@@ -104,21 +104,8 @@ func (t *tx) onRecord(r *Restoration) error {
 }
 
 func freezeRetiring(t *tx, why string) error {
-	text, err := meta(t, frozenKey)
-	if err != nil {
-		return err
-	}
-	var f rotation.Freeze
-	if text != "" {
-		if err := json.Unmarshal([]byte(text), &f); err != nil {
-			return err
-		}
-	}
-	if f.Vending {
-		why = f.Why + "; " + why
-	}
-	f.Retiring, f.Why, f.At = true, why, t.now
-	return freeze(t, f)
+	_, err := freeze(t, func(f *rotation.Freeze) { f.StopRetiring(why, t.now) })
+	return err
 }
 
 // frozenIn returns what an event of Brakes says is frozen, as it is kept.

@@ -64,6 +64,11 @@ type Config struct {
 	// DurableIntent makes every state of a rotation durable before it is
 	// returned, for a world whose issuer acts outside the store.
 	DurableIntent bool
+	// Elsewhere says that another place keeps the certificates too: the commit
+	// that vends one ends what Unsettled.Begin has begun for it.
+	Elsewhere bool
+	// Tells reports which kinds of notices are put into the outbox. Nil: none.
+	Tells func(kind string) bool
 	// AuditDir is where the audit is copied to, in segments of 64 MiB. Empty:
 	// it stays in the store only.
 	AuditDir string

@@ -26,6 +26,9 @@ type World struct {
 	// Fetch does what a device does with a link to a package, and returns the
 	// status and the body of the answer.
 	Fetch func(url string) (status int, body []byte)
+	// Slow says that every step costs calls to another process: the longest
+	// courses of events are shortened, as they are with the race detector.
+	Slow bool
 }
 
 // Open opens an empty world whose clock is the one given. It ends with the

@@ -46,7 +46,7 @@ func retireBreaker(t *testing.T, open Open) {
 	r.Advance(2 * time.Hour) // time alone does not thaw it
 	r.Sweep()
 	all[2].Want(certificate.Active, all[2].First)
-	r.must(r.world.Backend.Brakes.SetFrozen(r.ctx, rotation.Freeze{}))
+	r.Freeze(rotation.Freeze{})
 	for i, d := range all {
 		r.must(d.Connect(on[i]))
 	}
@@ -56,11 +56,17 @@ func retireBreaker(t *testing.T, open Open) {
 	}
 }
 
+// Freeze makes f what is frozen.
+func (r *Rig) Freeze(f rotation.Freeze) {
+	_, err := r.world.Backend.Brakes.SetFrozen(r.ctx, func(frozen *rotation.Freeze) { *frozen = f })
+	r.must(err)
+}
+
 func deviceName(i int) string { return fmt.Sprintf("many-%04d", i) }
 
 func retireFrozen(t *testing.T, open Open) {
 	r := start(t, open)
-	r.must(r.world.Backend.Brakes.SetFrozen(r.ctx, rotation.Freeze{Retiring: true, Why: "a test", At: r.clock.Now()}))
+	r.Freeze(rotation.Freeze{Retiring: true, Why: "a test", At: r.clock.Now()})
 	d, next := r.rotated("d")
 	d.Want(certificate.Active, d.First)
 	r.Crash()
@@ -71,7 +77,7 @@ func retireFrozen(t *testing.T, open Open) {
 	if kept, _ := d.retirement(d.First); !strings.Contains(kept.Why, "frozen") {
 		t.Errorf("retirement %+v", kept)
 	}
-	r.must(r.world.Backend.Brakes.SetFrozen(r.ctx, rotation.Freeze{}))
+	r.Freeze(rotation.Freeze{})
 	r.Sweep()
 	d.Want(certificate.Inactive, d.First)
 }

@@ -36,12 +36,12 @@ type journey struct {
 }
 
 func crashEverywhere(t *testing.T, open Open, c course) {
-	steps := crashAt(t, open, c, 0, false)
+	steps, slow := crashAt(t, open, c, 0, false)
 	if steps < 5 {
 		t.Fatalf("the course has %d steps: nothing was tested", steps)
 	}
 	stride := 1
-	if raceDetector {
+	if raceDetector || slow {
 		stride = 7
 	}
 	for n := 1; n <= steps; n += stride {
@@ -52,8 +52,8 @@ func crashEverywhere(t *testing.T, open Open, c course) {
 }
 
 // crashAt plays a course with a process that dies at one operation, and
-// returns how many operations there were.
-func crashAt(t *testing.T, open Open, c course, n int, after bool) int {
+// returns how many operations there were, and whether the world is a slow one.
+func crashAt(t *testing.T, open Open, c course, n int, after bool) (steps int, slow bool) {
 	t.Helper()
 	r := start(t, open, func(s *Setup) { s.Profile.Terms.Previous = certificate.Delete })
 	d := r.Device("d")
@@ -76,11 +76,11 @@ func crashAt(t *testing.T, open Open, c course, n int, after bool) int {
 			r.Crash()
 		}
 	}
-	steps := r.faults.count - before
+	steps = r.faults.count - before
 	r.Settled()
 	r.Sweep()
 	r.wantWhole(j)
-	return steps
+	return steps, r.world.Slow
 }
 
 // wantWhole checks that nothing is half done.

@@ -124,7 +124,7 @@ func lifeHistory(t *testing.T, open Open) {
 	d.Ack(one).OK()
 	on := one
 	rotations := rotation.HistoryLimit + 5
-	if raceDetector {
+	if raceDetector || r.world.Slow {
 		rotations = 20
 	}
 	for range rotations {

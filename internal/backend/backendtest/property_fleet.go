@@ -114,7 +114,7 @@ func (f *fleet) wait(draw *rapid.T) {
 
 // setRight lets everything go on that an operator or the breaker has stopped.
 func (f *fleet) setRight() {
-	f.must(f.world.Backend.Brakes.SetFrozen(f.ctx, rotation.Freeze{}))
+	f.Freeze(rotation.Freeze{})
 	for _, l := range f.lives {
 		l.blocked = false
 		f.must(f.world.Backend.Registrar.Block(f.ctx, l.ID, false))

@@ -21,9 +21,7 @@ func (f *fleet) rare(draw *rapid.T) {
 // freeze stops vending or retiring, or lets both go on.
 func (f *fleet) freeze(draw *rapid.T) {
 	kind := rapid.IntRange(0, 4).Draw(draw, "frozen")
-	f.must(f.world.Backend.Brakes.SetFrozen(f.ctx, rotation.Freeze{
-		Vending: kind == 3, Retiring: kind == 4, Why: "a test", At: f.clock.Now(),
-	}))
+	f.Freeze(rotation.Freeze{Vending: kind == 3, Retiring: kind == 4, Why: "a test", At: f.clock.Now()})
 }
 
 func (l *life) block(*rapid.T) {

@@ -89,7 +89,7 @@ func (d *Device) agree(f *foretold, reply Reply, what string) {
 	var lost, told []string
 	after := standings(d.held())
 	for id, standing := range f.before {
-		if standing == certificate.Active && after[id] != certificate.Active {
+		if now := after[id]; now != standing && now != certificate.Active {
 			lost = append(lost, string(id[:12]))
 		}
 	}
@@ -163,6 +163,15 @@ var rehearsed = map[string]func(*Rig, *Device){
 		r.Advance(2 * time.Hour)
 		r.Sweep()
 	},
+	"gone_back_and_replaced_again": func(r *Rig, d *Device) {
+		r.Terms().Grace = time.Hour
+		d.Ack(d.Take(d.First)).OK()
+		r.must(d.Connect(d.First))
+		r.Advance(2 * time.Hour)
+		r.Sweep()
+		r.Terms().Grace = 0
+		d.Ack(d.Take(d.First)).OK()
+	},
 	"stale": func(r *Rig, d *Device) {
 		d.Take(d.First)
 		r.Advance(r.Terms().TTL + tick)
@@ -172,7 +181,7 @@ var rehearsed = map[string]func(*Rig, *Device){
 	"removed": func(r *Rig, d *Device) { r.must(r.world.Backend.Registrar.Remove(r.ctx, d.ID)) },
 	"frozen": func(r *Rig, d *Device) {
 		d.Take(d.First)
-		r.must(r.world.Backend.Brakes.SetFrozen(r.ctx, rotation.Freeze{Vending: true, Retiring: true, Why: "a test"}))
+		r.Freeze(rotation.Freeze{Vending: true, Retiring: true, Why: "a test"})
 	},
 	"too_many_keys": func(_ *Rig, d *Device) { d.Take(d.First); d.Take(d.First); d.Take(d.First) },
 	"package":       func(_ *Rig, d *Device) { d.Packaged() },

@@ -255,7 +255,7 @@ func frozenVending(t *testing.T, open Open) {
 	r := start(t, open)
 	d := r.Device("d")
 	next := d.Take(d.First)
-	r.must(r.world.Backend.Brakes.SetFrozen(r.ctx, rotation.Freeze{Vending: true, Why: "a test", At: r.clock.Now()}))
+	r.Freeze(rotation.Freeze{Vending: true, Why: "a test", At: r.clock.Now()})
 	for range 2 {
 		if reply := d.Get(d.First, NewKey()).Refused(protocol.TryAgainLater); reply.RetryAfter < 30 {
 			t.Errorf("retryAfter %d", reply.RetryAfter)
@@ -265,6 +265,6 @@ func frozenVending(t *testing.T, open Open) {
 	}
 	d.Ack(next).OK()
 	d.Want(certificate.Inactive, d.First)
-	r.must(r.world.Backend.Brakes.SetFrozen(r.ctx, rotation.Freeze{}))
+	r.Freeze(rotation.Freeze{})
 	d.Take(next)
 }

@@ -1,0 +1,173 @@
+package app
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/internal/aws"
+	"github.com/certvendor/certvendor/internal/config"
+	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/vending"
+)
+
+// openAWS opens the world of AWS: clients, bus, and the world on both.
+func (a *App) openAWS(ctx context.Context, instance string, committed func(time.Duration, int)) (*aws.World, error) {
+	c := a.config.AWS
+	clients, err := a.dialAWS(ctx)
+	if err != nil {
+		return nil, err
+	}
+	bus, err := a.awsBus(clients)
+	if err != nil {
+		return nil, err
+	}
+	return aws.Open(ctx, aws.Config{
+		Data: c.Data, Instance: instance, Clients: clients, Registration: aws.Registration(c.Registration),
+		Group: a.config.Rotation.Group, Rerun: aws.Rerun(c.Rerun),
+		Packages: aws.PackagesConfig{
+			Bucket: c.Packages.Bucket, Prefix: c.Packages.Prefix, Suffix: c.Packages.Suffix,
+			KMSKey: c.Packages.KMSKey, PlainBucket: c.Packages.Plain, LinkTTL: a.config.Vending.LinkTTL,
+		},
+		Job:    aws.JobSettings{InProgressTimeout: a.config.Job.InProgressTimeout},
+		Pace:   aws.Pace{PerMinute: a.config.Rotation.PerMinute, MaxInFlight: a.config.Rotation.MaxInFlight},
+		Issuer: func(*store.Store) (vending.Issuer, error) { return a.awsIssuer(clients) },
+		// What AWS IoT's own CA signs is registered by that.
+		ActsOutside: c.Issuer.Kind == "iot",
+		Bus:         bus, Now: a.now, Log: a.log, Committed: committed,
+		Tells: a.config.Webhook.Tells, Observes: a.config.Observe,
+	})
+}
+
+func (a *App) dialAWS(ctx context.Context) (*aws.Clients, error) {
+	c := a.config.AWS
+	rates, err := c.Rates()
+	if err != nil {
+		return nil, err
+	}
+	quotas, err := aws.NewQuotas(c.QuotaShare, rates, a.now)
+	if err != nil {
+		return nil, err
+	}
+	return aws.Dial(ctx, aws.Account{
+		Region: c.Region, Profile: c.Profile, Role: c.Role, Endpoint: c.EndpointURL, Quotas: quotas,
+	})
+}
+
+// awsIssuer returns what signs.
+func (a *App) awsIssuer(clients *aws.Clients) (vending.Issuer, error) {
+	c := a.config.AWS.Issuer
+	id := certificate.ID(c.CA)
+	var key aws.KeySource
+	switch c.Kind {
+	case "iot":
+		return aws.IoTIssuer{IoT: clients.IoT}, nil
+	case "kms":
+		key = aws.KMSKey{KMS: clients.KMS, ID: c.Key}
+	default:
+		key = aws.ParameterKey{SSM: clients.SSM, Name: aws.KeyParameter(id)}
+	}
+	return aws.NewKeyIssuer(aws.KeyIssuerConfig{CA: clients.IoT, ID: id, Key: key, Now: a.now})
+}
+
+// awsBus returns the bus, which connects when the world starts.
+func (a *App) awsBus(clients *aws.Clients) (*aws.MQTTBus, error) {
+	c := a.config.AWS.Broker
+	way, err := a.awsWay(clients)
+	if err != nil {
+		return nil, err
+	}
+	bus := aws.MQTTConfig{
+		Way: way, ClientID: c.ClientID, Topics: a.config.Topics(), Identity: aws.Identity(c.Identity),
+		Presence: c.Presence, Now: a.now, Log: a.log,
+	}
+	if c.RuleKey.IsSet() {
+		text, err := c.RuleKey.Value()
+		if err != nil {
+			return nil, fmt.Errorf("aws.broker.rule_key: %w", err)
+		}
+		key := aws.RuleKey(text)
+		if err := key.Validate(); err != nil {
+			return nil, fmt.Errorf("aws.broker.rule_key: %w", err)
+		}
+		bus.Keys = []aws.RuleKey{key}
+	}
+	return aws.NewMQTTBus(bus)
+}
+
+// awsWay returns the way into the broker.
+func (a *App) awsWay(clients *aws.Clients) (aws.Way, error) {
+	c := a.config.AWS.Broker
+	roots, err := readRoots(c.CA)
+	if err != nil {
+		return nil, fmt.Errorf("aws.broker.ca: %w", err)
+	}
+	if c.Way != "mtls" {
+		return &aws.SignedWebSocket{
+			Endpoint: c.Endpoint, Region: clients.Config.Region, Credentials: clients.Config.Credentials, Roots: roots, Now: a.now,
+		}, nil
+	}
+	_, port, err := net.SplitHostPort(c.Endpoint)
+	if err != nil {
+		return nil, fmt.Errorf("aws.broker.endpoint: %w", err)
+	}
+	way := &aws.MutualTLS{
+		Address: c.Endpoint, ALPN: port == "443", Roots: roots,
+		CertificateFile: c.Certificate, KeyFile: c.Key, Log: a.log,
+	}
+	return way, way.Check()
+}
+
+// readRoots reads what a broker is verified by; no file is the system's roots.
+func readRoots(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, errors.New(file + ": holds no certificate")
+	}
+	return pool, nil
+}
+
+// awsCalls is a collector of the calls to AWS.
+type awsCalls struct{ from *aws.World }
+
+var (
+	awsCallsDesc     = prometheus.NewDesc("certvendor_aws_calls_total", "Calls to AWS, each attempt, by API.", []string{"api"}, nil)
+	awsThrottledDesc = prometheus.NewDesc("certvendor_aws_throttled_total", "Calls that AWS throttled, by API.", []string{"api"}, nil)
+	awsRateDesc      = prometheus.NewDesc("certvendor_aws_rate", "Calls a second that are let through now, by API.", []string{"api"}, nil)
+)
+
+func (a awsCalls) Describe(descs chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{awsCallsDesc, awsThrottledDesc, awsRateDesc} {
+		descs <- d
+	}
+}
+
+func (a awsCalls) Collect(found chan<- prometheus.Metric) {
+	for api, count := range a.from.Calls() {
+		found <- prometheus.MustNewConstMetric(awsCallsDesc, prometheus.CounterValue, float64(count.Calls), api)
+		found <- prometheus.MustNewConstMetric(awsThrottledDesc, prometheus.CounterValue, float64(count.Throttled), api)
+		found <- prometheus.MustNewConstMetric(awsRateDesc, prometheus.GaugeValue, count.PerSecond, api)
+	}
+}
+
+// onlyStandalone refuses what the world of AWS has no use for.
+func onlyStandalone(c config.Config) error {
+	if c.Backend == config.AWSBackend {
+		return errNoOwnCA
+	}
+	return nil
+}

@@ -1,0 +1,63 @@
+package aws
+
+import (
+	"maps"
+	"sync"
+	"sync/atomic"
+)
+
+// Drop says why an envelope was dropped. It is a metric label.
+type Drop string
+
+// The drops.
+const (
+	DropForm     Drop = "form"     // not an envelope
+	DropMAC      Drop = "mac"      // not made with a key of ours
+	DropTopic    Drop = "topic"    // device or action are not the topic's
+	DropStale    Drop = "stale"    // too old, or from the future
+	DropRepeated Drop = "repeated" // seen before
+)
+
+// MQTTStats are the bus's counts since it was made.
+type MQTTStats struct {
+	Dropped     map[Drop]int64 // envelopes
+	Left        int64          // requests left with the broker, to come again
+	Unpublished int64          // replies that the broker did not take in time
+	Lost        int64          // connections
+	Failed      int64          // attempts to connect
+	Presence    int64          // events of devices of ours
+	Strangers   int64          // events that the receiver had no use for
+	Overrun     int64          // events that there was no time for
+}
+
+// Stats returns the bus's counts.
+func (b *MQTTBus) Stats() MQTTStats {
+	c := &b.counts
+	return MQTTStats{
+		Dropped: c.drops(), Left: c.left.Load(), Unpublished: c.unpublished.Load(), Lost: c.lost.Load(),
+		Failed: c.failed.Load(), Presence: c.presence.Load(), Strangers: c.strangers.Load(), Overrun: c.overrun.Load(),
+	}
+}
+
+// busCounts is ready to use, and safe for concurrent use.
+type busCounts struct {
+	left, unpublished, lost, failed, presence, strangers, overrun atomic.Int64
+
+	mu      sync.Mutex
+	dropped map[Drop]int64
+}
+
+func (c *busCounts) drop(why Drop) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dropped == nil {
+		c.dropped = map[Drop]int64{}
+	}
+	c.dropped[why]++
+}
+
+func (c *busCounts) drops() map[Drop]int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.dropped)
+}

@@ -1,0 +1,40 @@
+package aws
+
+import (
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/certvendor/certvendor/certificate"
+)
+
+// callsAllowed is how many calls a rotation may make that deactivates the old
+// certificate; the original makes 18 to 20.
+const callsAllowed = 11
+
+// TestCallsOfARotation counts the calls to AWS of one rotation, of a thing that
+// was never seen before, in each mode. `go test -v` prints them by name.
+func TestCallsOfARotation(t *testing.T) {
+	for _, mode := range []certificate.Mode{certificate.Keep, certificate.Deactivate, certificate.Delete} {
+		t.Run(string(mode), func(t *testing.T) {
+			c := newCourse(t, mode, nil)
+			before := c.world.Calls()
+			vended := c.turn()
+			if mode == certificate.Delete { // the second half is the sweep's
+				c.quiet(vended)
+			}
+			c.wantWhole(vended)
+			total, after := int64(0), c.world.Calls()
+			for _, api := range slices.Sorted(maps.Keys(after)) {
+				if n := after[api].Calls - before[api].Calls; n > 0 {
+					t.Logf("%-28s %d", api, n)
+					total += n
+				}
+			}
+			t.Logf("%-28s %d", "in all", total)
+			if mode == certificate.Deactivate && total > callsAllowed {
+				t.Errorf("%d calls, more than %d", total, callsAllowed)
+			}
+		})
+	}
+}

@@ -1,0 +1,9 @@
+// Package aws is the world of AWS: things, certificates, thing groups and jobs
+// of AWS IoT Core, packages in S3, issuers that sign with a key in SSM or KMS
+// or through ACM Private CA. The journal, and everything that AWS has no place
+// for, is the store of internal/store.
+//
+// Read clients.go first: every call to AWS goes out through the clients made
+// there, which wait for the quota of their API. Then inventory.go, which turns
+// one noun of the domain into several calls.
+package aws

@@ -1,0 +1,159 @@
+package aws
+
+import (
+	"context"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+
+	"github.com/certvendor/certvendor/internal/backend/backendtest"
+	"github.com/certvendor/certvendor/internal/store"
+)
+
+// TestExamination sits the examination of every world, with a CA key in this
+// process and AWS played by moto.
+func TestExamination(t *testing.T) {
+	motoURL(t)
+	backendtest.Run(t, func(t *testing.T, clock *backendtest.Clock) backendtest.World {
+		account := newAccount()
+		clients := dialMoto(t, account, nil)
+		prepareAccount(t, account, clients, "given", "device")
+		config := testConfig(account, clients, clock.Now, t.TempDir())
+		config.Issuer = given(softwareCA(t, clock.Now))
+		return examinedWorld(t, config)
+	})
+}
+
+func examinedWorld(t *testing.T, config Config) backendtest.World {
+	t.Helper()
+	w := openWorld(t, config)
+	if err := w.inventory.Settle(t.Context()); err != nil { // as Start does
+		t.Fatal(err)
+	}
+	return backendtest.World{
+		Backend: w.Backend(),
+		Crash: func() backendtest.World {
+			config.Data = killed(t, config.Data)
+			return examinedWorld(t, config)
+		},
+		Slow:  true,
+		Fetch: func(link string) (int, []byte) { return fetch(t, config, link) },
+	}
+}
+
+// fetch does what S3 does with a link: moto serves it whatever its signature
+// and its age.
+func fetch(t *testing.T, config Config, link string) (int, []byte) {
+	t.Helper()
+	if !genuine(t, config, link) {
+		return http.StatusForbidden, nil
+	}
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, link, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := config.Clients.Config.HTTPClient
+	answer, err := client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer.StatusCode, body
+}
+
+// genuine reports whether a link is signed with the world's credentials and
+// works at the world's time.
+func genuine(t *testing.T, config Config, link string) bool {
+	t.Helper()
+	asked, err := url.Parse(link)
+	if err != nil {
+		return false
+	}
+	query := asked.Query()
+	signed, err := time.Parse("20060102T150405Z", query.Get("X-Amz-Date"))
+	if err != nil {
+		return false
+	}
+	seconds, err := strconv.Atoi(query.Get("X-Amz-Expires"))
+	if err != nil || config.Now().After(signed.Add(time.Duration(seconds)*time.Second)) {
+		return false
+	}
+	for name := range query {
+		switch name {
+		case "X-Amz-Signature", "X-Amz-Date", "X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-SignedHeaders":
+			query.Del(name)
+		}
+	}
+	again := *asked
+	again.RawQuery = query.Encode()
+	request, err := http.NewRequestWithContext(context.Background(), http.MethodGet, again.String(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := config.Clients.Config.Credentials.Retrieve(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, _, err := v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true }).PresignHTTP(
+		t.Context(), own, request, "UNSIGNED-PAYLOAD", "s3", config.Clients.Config.Region, signed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wanted, err := url.Parse(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return wanted.Query().Get("X-Amz-Signature") == asked.Query().Get("X-Amz-Signature")
+}
+
+// killed returns a data directory as kill -9 would leave this one at this
+// moment: see the same in package standalone.
+func killed(t *testing.T, data string) string {
+	t.Helper()
+	to := t.TempDir()
+	copyFile(t, data, to, storeFile+"-wal")
+	err := filepath.WalkDir(data, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(data, path)
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir():
+			return os.MkdirAll(filepath.Join(to, name), 0o700)
+		case name == store.LockFile || strings.HasPrefix(name, storeFile+"-"):
+			return nil
+		}
+		copyFile(t, data, to, name)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+func copyFile(t *testing.T, from, to, name string) {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(from, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(to, name), content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,232 @@
+package aws
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/credentials"
+
+	"github.com/certvendor/certvendor/internal/backend/backendtest"
+)
+
+// fakeIoT speaks the wire of AWS IoT for what moto cannot do: lists in pages,
+// executions of a group's things, throttling. It is in another partition.
+type fakeIoT struct {
+	page int
+
+	mu         sync.Mutex
+	group      []string
+	executions map[string]*fakeExecution
+	job        map[string]any // as it was made
+	jobStatus  string
+	principals map[string][]string // of a thing
+	pems       map[string]string   // by id
+	throttle   int                 // how many calls are throttled yet
+	calls      []string
+}
+
+type fakeExecution struct {
+	status string
+	number int64
+}
+
+const fakeARN = "arn:aws-cn:iot:cn-north-1:123456789012:"
+
+func newFake() *fakeIoT {
+	return &fakeIoT{
+		page: 2, executions: map[string]*fakeExecution{}, principals: map[string][]string{}, pems: map[string]string{},
+	}
+}
+
+// open serves the fake, and opens a world on it.
+func (f *fakeIoT) open(t *testing.T, clock *backendtest.Clock, change ...func(*Config)) *World {
+	t.Helper()
+	server := httptest.NewServer(f.routes())
+	t.Cleanup(server.Close)
+	quotas, err := NewQuotas(1, everything(1e6), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clients, err := Dial(t.Context(), Account{
+		Region: "cn-north-1", Endpoint: server.URL, HTTP: server.Client(), Quotas: quotas, Backoff: time.Millisecond,
+		Credentials: credentials.NewStaticCredentialsProvider("AKIAIOSFODNN7EXAMPLE", "secret", ""),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := testConfig("fake", clients, clock.Now, t.TempDir())
+	config.Pace = Pace{PerMinute: 6000, MaxInFlight: 500}
+	config.Issuer = given(softwareCA(t, clock.Now))
+	for _, fn := range change {
+		fn(&config)
+	}
+	return openWorld(t, config)
+}
+
+func (f *fakeIoT) routes() http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern string, do func(*http.Request, map[string]any) (int, any)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.calls = append(f.calls, r.Method+" "+r.URL.EscapedPath())
+			body := map[string]any{}
+			if text, err := io.ReadAll(r.Body); err == nil && len(text) > 0 {
+				_ = json.Unmarshal(text, &body)
+			}
+			status, reply := http.StatusBadRequest, any("ThrottlingException")
+			if f.throttle > 0 {
+				f.throttle--
+			} else {
+				status, reply = do(r, body)
+			}
+			if code, failed := reply.(string); failed {
+				w.Header().Set("X-Amzn-ErrorType", code)
+				reply = map[string]string{"message": "as the fake has it"}
+			}
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(status)
+			_ = json.NewEncoder(w).Encode(reply)
+		})
+	}
+	none := map[string]any{}
+	mux.HandleFunc("POST /{$}", func(w http.ResponseWriter, _ *http.Request) { // STS
+		w.Header().Set("Content-Type", "text/xml")
+		fmt.Fprint(w, `<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>`+
+			`<Arn>arn:aws-cn:sts::123456789012:assumed-role/certvendor/i-1</Arn><UserId>u</UserId><Account>123456789012</Account>`+
+			`</GetCallerIdentityResult></GetCallerIdentityResponse>`)
+	})
+	handle("GET /things/{thing}", func(r *http.Request, _ map[string]any) (int, any) {
+		return 200, map[string]any{"thingName": r.PathValue("thing"), "attributes": map[string]string{}}
+	})
+	handle("GET /thing-groups/{group}", func(*http.Request, map[string]any) (int, any) { return 200, none })
+	handle("GET /thing-groups/{group}/things", func(r *http.Request, _ map[string]any) (int, any) {
+		page, next := f.paged(r, "nextToken", f.group)
+		return 200, map[string]any{"things": page, "nextToken": next}
+	})
+	handle("PUT /thing-groups/addThingToThingGroup", func(_ *http.Request, body map[string]any) (int, any) {
+		f.add(body["thingName"].(string))
+		return 200, none
+	})
+	handle("PUT /thing-groups/removeThingFromThingGroup", func(_ *http.Request, body map[string]any) (int, any) {
+		f.remove(body["thingName"].(string))
+		return 200, none
+	})
+	handle("PUT /jobs/{job}", func(_ *http.Request, body map[string]any) (int, any) {
+		f.job, f.jobStatus = body, "IN_PROGRESS"
+		return 200, none
+	})
+	handle("GET /jobs/{job}", func(r *http.Request, _ map[string]any) (int, any) {
+		if f.job == nil {
+			return 404, notFound
+		}
+		return 200, map[string]any{"job": map[string]any{"jobId": r.PathValue("job"), "status": f.jobStatus}}
+	})
+	handle("GET /jobs/{job}/things", func(r *http.Request, _ map[string]any) (int, any) {
+		page, next := f.paged(r, "nextToken", f.inState(r.URL.Query().Get("status")))
+		var all []map[string]any
+		for _, thing := range page {
+			all = append(all, map[string]any{"thingArn": fakeARN + "thing/" + thing})
+		}
+		return 200, map[string]any{"executionSummaries": all, "nextToken": next}
+	})
+	handle("GET /things/{thing}/jobs/{job}", func(r *http.Request, _ map[string]any) (int, any) {
+		e := f.executions[r.PathValue("thing")]
+		if e == nil {
+			return 404, notFound
+		}
+		return 200, map[string]any{"execution": map[string]any{
+			"jobId": r.PathValue("job"), "status": e.status, "executionNumber": e.number,
+			"statusDetails": map[string]any{"detailsMap": map[string]string{"why": "the fake"}},
+		}}
+	})
+	handle("DELETE /things/{thing}/jobs/{job}/executionNumber/{number}", func(r *http.Request, _ map[string]any) (int, any) {
+		delete(f.executions, r.PathValue("thing"))
+		return 200, none
+	})
+	handle("GET /things/{thing}/principals-v2", func(r *http.Request, _ map[string]any) (int, any) {
+		page, next := f.paged(r, "nextToken", f.principals[r.PathValue("thing")])
+		var all []map[string]any
+		for _, p := range page {
+			all = append(all, map[string]any{"principal": p, "thingPrincipalType": "EXCLUSIVE_THING"})
+		}
+		return 200, map[string]any{"thingPrincipalObjects": all, "nextToken": next}
+	})
+	handle("GET /certificates/{id}", func(r *http.Request, _ map[string]any) (int, any) {
+		return 200, map[string]any{"certificateDescription": map[string]any{
+			"certificateId": r.PathValue("id"), "certificatePem": f.pems[r.PathValue("id")], "status": "ACTIVE",
+			"creationDate": 1.7e9,
+		}}
+	})
+	handle("POST /attached-policies/{target}", func(r *http.Request, _ map[string]any) (int, any) {
+		page, next := f.paged(r, "marker", []string{"p1", "p2", "p3"})
+		var all []map[string]any
+		for _, p := range page {
+			all = append(all, map[string]any{"policyName": p})
+		}
+		return 200, map[string]any{"policies": all, "nextMarker": next}
+	})
+	return mux
+}
+
+// paged returns a page and the token of the next; no token is none.
+func (f *fakeIoT) paged(r *http.Request, token string, all []string) ([]string, any) {
+	from, _ := strconv.Atoi(r.URL.Query().Get(token))
+	to := min(from+f.page, len(all))
+	if to == len(all) {
+		return all[from:to], nil
+	}
+	return all[from:to], strconv.Itoa(to)
+}
+
+func (f *fakeIoT) inState(status string) []string {
+	var all []string
+	for thing, e := range f.executions {
+		if e.status == status {
+			all = append(all, thing)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// add gives a thing its execution of the job, unless it has one.
+func (f *fakeIoT) add(thing string) {
+	if !slices.Contains(f.group, thing) {
+		f.group = append(f.group, thing)
+	}
+	if f.executions[thing] == nil {
+		f.executions[thing] = &fakeExecution{"QUEUED", 1}
+	}
+}
+
+func (f *fakeIoT) remove(thing string) {
+	f.group = slices.DeleteFunc(f.group, func(t string) bool { return t == thing })
+	if e := f.executions[thing]; e != nil && (e.status == "QUEUED" || e.status == "IN_PROGRESS") {
+		e.status = "REMOVED"
+	}
+}
+
+// set changes how an execution stands.
+func (f *fakeIoT) set(thing, status string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.executions[thing].status = status
+}
+
+// called returns the calls since the last time it was asked.
+func (f *fakeIoT) called() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	calls := f.calls
+	f.calls = nil
+	return calls
+}

@@ -1,0 +1,180 @@
+package aws
+
+import (
+	"context"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/iot"
+	"github.com/aws/aws-sdk-go-v2/service/iot/types"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/registry"
+)
+
+const (
+	// viewKept is how long AWS's list of a thing's certificates is believed. A
+	// certificate that speaks and is not in it has the list read anew.
+	viewKept = time.Hour
+	// freshEvery is how often that may happen to one device.
+	freshEvery = time.Minute
+)
+
+// view is what AWS says of a thing's principals.
+type view struct {
+	attachment   types.ThingPrincipalType // of its certificates
+	certificates []certificate.ID
+}
+
+// Held implements certificate.Inventory: what the store knows, with what AWS
+// has attached to the thing and the store does not know yet. While AWS does not
+// answer, what the store knows is the answer, unless it is nothing.
+func (i *Inventory) Held(ctx context.Context, device registry.DeviceID) ([]certificate.Holding, error) {
+	unheard := i.learn(ctx, device)
+	held, err := i.rows.Held(ctx, device)
+	if err == nil && len(held) == 0 {
+		err = unheard
+	}
+	if err == nil && unheard != nil {
+		i.log.Warn().Str("device", string(device)).Err(unheard).Msg("the certificates of the thing, as they were last known")
+	}
+	return held, err
+}
+
+// learn takes into the store what AWS has attached to the thing.
+func (i *Inventory) learn(ctx context.Context, device registry.DeviceID) error {
+	if _, lately := i.views.get(device); lately {
+		return nil
+	}
+	seen, err := i.view(ctx, device)
+	if err != nil {
+		return err
+	}
+	for _, id := range seen.certificates {
+		if err := i.adopt(ctx, device, id); err != nil {
+			i.views.forget(device)
+			return err
+		}
+	}
+	return nil
+}
+
+// view returns what AWS says of a thing's principals. A thing that is not there
+// has none.
+func (i *Inventory) view(ctx context.Context, device registry.DeviceID) (view, error) {
+	if seen, lately := i.views.get(device); lately {
+		return seen, nil
+	}
+	var seen view
+	pages := iot.NewListThingPrincipalsV2Paginator(i.iot, &iot.ListThingPrincipalsV2Input{ThingName: new(string(device))})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if isNotFound(err) {
+			return view{}, nil
+		}
+		if err != nil {
+			return view{}, fmt.Errorf("list the principals of thing %s: %w", device, err)
+		}
+		for _, p := range page.ThingPrincipalObjects {
+			if id, is := certificateID(deref(p.Principal)); is {
+				seen.certificates = append(seen.certificates, id)
+				seen.attachment = p.ThingPrincipalType
+			}
+		}
+	}
+	i.views.put(device, seen)
+	return seen, nil
+}
+
+// adopt enters a certificate in the store that AWS has attached to a thing. One
+// that the store knows as taken from the device stays so: detaching takes AWS a
+// while.
+func (i *Inventory) adopt(ctx context.Context, device registry.DeviceID, id certificate.ID) error {
+	at, err := i.rows.Place(ctx, device, id)
+	if err != nil || at.Was {
+		return err
+	}
+	if marked, err := i.marks.Has(ctx, id); err != nil || marked {
+		return err // it is on its way in, or out
+	}
+	c, err := i.rows.Certificate(ctx, id)
+	if errors.Is(err, certificate.ErrUnknown) {
+		c, err = i.describe(ctx, id)
+	}
+	if isNotFound(err) {
+		return nil // gone meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	if err := i.rows.Register(ctx, device, c); err != nil && !errors.Is(err, certificate.ErrRevoked) {
+		return err
+	}
+	return nil
+}
+
+// describe reads a certificate from AWS IoT, with its policies.
+func (i *Inventory) describe(ctx context.Context, id certificate.ID) (certificate.Certificate, error) {
+	var none certificate.Certificate
+	out, err := i.iot.DescribeCertificate(ctx, &iot.DescribeCertificateInput{CertificateId: new(string(id))})
+	if err != nil {
+		return none, fmt.Errorf("describe certificate %s: %w", id, err)
+	}
+	d := out.CertificateDescription
+	block, _ := pem.Decode([]byte(deref(d.CertificatePem)))
+	if block == nil {
+		return none, fmt.Errorf("describe certificate %s: AWS returned no PEM", id)
+	}
+	c, err := certificate.New(block.Bytes, nil)
+	switch {
+	case err != nil:
+		return none, fmt.Errorf("describe certificate %s: %w", id, err)
+	case c.ID != id:
+		return none, fmt.Errorf("describe certificate %s: AWS returned the PEM of %s", id, c.ID)
+	}
+	c.Kind, c.Standing = certificate.Adopted, standingOf(d.Status)
+	if d.CreationDate != nil {
+		c.Created = *d.CreationDate
+	}
+	c.Policies, err = i.policies(ctx, id)
+	return c, err
+}
+
+// standingOf returns how a certificate stands that AWS shows so: what is not
+// ACTIVE there cannot connect.
+func standingOf(status types.CertificateStatus) certificate.Standing {
+	switch status {
+	case types.CertificateStatusActive:
+		return certificate.Active
+	case types.CertificateStatusRevoked:
+		return certificate.Revoked
+	}
+	return certificate.Inactive
+}
+
+// policies returns the names of the policies attached to a certificate itself,
+// not those of its thing's groups.
+func (i *Inventory) policies(ctx context.Context, id certificate.ID) ([]string, error) {
+	var all []string
+	pages := iot.NewListAttachedPoliciesPaginator(i.iot, &iot.ListAttachedPoliciesInput{Target: new(i.names.certificate(id))})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("list the policies of certificate %s: %w", id, err)
+		}
+		for _, p := range page.Policies {
+			all = append(all, deref(p.PolicyName))
+		}
+	}
+	return all, nil
+}
+
+// deref returns what a pointer of the SDK points to, or "".
+func deref(text *string) string {
+	if text == nil {
+		return ""
+	}
+	return *text
+}

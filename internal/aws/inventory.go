@@ -1,0 +1,151 @@
+package aws
+
+import (
+	"context"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/aws/aws-sdk-go-v2/service/iot"
+	"github.com/aws/aws-sdk-go-v2/service/iot/types"
+	"github.com/rs/zerolog"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/registry"
+)
+
+// Registration says how a certificate becomes one of AWS IoT.
+type Registration string
+
+// The registrations.
+const (
+	WithCA    Registration = "with-ca"    // signed by a CA that is registered in AWS IoT
+	WithoutCA Registration = "without-ca" // by whomever; devices must send SNI
+)
+
+// Inventory keeps certificates in the store and in AWS IoT. What takes from a
+// device is written in the store first and done at AWS then, what gives to it
+// is done at AWS first: the store never promises more than AWS keeps. What lies
+// between the two is marked (store.Unsettled), and Settle brings it to an end
+// that a crash or an outage has cut off.
+//
+// Read register.go and retire.go for the two directions, held.go for what AWS
+// knows and the store does not yet, settle.go for what was cut off.
+type Inventory struct {
+	rows  store.Certificates
+	marks store.Unsettled
+	iot   *iot.Client
+	names names
+	how   Registration
+	views *recent[registry.DeviceID, view]
+	fresh *recent[registry.DeviceID, struct{}] // looked at because of a certificate that was not known
+	log   zerolog.Logger
+
+	mu     sync.Mutex
+	atWork map[certificate.ID]int // that AWS is being told about
+}
+
+var _ certificate.Inventory = (*Inventory)(nil)
+
+// begin marks a certificate, and returns what ends that: with done, the mark is
+// taken away; without it, Settle finds it.
+func (i *Inventory) begin(ctx context.Context, device registry.DeviceID, id certificate.ID) (end func(done bool) error, err error) {
+	i.mu.Lock()
+	i.atWork[id]++
+	i.mu.Unlock()
+	leave := func() {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		if i.atWork[id]--; i.atWork[id] == 0 {
+			delete(i.atWork, id)
+		}
+	}
+	if err := i.marks.Begin(ctx, store.Mark{Certificate: id, Device: device}); err != nil {
+		leave()
+		return nil, err
+	}
+	return func(done bool) error {
+		defer leave()
+		if !done {
+			return nil
+		}
+		return i.marks.End(ctx, id)
+	}, nil
+}
+
+// Activate implements certificate.Inventory.
+func (i *Inventory) Activate(ctx context.Context, device registry.DeviceID, id certificate.ID) error {
+	at, err := i.rows.Place(ctx, device, id)
+	switch {
+	case err != nil:
+		return err
+	case !at.Held || at.Standing == certificate.Revoked || at.Standing == certificate.Active:
+		return i.rows.Activate(ctx, device, id) // which says why not, or does nothing
+	}
+	end, err := i.begin(ctx, device, id)
+	if err != nil {
+		return err
+	}
+	if err := i.setStatus(ctx, id, types.CertificateStatusActive); err != nil {
+		return errors.Join(refuse(nil, err), end(false))
+	}
+	if err := i.rows.Activate(ctx, device, id); err != nil {
+		return errors.Join(err, end(false))
+	}
+	return end(true)
+}
+
+// setStatus is idempotent.
+func (i *Inventory) setStatus(ctx context.Context, id certificate.ID, status types.CertificateStatus) error {
+	_, err := i.iot.UpdateCertificate(ctx, &iot.UpdateCertificateInput{CertificateId: new(string(id)), NewStatus: status})
+	if err != nil {
+		return fmt.Errorf("make certificate %s %s: %w", id, status, err)
+	}
+	return nil
+}
+
+// statusOf returns how a certificate that stands so is to stand at AWS.
+func statusOf(standing certificate.Standing) types.CertificateStatus {
+	switch standing {
+	case certificate.Active:
+		return types.CertificateStatusActive
+	case certificate.Revoked:
+		return types.CertificateStatusRevoked
+	}
+	return types.CertificateStatusInactive
+}
+
+// Seen implements certificate.Inventory. A certificate that the store does not
+// know as the device's is looked for at AWS first.
+func (i *Inventory) Seen(ctx context.Context, s certificate.Sighting) error {
+	err := i.rows.Seen(ctx, s)
+	if !errors.Is(err, certificate.ErrNotHeld) {
+		return err
+	}
+	if _, lately := i.fresh.get(s.Device); lately {
+		return err
+	}
+	i.fresh.put(s.Device, struct{}{})
+	i.views.forget(s.Device)
+	if err := i.learn(ctx, s.Device); err != nil {
+		return err
+	}
+	return i.rows.Seen(ctx, s)
+}
+
+// doubt has AWS's list of the device's certificates read anew if the store does
+// not know that one of them is the device's.
+func (i *Inventory) doubt(ctx context.Context, device registry.DeviceID, id certificate.ID) error {
+	at, err := i.rows.Place(ctx, device, id)
+	if err != nil || at.Was {
+		return err
+	}
+	i.views.forget(device)
+	return i.learn(ctx, device)
+}
+
+func encode(der []byte) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}

@@ -1,0 +1,176 @@
+package aws
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/iot"
+	"github.com/aws/aws-sdk-go-v2/service/iot/types"
+
+	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/jobs"
+)
+
+// JobSettings are what AWS IoT is told about the job.
+type JobSettings struct {
+	InProgressTimeout time.Duration // whole minutes, up to a week
+	// AbortPercent ends the job when so many percent of its executions have
+	// failed, of at least AbortLeast. 0: it goes on.
+	AbortPercent float64
+	AbortLeast   int
+}
+
+// Jobs is the continuous job of the thing group, and what the store knows of
+// its executions. AWS IoT knows no way back from CANCELED, so that each time a
+// job goes on again it is another one there, with a number behind its id.
+type Jobs struct {
+	store.Jobs
+	meta     *store.Store
+	iot      *iot.Client
+	names    names
+	group    *Group
+	settings JobSettings
+}
+
+var _ jobs.Continuous = (*Jobs)(nil)
+
+// Ensure implements jobs.Continuous: the thing group, then the job.
+func (j *Jobs) Ensure(ctx context.Context, job jobs.Job) (jobs.Job, error) {
+	former, err := j.Jobs.Status(ctx)
+	if err != nil && !errors.Is(err, store.ErrNoJob) {
+		return job, err
+	}
+	if err := j.group.Ensure(ctx); err != nil {
+		return job, err
+	}
+	if former.Job.ID != "" && former.Job.ID != job.ID {
+		if err := j.cancel(ctx, former.Job.ID); err != nil {
+			return job, err
+		}
+	}
+	is, err := j.Jobs.Ensure(ctx, job)
+	if err != nil || is.State != jobs.InProgress {
+		return is, err
+	}
+	return is, j.create(ctx, is)
+}
+
+// create makes the job at AWS if it is not there. One that was canceled there
+// gets a successor.
+func (j *Jobs) create(ctx context.Context, job jobs.Job) error {
+	for {
+		id, err := j.remoteID(ctx, job.ID)
+		if err != nil {
+			return err
+		}
+		there, err := j.iot.DescribeJob(ctx, &iot.DescribeJobInput{JobId: &id})
+		switch {
+		case isNotFound(err):
+			return j.createAs(ctx, id, job)
+		case err != nil:
+			return fmt.Errorf("describe job %s: %w", id, err)
+		case there.Job == nil || !over(there.Job.Status):
+			return nil
+		}
+		if err := j.succeed(ctx, job.ID); err != nil {
+			return err
+		}
+	}
+}
+
+// over reports whether a job does nothing more.
+func over(status types.JobStatus) bool {
+	switch status {
+	case types.JobStatusCanceled, types.JobStatusCompleted, types.JobStatusDeletionInProgress:
+		return true
+	}
+	return false
+}
+
+func (j *Jobs) createAs(ctx context.Context, id string, job jobs.Job) error {
+	in := &iot.CreateJobInput{
+		JobId: &id, Targets: []string{j.names.group(job.Group)}, TargetSelection: types.TargetSelectionContinuous,
+		Document: new(string(job.Document)), Description: new("Rotate the device's certificate (certvendor)."),
+	}
+	if timeout := j.settings.InProgressTimeout; timeout > 0 {
+		in.TimeoutConfig = &types.TimeoutConfig{InProgressTimeoutInMinutes: new(int64(timeout / time.Minute))}
+	}
+	if j.settings.AbortPercent > 0 {
+		in.AbortConfig = &types.AbortConfig{CriteriaList: []types.AbortCriteria{{
+			Action: types.AbortActionCancel, FailureType: types.JobExecutionFailureTypeAll,
+			MinNumberOfExecutedThings: new(int32(max(j.settings.AbortLeast, 1))), ThresholdPercentage: &j.settings.AbortPercent,
+		}}}
+	}
+	if _, err := j.iot.CreateJob(ctx, in); err != nil && codeOf(err) != alreadyExists {
+		return fmt.Errorf("create job %s: %w", id, err)
+	}
+	return nil
+}
+
+// remoteKey is where the store keeps which job of AWS goes by a job's id.
+func remoteKey(id string) string { return "aws_job/" + id }
+
+// remoteID returns the id of a job at AWS.
+func (j *Jobs) remoteID(ctx context.Context, id string) (string, error) {
+	remote, err := j.meta.Meta(ctx, remoteKey(id))
+	if err != nil || remote != "" {
+		return remote, err
+	}
+	return id, nil
+}
+
+// succeed gives a job another id at AWS.
+func (j *Jobs) succeed(ctx context.Context, id string) error {
+	was, err := j.remoteID(ctx, id)
+	if err != nil {
+		return err
+	}
+	n := 1
+	if _, err := fmt.Sscanf(was, id+"-%d", &n); err != nil {
+		n = 1
+	}
+	return j.meta.SetMeta(ctx, remoteKey(id), fmt.Sprintf("%s-%d", id, n+1))
+}
+
+// Cancel implements jobs.Continuous.
+func (j *Jobs) Cancel(ctx context.Context, id string) error {
+	if err := j.Jobs.Cancel(ctx, id); err != nil {
+		return err
+	}
+	return j.cancel(ctx, id)
+}
+
+// cancel cancels the job at AWS. Idempotent.
+func (j *Jobs) cancel(ctx context.Context, id string) error {
+	remote, err := j.remoteID(ctx, id)
+	if err != nil {
+		return err
+	}
+	there, err := j.iot.DescribeJob(ctx, &iot.DescribeJobInput{JobId: &remote})
+	switch {
+	case isNotFound(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("describe job %s: %w", remote, err)
+	case there.Job != nil && over(there.Job.Status):
+		return nil
+	}
+	if _, err := j.iot.CancelJob(ctx, &iot.CancelJobInput{JobId: &remote, ReasonCode: new("CERTVENDOR")}); unlessGone(err) != nil {
+		return fmt.Errorf("cancel job %s: %w", remote, err)
+	}
+	return nil
+}
+
+// Resume implements jobs.Continuous. At AWS it is another job from now on.
+func (j *Jobs) Resume(ctx context.Context, id string) error {
+	if err := j.Jobs.Resume(ctx, id); err != nil {
+		return err
+	}
+	status, err := j.Jobs.Status(ctx)
+	if err != nil || status.Job.ID != id {
+		return err
+	}
+	return j.create(ctx, status.Job)
+}

@@ -1,0 +1,113 @@
+package aws
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/iot"
+	"github.com/aws/aws-sdk-go-v2/service/iot/types"
+
+	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/registry"
+	"github.com/certvendor/certvendor/rotation"
+)
+
+// Group is the rotation group: the store's members, each of which the Pacer
+// adds to the thing group when its turn comes. AWS IoT gives it the job then.
+type Group struct {
+	store.Group
+	iot  *iot.Client
+	name string
+	poke func() // somebody waits
+}
+
+var _ rotation.Group = (*Group)(nil)
+
+// groupDescription makes creating the group repeatable.
+const groupDescription = "Things that certvendor has asked to rotate their certificate."
+
+// Ensure creates the thing group if it is not there. Idempotent.
+func (g *Group) Ensure(ctx context.Context) error {
+	_, err := g.iot.DescribeThingGroup(ctx, &iot.DescribeThingGroupInput{ThingGroupName: &g.name})
+	if err == nil {
+		return nil
+	}
+	if !isNotFound(err) {
+		return fmt.Errorf("describe thing group %s: %w", g.name, err)
+	}
+	_, err = g.iot.CreateThingGroup(ctx, &iot.CreateThingGroupInput{
+		ThingGroupName:       &g.name,
+		ThingGroupProperties: &types.ThingGroupProperties{ThingGroupDescription: new(groupDescription)},
+	})
+	if err != nil && codeOf(err) != alreadyExists {
+		return fmt.Errorf("create thing group %s: %w", g.name, err)
+	}
+	return nil
+}
+
+// Add implements rotation.Group.
+func (g *Group) Add(ctx context.Context, id registry.DeviceID) error {
+	if err := g.Group.Add(ctx, id); err != nil {
+		return err
+	}
+	g.poke()
+	return nil
+}
+
+// Remove implements rotation.Group. Who was added to the thing group by others
+// leaves it too; who has become a member again since, does not.
+func (g *Group) Remove(ctx context.Context, id registry.DeviceID, since time.Time) error {
+	if err := g.Group.Remove(ctx, id, since); err != nil {
+		return err
+	}
+	still, err := g.Has(ctx, id)
+	if err != nil || still {
+		return err
+	}
+	defer g.poke() // a place in flight may be free
+	return g.take(ctx, id)
+}
+
+// take takes a thing out of the thing group. Idempotent.
+func (g *Group) take(ctx context.Context, id registry.DeviceID) error {
+	_, err := g.iot.RemoveThingFromThingGroup(ctx, &iot.RemoveThingFromThingGroupInput{
+		ThingName: new(string(id)), ThingGroupName: &g.name,
+	})
+	if err = unlessGone(err); err != nil {
+		return fmt.Errorf("remove thing %s from thing group %s: %w", id, g.name, err)
+	}
+	return nil
+}
+
+// join adds a thing to the thing group. Idempotent.
+func (g *Group) join(ctx context.Context, id registry.DeviceID) error {
+	_, err := g.iot.AddThingToThingGroup(ctx, &iot.AddThingToThingGroupInput{
+		ThingName: new(string(id)), ThingGroupName: &g.name,
+	})
+	if err != nil {
+		return fmt.Errorf("add thing %s to thing group %s: %w", id, g.name, err)
+	}
+	return nil
+}
+
+// things calls each with the names of the things in the thing group, a page at
+// a time.
+func (g *Group) things(ctx context.Context, each func([]string) error) error {
+	pages := iot.NewListThingsInThingGroupPaginator(g.iot, &iot.ListThingsInThingGroupInput{
+		ThingGroupName: &g.name, MaxResults: new(int32(groupPage)),
+	})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return fmt.Errorf("list thing group %s: %w", g.name, err)
+		}
+		if err := each(page.Things); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// groupPage is the most things AWS lists at a time.
+const groupPage = 250

@@ -1,0 +1,159 @@
+package aws
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/iot"
+	"github.com/aws/aws-sdk-go-v2/service/iot/types"
+
+	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/jobs"
+	"github.com/certvendor/certvendor/protocol"
+	"github.com/certvendor/certvendor/registry"
+)
+
+const (
+	runningPage = 250
+	// appears is how long AWS may take to give a thing of the group its
+	// execution, before it is added once more.
+	appears = 2 * time.Minute
+)
+
+// reconcile brings the store's executions of the job to where AWS has them. It
+// lists those that have not ended, and asks for each of ours that is not among
+// them by its name.
+func (p *Pacer) reconcile(ctx context.Context) error {
+	status, err := p.jobs.Jobs.Status(ctx)
+	if errors.Is(err, store.ErrNoJob) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	remote, err := p.jobs.remoteID(ctx, status.Job.ID)
+	if err != nil {
+		return err
+	}
+	running, err := p.running(ctx, remote)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	var after registry.DeviceID
+	for {
+		page, err := p.jobs.Running(ctx, status.Job.ID, after, runningPage)
+		if err != nil || len(page) == 0 {
+			return errors.Join(append(errs, err)...)
+		}
+		for _, e := range page {
+			after = e.Device
+			errs = append(errs, p.compare(ctx, e, remote, running))
+		}
+	}
+}
+
+// running returns the executions at AWS that have not ended.
+func (p *Pacer) running(ctx context.Context, remote string) (map[registry.DeviceID]types.JobExecutionStatus, error) {
+	all := map[registry.DeviceID]types.JobExecutionStatus{}
+	for _, status := range []types.JobExecutionStatus{types.JobExecutionStatusQueued, types.JobExecutionStatusInProgress} {
+		pages := iot.NewListJobExecutionsForJobPaginator(p.iot, &iot.ListJobExecutionsForJobInput{
+			JobId: &remote, Status: status, MaxResults: new(int32(runningPage)),
+		})
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
+			if isNotFound(err) {
+				return all, nil
+			}
+			if err != nil {
+				return nil, fmt.Errorf("list the %s executions of job %s: %w", status, remote, err)
+			}
+			for _, e := range page.ExecutionSummaries {
+				all[thingOf(deref(e.ThingArn))] = status
+			}
+		}
+	}
+	return all, nil
+}
+
+// compare brings one execution to where AWS has it.
+func (p *Pacer) compare(
+	ctx context.Context, e jobs.Execution, remote string, running map[registry.DeviceID]types.JobExecutionStatus,
+) error {
+	if status, runs := running[e.Device]; runs {
+		return p.set(ctx, e, protocol.JobStatus(status), nil)
+	}
+	there, err := p.describe(ctx, e.Device, remote)
+	switch {
+	case err != nil:
+		return err
+	case there != nil:
+		return p.set(ctx, e, protocol.JobStatus(there.Status), detailsOf(there))
+	case e.Status == protocol.JobQueued && p.now().Sub(e.QueuedAt) > appears:
+		// A crash may have come between the store and AWS.
+		return p.give(ctx, e.Device)
+	}
+	return nil
+}
+
+// describe returns a thing's newest execution of a job at AWS, or nil.
+func (p *Pacer) describe(ctx context.Context, device registry.DeviceID, remote string) (*types.JobExecution, error) {
+	out, err := p.iot.DescribeJobExecution(ctx, &iot.DescribeJobExecutionInput{JobId: &remote, ThingName: new(string(device))})
+	if isNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("describe job %s of thing %s: %w", remote, device, err)
+	}
+	return out.Execution, nil
+}
+
+func detailsOf(e *types.JobExecution) map[string]string {
+	if e.StatusDetails == nil {
+		return nil
+	}
+	return e.StatusDetails.DetailsMap
+}
+
+// set writes the status of an execution. REMOVED after the device has acked,
+// and so left the group, is no failure: its own last word came too late.
+func (p *Pacer) set(ctx context.Context, e jobs.Execution, status protocol.JobStatus, details map[string]string) error {
+	if status == protocol.JobRemoved {
+		done, err := p.done(ctx, e.Device)
+		if err != nil {
+			return err
+		}
+		if done {
+			status = protocol.JobSucceeded
+		}
+	}
+	if status == e.Status {
+		return nil
+	}
+	_, err := p.jobs.Update(ctx, e.Device, e.JobID, e.Number, func(is jobs.Execution) (jobs.Execution, error) {
+		if is.Status.Terminal() {
+			return is, nil
+		}
+		if status == protocol.JobInProgress && is.StartedAt.IsZero() {
+			is.StartedAt = p.now()
+		}
+		if details != nil {
+			is.Details = details
+		}
+		return is.End(status, p.now()), nil
+	})
+	return err
+}
+
+// thingOf returns the name in a thing's ARN: what follows the last slash. A
+// name holds none.
+func thingOf(thingARN string) registry.DeviceID {
+	for i := len(thingARN) - 1; i >= 0; i-- {
+		if thingARN[i] == '/' {
+			return registry.DeviceID(thingARN[i+1:])
+		}
+	}
+	return registry.DeviceID(thingARN)
+}

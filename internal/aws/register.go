@@ -1,0 +1,128 @@
+package aws
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/iot"
+	"github.com/aws/aws-sdk-go-v2/service/iot/types"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/registry"
+)
+
+// takeBackTime bounds how long a request that failed waits until what it has
+// registered is harmless.
+const takeBackTime = 3 * time.Second
+
+// Register implements certificate.Inventory: registered, policies, attached,
+// and only then in the store. A certificate without a thing and policies can do
+// nothing, so that it may be ACTIVE from the start. If a step fails, it is made
+// INACTIVE at once and taken away by Settle, unless the next request goes on
+// with it.
+func (i *Inventory) Register(ctx context.Context, device registry.DeviceID, c certificate.Certificate) error {
+	at, err := i.rows.Place(ctx, device, c.ID)
+	if err != nil {
+		return err
+	}
+	switch {
+	case at.Standing == certificate.Revoked:
+		return i.rows.Register(ctx, device, c) // which refuses it, or does nothing
+	case at.Held, at.Holders > 0 && at.Standing != certificate.Deleted:
+		c.Standing = at.Standing
+	case c.Standing == "":
+		c.Standing = certificate.Active
+	}
+	end, err := i.begin(ctx, device, c.ID)
+	if err != nil {
+		return err
+	}
+	if err := i.enter(ctx, device, c); err != nil {
+		if !at.Held || at.Begun {
+			i.takeBack(ctx, c.ID)
+		}
+		return errors.Join(err, end(false))
+	}
+	if err := i.rows.Register(ctx, device, c); err != nil {
+		return errors.Join(err, end(false))
+	}
+	// One that the commit of its rotation writes stays marked until then.
+	at, err = i.rows.Place(ctx, device, c.ID)
+	return errors.Join(err, end(err == nil && at.Held && !at.Begun))
+}
+
+// enter makes AWS know a certificate, with policies and thing. Idempotent.
+func (i *Inventory) enter(ctx context.Context, device registry.DeviceID, c certificate.Certificate) error {
+	known, err := i.register(ctx, c)
+	if err == nil && known {
+		err = i.setStatus(ctx, c.ID, statusOf(c.Standing))
+	}
+	if err != nil {
+		return refuse(nil, err)
+	}
+	for _, policy := range c.Policies {
+		_, err := i.iot.AttachPolicy(ctx, &iot.AttachPolicyInput{
+			PolicyName: &policy, Target: new(i.names.certificate(c.ID)),
+		})
+		if err != nil {
+			return refuse(certificate.ErrNoPolicy, fmt.Errorf("attach policy %s to certificate %s: %w", policy, c.ID, err))
+		}
+	}
+	return i.attach(ctx, device, c.ID)
+}
+
+// register enters a certificate with AWS IoT, the leaf alone, and reports
+// whether it was there already, in whichever state.
+func (i *Inventory) register(ctx context.Context, c certificate.Certificate) (known bool, err error) {
+	leaf, status := c.PEM(), statusOf(c.Standing)
+	if i.how == WithoutCA {
+		_, err = i.iot.RegisterCertificateWithoutCA(ctx, &iot.RegisterCertificateWithoutCAInput{
+			CertificatePem: &leaf, Status: status,
+		})
+	} else {
+		in := &iot.RegisterCertificateInput{CertificatePem: &leaf, Status: status}
+		if len(c.Chain) > 0 {
+			in.CaCertificatePem = new(encode(c.Chain[0])) // several CAs may have its subject
+		}
+		_, err = i.iot.RegisterCertificate(ctx, in)
+	}
+	var there *types.ResourceAlreadyExistsException
+	switch {
+	case errors.As(err, &there):
+		if there.ResourceId != nil && *there.ResourceId != string(c.ID) {
+			return true, fmt.Errorf("register certificate %s: AWS has it as %.64q", c.ID, *there.ResourceId)
+		}
+		return true, nil
+	case err != nil:
+		return false, fmt.Errorf("register certificate %s: %w", c.ID, err)
+	}
+	return false, nil
+}
+
+// attach attaches a certificate to the device's thing, in the way in which its
+// others are attached. Idempotent.
+func (i *Inventory) attach(ctx context.Context, device registry.DeviceID, id certificate.ID) error {
+	seen, err := i.view(ctx, device)
+	if err != nil {
+		return refuse(certificate.ErrNotAttached, err)
+	}
+	_, err = i.iot.AttachThingPrincipal(ctx, &iot.AttachThingPrincipalInput{
+		ThingName: new(string(device)), Principal: new(i.names.certificate(id)), ThingPrincipalType: seen.attachment,
+	})
+	if err != nil {
+		return refuse(certificate.ErrNotAttached, fmt.Errorf("attach certificate %s to thing %s: %w", id, device, err))
+	}
+	return nil
+}
+
+// takeBack makes harmless what a request has registered that failed. Whatever
+// becomes of that, the certificate stays marked.
+func (i *Inventory) takeBack(ctx context.Context, id certificate.ID) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeBackTime)
+	defer cancel()
+	if err := i.setStatus(ctx, id, types.CertificateStatusInactive); err != nil && !isNotFound(err) {
+		i.log.Warn().Str("certificate", string(id)).Err(err).Msg("a certificate that was not vended is left for later")
+	}
+}

@@ -1,0 +1,172 @@
+package aws
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/iot"
+	"github.com/aws/aws-sdk-go-v2/service/iot/types"
+	"github.com/rs/zerolog"
+
+	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/registry"
+)
+
+const (
+	// thingKept is how long a thing's attributes are believed: from a get to
+	// its ack, mostly.
+	thingKept = time.Minute
+	// remembering is for how many devices an answer of AWS is remembered.
+	remembering = 1 << 16
+)
+
+// Registry is the Device Registry: a device is known if it is a thing, and its
+// attributes are the thing's. Whether it is blocked, and since when it is
+// known, is in the store, which has a row for every thing that was asked about.
+type Registry struct {
+	store.Devices
+	iot    *iot.Client
+	things *recent[registry.DeviceID, map[string]string]
+	log    zerolog.Logger
+	leave  func(context.Context, registry.DeviceID) error // the thing group
+}
+
+var (
+	_ registry.Store     = (*Registry)(nil)
+	_ registry.Registrar = (*Registry)(nil)
+)
+
+// Device implements registry.Store. What it says of the attributes may be a minute
+// old. A thing whose device a person has removed is unknown.
+func (r *Registry) Device(ctx context.Context, id registry.DeviceID) (registry.Device, error) {
+	removed, err := r.IsRemoved(ctx, id)
+	switch {
+	case err != nil:
+		return registry.Device{}, err
+	case removed:
+		return registry.Device{}, fmt.Errorf("describe device %s: it was removed: %w", id, registry.ErrUnknown)
+	}
+	attributes, err := r.thing(ctx, id)
+	if err != nil {
+		return registry.Device{}, err
+	}
+	return r.row(ctx, id, attributes)
+}
+
+// thing returns the attributes of a device's thing.
+func (r *Registry) thing(ctx context.Context, id registry.DeviceID) (map[string]string, error) {
+	if attributes, known := r.things.get(id); known {
+		return attributes, nil
+	}
+	described, err := r.iot.DescribeThing(ctx, &iot.DescribeThingInput{ThingName: new(string(id))})
+	if isNotFound(err) {
+		return nil, fmt.Errorf("describe thing %s: %w", id, registry.ErrUnknown)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("describe thing %s: %w", id, err)
+	}
+	attributes := described.Attributes
+	if attributes == nil {
+		attributes = map[string]string{}
+	}
+	r.things.put(id, attributes)
+	return attributes, nil
+}
+
+// row brings the store's row of a thing up to date, and returns it.
+func (r *Registry) row(ctx context.Context, id registry.DeviceID, attributes map[string]string) (registry.Device, error) {
+	row, err := r.Devices.Device(ctx, id)
+	switch {
+	case errors.Is(err, registry.ErrUnknown):
+		if err := r.Devices.Add(ctx, id, attributes); err != nil {
+			return row, err
+		}
+		return r.Devices.Device(ctx, id)
+	case err != nil || maps.Equal(row.Attributes, attributes):
+		return row, err
+	}
+	change := maps.Clone(attributes)
+	for name := range row.Attributes {
+		if _, still := attributes[name]; !still {
+			change[name] = ""
+		}
+	}
+	row.Attributes = maps.Clone(attributes)
+	return row, r.Devices.SetAttributes(ctx, id, change)
+}
+
+// SetAttributes implements registry.Store. What AWS will not take, however
+// often it is asked, is logged and is no error: a thing without a type has room
+// for three attributes only, which shall not keep a device in its group.
+func (r *Registry) SetAttributes(ctx context.Context, id registry.DeviceID, attributes map[string]string) error {
+	if removed, err := r.IsRemoved(ctx, id); err != nil || removed {
+		return errors.Join(err, registry.ErrUnknown)
+	}
+	_, err := r.iot.UpdateThing(ctx, &iot.UpdateThingInput{
+		ThingName: new(string(id)), AttributePayload: &types.AttributePayload{Attributes: attributes, Merge: true},
+	})
+	r.things.forget(id)
+	switch {
+	case isNotFound(err):
+		return fmt.Errorf("update thing %s: %w", id, registry.ErrUnknown)
+	case codeOf(err) == invalidRequest:
+		r.log.Warn().Str("device", string(id)).Err(err).Msg("attributes of the thing not written")
+		return nil
+	case err != nil:
+		return fmt.Errorf("update thing %s: %w", id, err)
+	}
+	err = r.Devices.SetAttributes(ctx, id, attributes)
+	if errors.Is(err, registry.ErrUnknown) {
+		return r.Devices.Add(ctx, id, attributes)
+	}
+	return err
+}
+
+// Add implements registry.Registrar. It makes the thing where there is none.
+func (r *Registry) Add(ctx context.Context, id registry.DeviceID, attributes map[string]string) error {
+	r.things.forget(id)
+	is, err := r.thing(ctx, id)
+	switch {
+	case errors.Is(err, registry.ErrUnknown):
+		_, err := r.iot.CreateThing(ctx, &iot.CreateThingInput{
+			ThingName: new(string(id)), AttributePayload: &types.AttributePayload{Attributes: attributes},
+		})
+		if err != nil {
+			return fmt.Errorf("create thing %s: %w", id, err)
+		}
+	case err != nil:
+		return err
+	default:
+		attributes = is
+	}
+	if err := r.SetRemoved(ctx, id, false); err != nil {
+		return err
+	}
+	return r.Devices.Add(ctx, id, attributes)
+}
+
+// Remove implements registry.Registrar. The thing stays, with its certificates:
+// others may know it. From here on it is as if there were none.
+func (r *Registry) Remove(ctx context.Context, id registry.DeviceID) error {
+	if _, err := r.Device(ctx, id); err != nil {
+		return err
+	}
+	if err := r.SetRemoved(ctx, id, true); err != nil {
+		return err
+	}
+	if err := r.Devices.Remove(ctx, id); err != nil {
+		return err
+	}
+	return r.leave(ctx, id)
+}
+
+// Block implements registry.Registrar.
+func (r *Registry) Block(ctx context.Context, id registry.DeviceID, blocked bool) error {
+	if _, err := r.Device(ctx, id); err != nil {
+		return err
+	}
+	return r.Devices.Block(ctx, id, blocked)
+}

@@ -1,0 +1,217 @@
+package aws
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/iot"
+	"github.com/aws/aws-sdk-go-v2/service/iot/types"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/registry"
+)
+
+// Retire implements certificate.Inventory. The store decides, in the
+// transaction in which it asks for leave, and records; AWS is told then. If
+// that fails, the caller repeats it, or Settle does. Of other things that hold
+// the certificate the store hears first.
+func (i *Inventory) Retire(ctx context.Context, r certificate.Removal) error {
+	if err := i.learnHolders(ctx, r.Device, r.Certificate); err != nil {
+		return err
+	}
+	end, err := i.begin(ctx, r.Device, r.Certificate)
+	if err != nil {
+		return err
+	}
+	if err := i.rows.Retire(ctx, r); err != nil {
+		// What it was refused for comes first; the mark alone does no harm.
+		_ = end(true)
+		return err
+	}
+	if err := i.carryOut(ctx, r.Device, r.Certificate); err != nil {
+		return errors.Join(fmt.Errorf("retire certificate %s of device %s: it is recorded, and AWS is told later: %w",
+			r.Certificate, r.Device, err), end(false))
+	}
+	return end(true)
+}
+
+// learnHolders takes into the store who else holds a certificate at AWS: what
+// another thing works with is not to be deactivated.
+func (i *Inventory) learnHolders(ctx context.Context, device registry.DeviceID, id certificate.ID) error {
+	at, err := i.rows.Place(ctx, device, id)
+	if err != nil || !at.Held || at.Standing != certificate.Active {
+		return err
+	}
+	if seen, lately := i.views.get(device); lately && seen.attachment == types.ThingPrincipalTypeExclusiveThing {
+		return nil // AWS lets no other thing have it
+	}
+	things, err := i.thingsOf(ctx, id)
+	if err != nil {
+		return err
+	}
+	for _, thing := range things {
+		other, err := registry.ParseDeviceID(thing)
+		if err != nil || other == device {
+			continue
+		}
+		if err := i.adopt(ctx, other, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// thingsOf lists the things that a certificate is attached to.
+func (i *Inventory) thingsOf(ctx context.Context, id certificate.ID) ([]string, error) {
+	var all []string
+	pages := iot.NewListPrincipalThingsPaginator(i.iot, &iot.ListPrincipalThingsInput{Principal: new(i.names.certificate(id))})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if isNotFound(err) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list the things of certificate %s: %w", id, err)
+		}
+		all = append(all, page.Things...)
+	}
+	return all, nil
+}
+
+// carryOut does at AWS what the store has recorded for a device's certificate.
+func (i *Inventory) carryOut(ctx context.Context, device registry.DeviceID, id certificate.ID) error {
+	at, err := i.rows.Place(ctx, device, id)
+	switch {
+	case err != nil:
+		return err
+	case at.Standing == certificate.Deleted:
+		return i.remove(ctx, id)
+	case !at.Held:
+		return i.detach(ctx, string(device), id)
+	case at.Standing == certificate.Inactive:
+		return unlessGone(i.setStatus(ctx, id, types.CertificateStatusInactive))
+	}
+	return nil
+}
+
+// detach is idempotent. AWS carries it out some seconds later.
+func (i *Inventory) detach(ctx context.Context, thing string, id certificate.ID) error {
+	_, err := i.iot.DetachThingPrincipal(ctx, &iot.DetachThingPrincipalInput{
+		ThingName: &thing, Principal: new(i.names.certificate(id)),
+	})
+	if err = unlessGone(err); err != nil {
+		return fmt.Errorf("detach certificate %s from thing %s: %w", id, thing, err)
+	}
+	return nil
+}
+
+// How often, and after which pause at first, the deletion of a certificate is
+// tried whose detachment is not through yet. AWS speaks of several seconds.
+const (
+	deletions     = 6
+	deletionPause = 250 * time.Millisecond
+)
+
+// remove deletes a certificate: INACTIVE, detached from things and policies,
+// then deleted. Idempotent.
+func (i *Inventory) remove(ctx context.Context, id certificate.ID) error {
+	err := i.setStatus(ctx, id, types.CertificateStatusInactive)
+	if isNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	things, err := i.thingsOf(ctx, id)
+	if err != nil {
+		return err
+	}
+	for _, thing := range things {
+		if err := i.detach(ctx, thing, id); err != nil {
+			return err
+		}
+	}
+	if err := i.detachPolicies(ctx, id); err != nil {
+		return err
+	}
+	return i.deleteDetached(ctx, id)
+}
+
+func (i *Inventory) detachPolicies(ctx context.Context, id certificate.ID) error {
+	policies, err := i.policies(ctx, id)
+	if err != nil {
+		return unlessGone(err)
+	}
+	for _, policy := range policies {
+		_, err := i.iot.DetachPolicy(ctx, &iot.DetachPolicyInput{
+			PolicyName: &policy, Target: new(i.names.certificate(id)),
+		})
+		if err = unlessGone(err); err != nil {
+			return fmt.Errorf("detach policy %s from certificate %s: %w", policy, id, err)
+		}
+	}
+	return nil
+}
+
+func (i *Inventory) deleteDetached(ctx context.Context, id certificate.ID) error {
+	pause := deletionPause
+	for try := 1; ; try++ {
+		_, err := i.iot.DeleteCertificate(ctx, &iot.DeleteCertificateInput{CertificateId: new(string(id)), ForceDelete: true})
+		switch {
+		case unlessGone(err) == nil:
+			return nil
+		case codeOf(err) != deleteConflict || try == deletions:
+			return fmt.Errorf("delete certificate %s: %w", id, err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("delete certificate %s: %w", id, ctx.Err())
+		case <-time.After(pause):
+		}
+		pause *= 2
+	}
+}
+
+// unlessGone takes what is not there for done.
+func unlessGone(err error) error {
+	if isNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// Revoker revokes certificates in the store, and at AWS, where REVOKED is for
+// good.
+type Revoker struct {
+	certificate.Revoker
+	inventory *Inventory
+}
+
+// Revoke implements certificate.Revoker. When it fails after the store has
+// recorded it, it may be repeated; Settle does that too.
+func (r Revoker) Revoke(ctx context.Context, what certificate.Revocation) error {
+	i := r.inventory
+	holders, err := i.rows.Holders(ctx, what.Certificate)
+	if err != nil {
+		return err
+	}
+	for _, device := range holders[:min(1, len(holders))] {
+		if err := i.learnHolders(ctx, device, what.Certificate); err != nil {
+			return err
+		}
+	}
+	end, err := i.begin(ctx, "", what.Certificate)
+	if err != nil {
+		return err
+	}
+	if err := r.Revoker.Revoke(ctx, what); err != nil {
+		_ = end(true) // what it was refused for comes first
+		return err
+	}
+	if err := unlessGone(i.setStatus(ctx, what.Certificate, types.CertificateStatusRevoked)); err != nil {
+		return errors.Join(fmt.Errorf("revoke certificate %s: it is recorded, and AWS is told later: %w", what.Certificate, err), end(false))
+	}
+	return end(true)
+}

@@ -1,0 +1,272 @@
+package aws
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/rs/zerolog"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/internal/backend"
+	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/registry"
+	"github.com/certvendor/certvendor/vending"
+)
+
+// Config is what a world of AWS is made of.
+type Config struct {
+	Data     string // the directory of journal, audit and what else AWS has no place for
+	Instance string // who we are, in leases and in the audit
+	Clients  *Clients
+
+	Registration Registration
+	Group        string // the name of the rotation group
+	Pace         Pace
+	Rerun        Rerun
+	Packages     PackagesConfig
+	Job          JobSettings
+
+	// Issuer makes what signs, once the store is open. Where ActsOutside says
+	// that what it does has an effect beyond its answer, every intention is
+	// durable before it is asked.
+	Issuer      func(*store.Store) (vending.Issuer, error)
+	ActsOutside bool
+	Signs       func(context.Context) (until time.Time, err error) // optional
+	Bus         Transport                                          // an MQTTBus is one
+
+	Now func() time.Time
+	Log zerolog.Logger
+	// Tells is as store.Config has it. Optional.
+	Tells func(kind string) bool
+	// Observes says that nothing is changed at AWS.
+	Observes bool
+	// Committed is told how long each commit of the store took. Optional.
+	Committed func(took time.Duration, ops int)
+}
+
+// Transport is how this world hears its devices.
+type Transport interface {
+	backend.Bus
+	// Start lets messages in. What it starts ends with Close.
+	Start(context.Context) error
+	// Close lets no more in, and returns when those at work are done, or when
+	// the context ends. Repeatable.
+	Close(context.Context) error
+	// Ready returns nil while messages come in, and otherwise why not.
+	Ready() error
+}
+
+var _ Transport = (*MQTTBus)(nil)
+
+// World is a whole world in one account and region of AWS, with a store of its
+// own on this machine. It holds the exclusive right to its data directory from
+// Open to Close.
+type World struct {
+	config    Config
+	lock      *store.Lock
+	store     *store.Store
+	registry  *Registry
+	inventory *Inventory
+	group     *Group
+	jobs      *Jobs
+	packages  *Packages
+	pacer     *Pacer
+	issuer    vending.Issuer
+
+	stop    context.CancelFunc
+	running sync.WaitGroup
+	failed  chan error
+}
+
+const (
+	storeFile = "certvendor.db"
+	auditDir  = "audit"
+	// accountKey is where the store keeps whose it is.
+	accountKey = "aws_account"
+)
+
+// Open takes the data directory, opens the store, and asks AWS who we are.
+// Nobody is let in before Start. Whatever fails, nothing stays open.
+func Open(ctx context.Context, config Config) (_ *World, err error) {
+	w := &World{config: config, failed: make(chan error, 1)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.Close())
+		}
+	}()
+	if w.lock, err = store.TakeLock(config.Data, "aws.data", config.Now()); err != nil {
+		return nil, err
+	}
+	if err := w.openStore(ctx); err != nil {
+		return nil, err
+	}
+	if err := config.Pace.validate(config.Rerun); err != nil {
+		return nil, err
+	}
+	names, err := w.whose(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if w.issuer, err = config.Issuer(w.store); err != nil {
+		return nil, err
+	}
+	w.join(names)
+	return w, nil
+}
+
+func (w *World) openStore(ctx context.Context) (err error) {
+	c := w.config
+	w.store, err = store.Open(ctx, store.Config{
+		Path: filepath.Join(c.Data, storeFile), Instance: c.Instance, Now: c.Now,
+		AuditDir: filepath.Join(c.Data, auditDir), Observe: c.Committed,
+		DurableIntent: c.ActsOutside, Elsewhere: true, Tells: c.Tells,
+	})
+	if err != nil || c.Observes {
+		return err
+	}
+	// The lock is ours alone: whoever held a lease is gone.
+	_, err = w.store.Journal().VoidLeases(ctx)
+	return err
+}
+
+// whose asks AWS whose account this is, and holds it against the store: a
+// journal of other things must not decide about these.
+func (w *World) whose(ctx context.Context) (names, error) {
+	n, err := w.caller(ctx)
+	if err != nil {
+		return n, err
+	}
+	own := n.account + "/" + n.region
+	known, err := w.store.Meta(ctx, accountKey)
+	switch {
+	case err != nil:
+		return n, err
+	case known == "":
+		return n, w.store.SetMeta(ctx, accountKey, own)
+	case known != own:
+		return n, fmt.Errorf("the store in %s belongs to AWS account and region %s, and these credentials are of %s: "+
+			"give this one another aws.data", w.config.Data, known, own)
+	}
+	return n, nil
+}
+
+// caller returns the names of the account that the credentials are of.
+func (w *World) caller(ctx context.Context) (names, error) {
+	caller, err := w.config.Clients.STS.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+	if err != nil {
+		return names{}, fmt.Errorf("ask AWS who we are: %w", err)
+	}
+	return namesFrom(deref(caller.Arn), w.config.Clients.Config.Region)
+}
+
+// join makes the ports.
+func (w *World) join(n names) {
+	c, clients := w.config, w.config.Clients
+	w.group = &Group{Group: w.store.Group(), iot: clients.IoT, name: c.Group, poke: w.Poke}
+	w.registry = &Registry{
+		Devices: w.store.Devices(), iot: clients.IoT, log: c.Log, leave: w.group.take,
+		things: newRecent[registry.DeviceID, map[string]string](thingKept, remembering, c.Now),
+	}
+	w.inventory = &Inventory{
+		rows: w.store.Certificates(), marks: w.store.Unsettled(), iot: clients.IoT, names: n, how: c.Registration,
+		views: newRecent[registry.DeviceID, view](viewKept, remembering, c.Now),
+		fresh: newRecent[registry.DeviceID, struct{}](freshEvery, remembering, c.Now),
+		log:   c.Log, atWork: map[certificate.ID]int{},
+	}
+	w.jobs = &Jobs{Jobs: w.store.Jobs(), meta: w.store, iot: clients.IoT, names: n, group: w.group, settings: c.Job}
+	w.pacer = newPacer(w, c)
+	w.packages = &Packages{
+		config: c.Packages, rows: w.store.Packages(), s3: clients.S3, presign: presignClient(clients.S3, c.Now),
+		credentials: clients.Config.Credentials, now: c.Now, unknown: w.inventory.doubt,
+	}
+}
+
+// Backend returns the ports of this world.
+func (w *World) Backend() backend.Backend {
+	return backend.Backend{
+		Registry: w.registry, Devices: w.registry, Registrar: w.registry,
+		Inventory: w.inventory, Certificates: w.store.Certificates(),
+		Revoker: Revoker{w.store.Certificates(), w.inventory},
+		Journal: Journal{w.store.Journal(), w.inventory}, Rotations: w.store.Journal(), Brakes: w.store.Brakes(),
+		Group: w.group, Jobs: w.jobs,
+		Issuer: w.issuer, Packages: w.packages, Bus: w.config.Bus, Signs: w.config.Signs,
+	}
+}
+
+// settleEvery is the pause between two looks at what was cut off.
+const settleEvery = time.Minute
+
+// Start lets devices in. What it starts ends with Close.
+func (w *World) Start(ctx context.Context) error {
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	w.stop = stop
+	if !w.config.Observes {
+		w.running.Go(func() { w.settleForever(running) })
+		w.running.Go(func() { w.pacer.Run(running) })
+	}
+	return w.config.Bus.Start(ctx)
+}
+
+func (w *World) settleForever(ctx context.Context) {
+	tick := time.NewTicker(settleEvery)
+	defer tick.Stop()
+	for {
+		if err := w.inventory.Settle(ctx); err != nil && ctx.Err() == nil {
+			w.config.Log.Warn().Err(err).Msg("what was cut off is left for later")
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Failed yields an error if a part dies while the world runs.
+func (w *World) Failed() <-chan error { return w.failed }
+
+// Drain lets nobody in any more and lets requests finish, until ctx ends.
+func (w *World) Drain(ctx context.Context) error { return w.config.Bus.Close(ctx) }
+
+// Close ends everything, and gives the data directory back. Drain comes first
+// if requests shall finish.
+func (w *World) Close() error {
+	var errs []error
+	if w.stop != nil {
+		w.stop()
+	}
+	w.running.Wait()
+	if w.config.Bus != nil {
+		now, cancel := context.WithCancel(context.Background()) // no time left to drain
+		cancel()
+		_ = w.config.Bus.Close(now) // what it leaves at work is cut off
+	}
+	if w.store != nil {
+		errs = append(errs, w.store.Close())
+	}
+	if w.lock != nil {
+		errs = append(errs, w.lock.Release())
+	}
+	return errors.Join(errs...)
+}
+
+// Store returns the world's store, for the audit and what it alone knows.
+func (w *World) Store() *store.Store { return w.store }
+
+// Calls returns the counts of the calls to AWS by the name of their API.
+func (w *World) Calls() map[string]Count { return w.config.Clients.Quotas.Counts() }
+
+// Poke has the pacer look at once whether somebody may have a job.
+func (w *World) Poke() { w.pacer.poke() }
+
+// Restored returns when this world was restored from a backup: it cannot be
+// yet.
+func (w *World) Restored() time.Time { return time.Time{} }
+
+// Ready says why no request comes in, or returns nil.
+func (w *World) Ready() error { return w.config.Bus.Ready() }

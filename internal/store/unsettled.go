@@ -1,0 +1,183 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/registry"
+	"github.com/certvendor/certvendor/rotation"
+)
+
+// Unsettled are the certificates that may stand otherwise in another place than
+// they do here, because telling it has begun and not ended.
+type Unsettled struct{ s *Store }
+
+// Unsettled returns what another place may not know yet.
+func (s *Store) Unsettled() Unsettled { return Unsettled{s} }
+
+// Mark says that another place is being told about a device's certificate.
+type Mark struct {
+	Certificate certificate.ID
+	Device      registry.DeviceID
+}
+
+// Begin notes that another place is about to be told about a certificate.
+// Idempotent; durable when it returns. Where Config.Elsewhere says so, the
+// commit that vends the certificate is the end of it.
+func (h Unsettled) Begin(ctx context.Context, m Mark) error {
+	err := h.s.commit(ctx, func(t *tx) error {
+		return t.change(`INSERT INTO unsettled VALUES (?, ?, ?) ON CONFLICT (certificate) DO NOTHING`,
+			m.Certificate, m.Device, nanos(t.now))
+	})
+	if err != nil {
+		return fmt.Errorf("note that certificate %s is being changed: %w", m.Certificate, err)
+	}
+	return nil
+}
+
+// End notes that the other place knows. Idempotent.
+func (h Unsettled) End(ctx context.Context, id certificate.ID) error {
+	if err := h.s.commit(ctx, func(t *tx) error { return settled(t, id) }); err != nil {
+		return fmt.Errorf("note that certificate %s was changed: %w", id, err)
+	}
+	return nil
+}
+
+func settled(t *tx, id certificate.ID) error {
+	return t.change(`DELETE FROM unsettled WHERE certificate = ?`, id)
+}
+
+// vendedElsewhere ends what was begun for the certificate that a change vends.
+func (h Journal) vendedElsewhere(t *tx, r rotation.Rotation) error {
+	if !h.s.cfg.Elsewhere || r.State != rotation.Vended {
+		return nil
+	}
+	return settled(t, r.Certificate)
+}
+
+// Has reports whether telling another place about a certificate has begun.
+func (h Unsettled) Has(ctx context.Context, id certificate.ID) (bool, error) {
+	var has bool
+	err := h.s.look(ctx, func(q querier) (err error) {
+		_, has, err = single(q, value[int], `SELECT 1 FROM unsettled WHERE certificate = ?`, id)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("certificate %s: %w", id, err)
+	}
+	return has, nil
+}
+
+// List lists what was begun and not ended, by certificate, a page of at most so
+// many after one. What a rotation in memory carries is left out: its work goes
+// on.
+func (h Unsettled) List(ctx context.Context, after certificate.ID, most int) ([]Mark, error) {
+	var page []Mark
+	err := h.s.view(ctx, func(q querier) (err error) {
+		page, err = collect(q, func(row scanner) (m Mark, err error) {
+			return m, row.Scan(&m.Certificate, &m.Device)
+		}, `SELECT certificate, device FROM unsettled WHERE certificate > ? ORDER BY certificate`+atMost, after, limit(most))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list what is being changed: %w", err)
+	}
+	return slices.DeleteFunc(page, func(m Mark) bool {
+		d := h.s.drafts.find(m.Device)
+		return d != nil && d.carries(m.Certificate)
+	}), nil
+}
+
+// Place is how a certificate stands here with a device, and with all.
+type Place struct {
+	Known    bool // the inventory has it
+	Standing certificate.Standing
+	Held     bool // by this device
+	Was      bool // of this device, now or before
+	Holders  int
+	// Begun says that a rotation has it which has not come as far as its
+	// device: it is worth nothing before that is vended.
+	Begun bool
+}
+
+// Place returns how a certificate stands with a device.
+func (h Certificates) Place(ctx context.Context, device registry.DeviceID, id certificate.ID) (Place, error) {
+	var p Place
+	err := h.s.look(ctx, func(q querier) error {
+		at, known, err := placeOf(q, device, id)
+		if err != nil || !known {
+			return err
+		}
+		p = Place{Known: true, Standing: at.standing, Held: at.usable(), Was: at.row, Holders: at.holders}
+		p.Begun, err = value[bool](q.row(`SELECT EXISTS (SELECT 1 FROM rotations
+			WHERE device = ? AND certificate = ? AND by_package = 0 AND state IN ('intended', 'issued'))`, device, id))
+		return err
+	})
+	if err != nil {
+		return Place{}, fmt.Errorf("certificate %s of device %s: %w", id, device, err)
+	}
+	return p, nil
+}
+
+// Holders returns the devices that hold a certificate, by name.
+func (h Certificates) Holders(ctx context.Context, id certificate.ID) ([]registry.DeviceID, error) {
+	var holders []registry.DeviceID
+	err := h.s.look(ctx, func(q querier) (err error) {
+		holders, err = collect(q, value[registry.DeviceID],
+			`SELECT device FROM holdings WHERE certificate = ? AND detached = 0 ORDER BY device`, id)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("who holds certificate %s: %w", id, err)
+	}
+	return holders, nil
+}
+
+// Certificate returns a certificate of the inventory, or
+// certificate.ErrUnknown.
+func (h Certificates) Certificate(ctx context.Context, id certificate.ID) (certificate.Certificate, error) {
+	var (
+		c     certificate.Holding
+		known bool
+	)
+	err := h.s.look(ctx, func(q querier) (err error) {
+		c, known, err = single(q, scanHolding, `SELECT `+holdingColumns+`
+			FROM certificates c JOIN chains n ON n.id = c.chain LEFT JOIN holdings h ON false WHERE c.id = ?`, id)
+		return err
+	})
+	if err == nil && !known {
+		err = certificate.ErrUnknown
+	}
+	if err != nil {
+		return certificate.Certificate{}, fmt.Errorf("certificate %s: %w", id, err)
+	}
+	return c.Certificate, nil
+}
+
+// SetRemoved remembers, or forgets, that a person took out a device which
+// another registry has still. Idempotent.
+func (h Devices) SetRemoved(ctx context.Context, id registry.DeviceID, removed bool) error {
+	text := `DELETE FROM removed WHERE device = ?`
+	if removed {
+		text = `INSERT INTO removed VALUES (?) ON CONFLICT (device) DO NOTHING`
+	}
+	if err := h.s.commit(ctx, func(t *tx) error { return t.change(text, id) }); err != nil {
+		return fmt.Errorf("note that device %s is taken out: %w", id, err)
+	}
+	return nil
+}
+
+// IsRemoved reports whether a person took a device out.
+func (h Devices) IsRemoved(ctx context.Context, id registry.DeviceID) (bool, error) {
+	var removed bool
+	err := h.s.look(ctx, func(q querier) (err error) {
+		_, removed, err = single(q, value[int], `SELECT 1 FROM removed WHERE device = ?`, id)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("device %s: %w", id, err)
+	}
+	return removed, nil
+}
