@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -74,6 +75,19 @@ func TestListBrokenOff(t *testing.T) {
 	}
 	for range w.Certificates(w.ctx, CertificateQuery{}).All() {
 		break
+	}
+	all := w.Certificates(w.ctx, CertificateQuery{})
+	for range 2 { // as often as one likes
+		n := 0
+		for text, err := range all.Texts() {
+			if w.must(err); !json.Valid(text) {
+				t.Fatalf("an entry is %s", text)
+			}
+			n++
+		}
+		if n != 3*batch {
+			t.Errorf("%d entries", n)
+		}
 	}
 	ctx, cancel := context.WithCancel(w.ctx)
 	defer cancel()

@@ -27,7 +27,7 @@ func (c *Client) Certificates(ctx context.Context, q CertificateQuery) List[Held
 			query.Set(name, value)
 		}
 	}
-	return List[HeldCertificate]{ctx, c, request{method: http.MethodGet, path: "/v1/certificates", query: query}}
+	return listed[HeldCertificate](ctx, c, request{method: http.MethodGet, path: "/v1/certificates", query: query})
 }
 
 // Certificate returns all that is known of the certificate whose id is, or
@@ -45,7 +45,7 @@ type FleetQuery struct {
 // Fleet lists the devices by name, each with the certificate it uses.
 func (c *Client) Fleet(ctx context.Context, q FleetQuery) List[FleetDevice] {
 	query := selection(q.Within, q.Attributes)
-	return List[FleetDevice]{ctx, c, request{method: http.MethodGet, path: "/v1/fleet", query: query}}
+	return listed[FleetDevice](ctx, c, request{method: http.MethodGet, path: "/v1/fleet", query: query})
 }
 
 // Explain says what requests of a device would meet now: a get, an ack, or with

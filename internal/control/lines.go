@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"net/http"
 	"sync"
 )
@@ -46,19 +47,20 @@ func (p part[T]) send(w http.ResponseWriter) {
 // List is a list that comes from the daemon a part at a time. The daemon looks
 // through the next part while this one is used.
 type List[T any] struct {
-	ctx    context.Context
-	client *Client
-	asked  request
+	texts iter.Seq2[[]byte, error]
 }
 
 // Texts goes through the entries as the daemon wrote them: each is JSON, and
 // good until the next.
-func (l List[T]) Texts() iter.Seq2[[]byte, error] {
-	return func(yield func([]byte, error) bool) {
-		ctx, cancel := context.WithCancel(l.ctx)
+func (l List[T]) Texts() iter.Seq2[[]byte, error] { return l.texts }
+
+// listed returns what a request lists.
+func listed[T any](ctx context.Context, c *Client, r request) List[T] {
+	return List[T]{func(yield func([]byte, error) bool) {
+		asked, cancel := context.WithCancel(ctx)
 		got := make(chan answered)
 		var asking sync.WaitGroup
-		asking.Go(func() { l.client.askParts(ctx, l.asked, got) })
+		asking.Go(func() { c.askParts(asked, r, got) })
 		defer asking.Wait()
 		defer cancel()
 		for one := range got {
@@ -73,10 +75,10 @@ func (l List[T]) Texts() iter.Seq2[[]byte, error] {
 				}
 			}
 		}
-		if l.ctx.Err() != nil { // what came last may not have been handed on
-			yield(nil, l.ctx.Err())
+		if ctx.Err() != nil { // what came last may not have been handed on
+			yield(nil, ctx.Err())
 		}
-	}
+	}}
 }
 
 // All goes through the entries.
@@ -116,6 +118,7 @@ func (a answered) read() ([]byte, error) {
 // an error, or when nobody takes them any more.
 func (c *Client) askParts(ctx context.Context, r request, got chan<- answered) {
 	defer close(got)
+	r.query = maps.Clone(r.query)
 	for {
 		response, err := c.send(ctx, r)
 		one := answered{err: err}
