@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -51,7 +50,7 @@ func (a *App) setup(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	a.queue = backend.NewQueue(runtime.NumCPU(), a.config.Vending.Patience)
+	a.queue = backend.NewQueue(a.workers(), a.config.Vending.Patience)
 	a.handler = &vending.Handler{
 		Vendor: vendor, Topics: a.config.Topics(), Queue: a.queue, Publisher: a.backend.Bus,
 		Served: a.served, Settle: a.leave,

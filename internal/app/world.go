@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"time"
 
 	"github.com/certvendor/certvendor/internal/backend"
@@ -69,6 +70,19 @@ func (a *App) openWorld(ctx context.Context, instance string) (err error) {
 	}
 	a.world = a.alone
 	return nil
+}
+
+// awsWorkers is how many requests are at work at a time where each of them
+// waits for AWS most of its time.
+const awsWorkers = 64
+
+// workers returns how many requests are at work at a time: as many as can sign
+// where signing is what takes the time.
+func (a *App) workers() int {
+	if a.alone == nil {
+		return awsWorkers
+	}
+	return runtime.NumCPU()
 }
 
 // worldReady says what keeps the world from answering requests.

@@ -89,7 +89,6 @@ func (w *whole) keyInSSM() *KeyIssuer {
 	return issuer
 }
 
-
 // handler is put together as package app does it.
 func (w *whole) handler(bus *MQTTBus) *vending.Handler {
 	w.t.Helper()
