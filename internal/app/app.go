@@ -42,6 +42,7 @@ type App struct {
 	world   world
 	alone   *standalone.World // the world, where it is that one
 	cloud   *aws.World        // the world, where it is that one
+	bus     *aws.MQTTBus      // of that world
 	backend backend.Backend
 	clock   *rotation.Clock
 	closer  *rotation.Closer

@@ -40,9 +40,10 @@ func (a *App) openAWS(ctx context.Context, instance string, committed func(time.
 		},
 		Job:    aws.JobSettings{InProgressTimeout: a.config.Job.InProgressTimeout},
 		Pace:   aws.Pace{PerMinute: a.config.Rotation.PerMinute, MaxInFlight: a.config.Rotation.MaxInFlight},
-		Issuer: func(*store.Store) (vending.Issuer, error) { return a.awsIssuer(clients) },
-		// What AWS IoT's own CA signs is registered by that.
-		ActsOutside: c.Issuer.Kind == "iot",
+		Issuer: func(s *store.Store) (vending.Issuer, error) { return a.awsIssuer(clients, s) },
+		// What AWS IoT's own CA signs is registered by that, and what ACM PCA
+		// signs is paid for.
+		ActsOutside: c.Issuer.Kind == "iot" || c.Issuer.Kind == "pca",
 		Bus:         bus, Now: a.now, Log: a.log, Committed: committed,
 	})
 }
@@ -72,13 +73,15 @@ func (a *App) dialAWS(ctx context.Context) (*aws.Clients, error) {
 }
 
 // awsIssuer returns what signs.
-func (a *App) awsIssuer(clients *aws.Clients) (vending.Issuer, error) {
+func (a *App) awsIssuer(clients *aws.Clients, s *store.Store) (vending.Issuer, error) {
 	c := a.config.AWS.Issuer
 	id := certificate.ID(c.CA)
 	var key aws.KeySource
 	switch c.Kind {
 	case "iot":
 		return aws.IoTIssuer{IoT: clients.IoT}, nil
+	case "pca":
+		return a.privateCA(clients, s)
 	case "kms":
 		key = aws.KMSKey{KMS: clients.KMS, ID: c.Key}
 	default:
@@ -109,7 +112,10 @@ func (a *App) awsBus(clients *aws.Clients) (*aws.MQTTBus, error) {
 		}
 		bus.Keys = []aws.RuleKey{key}
 	}
-	return aws.NewMQTTBus(bus)
+	if a.bus, err = aws.NewMQTTBus(bus); err != nil {
+		return nil, err
+	}
+	return a.bus, nil
 }
 
 // awsWay returns the way into the broker.

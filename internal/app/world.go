@@ -103,7 +103,7 @@ func (a *App) worldReady() error {
 func (a *App) measureWorld() {
 	m := a.metrics
 	if a.alone == nil {
-		m.registry.MustRegister(awsCalls{a.cloud})
+		m.registry.MustRegister(awsCalls{a.cloud}, awsBus{a.bus})
 		return
 	}
 	m.gauge("certvendor_connections", "Open connections of devices.",

@@ -18,6 +18,9 @@ const (
 	DropRepeated Drop = "repeated" // seen before
 )
 
+// Drops lists every drop there is.
+func Drops() []Drop { return []Drop{DropForm, DropMAC, DropTopic, DropStale, DropRepeated} }
+
 // MQTTStats are the bus's counts since it was made.
 type MQTTStats struct {
 	Dropped     map[Drop]int64 // envelopes

@@ -28,6 +28,9 @@ var _ vending.Issuer = IoTIssuer{}
 
 // Issue is described at vending.Issuer, but for the end of the certificate.
 func (i IoTIssuer) Issue(ctx context.Context, order certificate.Order) (certificate.Certificate, error) {
+	if order.Request == nil {
+		return certificate.Certificate{}, errNoRequest
+	}
 	if err := saysItself(order); err != nil {
 		return certificate.Certificate{}, err
 	}

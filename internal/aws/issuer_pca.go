@@ -72,6 +72,9 @@ type pcaNote struct {
 // rotation is answered with the same certificate, as soon as there is one:
 // until then with TRY_AGAIN_LATER.
 func (p *PCAIssuer) Issue(ctx context.Context, order certificate.Order) (certificate.Certificate, error) {
+	if order.Request == nil {
+		return certificate.Certificate{}, errNoRequest
+	}
 	ca, err := p.choose(order.Asked)
 	if err != nil {
 		return certificate.Certificate{}, err
@@ -100,8 +103,14 @@ func (p *PCAIssuer) Issue(ctx context.Context, order certificate.Order) (certifi
 	return c, checkIssued(c, order)
 }
 
-// noteKey is where a device's note is: there is one at a time.
-func noteKey(order certificate.Order) string { return "pca/" + string(order.Device) }
+// noteKey is where a device's note is: one for its rotation, one for whatever
+// else is issued for it.
+func noteKey(order certificate.Order) string {
+	if order.Rotation == 0 {
+		return "pca/by-hand/" + string(order.Device)
+	}
+	return "pca/" + string(order.Device)
+}
 
 // noted returns the note of this order, which is durable when it returns: the
 // one from before if it can still be gone on with, otherwise a new one.
@@ -276,6 +285,9 @@ func checkIssued(c certificate.Certificate, order certificate.Order) error {
 	}
 	return nil
 }
+
+// errNoRequest is an order that only an issuer with a key could fill.
+var errNoRequest = errors.New("this CA issues for a CSR alone, and the order has none")
 
 func csrPEM(order certificate.Order) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: order.Request.Raw})

@@ -254,6 +254,14 @@ func TestPCAOrdersThatAreNotTheSame(t *testing.T) {
 			t.Errorf("order %d: %d made: %v", i, r.made(), err)
 		}
 	}
+	before := r.made()
+	if _, err := p.Issue(t.Context(), wish); err != nil || r.made() != before {
+		t.Errorf("what was issued by hand made the rotation forget: %d made: %v", r.made()-before, err)
+	}
+	base.Request = nil
+	if _, err := p.Issue(t.Context(), base); !errors.Is(err, errNoRequest) {
+		t.Errorf("without a CSR: %v", err)
+	}
 }
 
 func TestPCAFailures(t *testing.T) {

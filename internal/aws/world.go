@@ -213,8 +213,19 @@ func (w *World) Backend() backend.Backend {
 		Revoker: Revoker{w.store.Certificates(), w.inventory},
 		Journal: Journal{w.store.Journal(), w.inventory}, Rotations: w.store.Journal(), Brakes: w.store.Brakes(),
 		Group: w.group, Jobs: w.jobs,
-		Issuer: w.issuer, Packages: w.packages, Bus: w.config.Bus, Signs: w.config.Signs,
+		Issuer: w.issuer, Packages: w.packages, Bus: w.config.Bus, Signs: w.signs(),
 	}
+}
+
+// signs says until when what is issued now can last, where the issuer knows.
+func (w *World) signs() func(context.Context) (time.Time, error) {
+	issuer, knows := w.issuer.(interface {
+		Signs(context.Context) (time.Time, error)
+	})
+	if w.config.Signs != nil || !knows {
+		return w.config.Signs
+	}
+	return issuer.Signs
 }
 
 // settleEvery is the pause between two looks at what was cut off.
