@@ -45,6 +45,7 @@ func (a *App) openAWS(ctx context.Context, instance string, committed func(time.
 		// signs is paid for.
 		ActsOutside: c.Issuer.Kind == "iot" || c.Issuer.Kind == "pca",
 		Bus:         bus, Now: a.now, Log: a.log, Committed: committed,
+		Tells: a.config.Webhook.Tells, Observes: a.config.Observe,
 	})
 }
 

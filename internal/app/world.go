@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"time"
 
 	"github.com/certvendor/certvendor/internal/backend"
@@ -64,25 +63,12 @@ func (a *App) openWorld(ctx context.Context, instance string) (err error) {
 	if err != nil {
 		return err
 	}
-	own.Committed = committed
+	own.Committed, own.Tells, own.Observes = committed, a.config.Webhook.Tells, a.config.Observe
 	if a.alone, err = standalone.Open(ctx, own); err != nil {
 		return err
 	}
 	a.world = a.alone
 	return nil
-}
-
-// awsWorkers is how many requests are at work at a time where each of them
-// waits for AWS most of its time.
-const awsWorkers = 64
-
-// workers returns how many requests are at work at a time: as many as can sign
-// where signing is what takes the time.
-func (a *App) workers() int {
-	if a.alone == nil {
-		return awsWorkers
-	}
-	return runtime.NumCPU()
 }
 
 // worldReady says what keeps the world from answering requests.
@@ -97,6 +83,19 @@ func (a *App) worldReady() error {
 		return errors.New("the issuing CA has expired")
 	}
 	return nil
+}
+
+// caDays returns how many days what signs is still valid, where that is known.
+func (a *App) caDays(ctx context.Context) (days float64, known bool) {
+	if a.alone != nil {
+		days, _ = a.alone.CA().DaysLeft()
+		return days, true
+	}
+	if a.backend.Signs == nil {
+		return 0, false
+	}
+	until, err := a.backend.Signs(ctx)
+	return until.Sub(a.now()).Hours() / 24, err == nil && !until.IsZero()
 }
 
 // measureWorld adds the numbers that only this world has.

@@ -44,6 +44,10 @@ type Config struct {
 
 	Now func() time.Time
 	Log zerolog.Logger
+	// Tells is as store.Config has it. Optional.
+	Tells func(kind string) bool
+	// Observes says that nothing is changed at AWS.
+	Observes bool
 	// Committed is told how long each commit of the store took. Optional.
 	Committed func(took time.Duration, ops int)
 }
@@ -123,9 +127,9 @@ func (w *World) openStore(ctx context.Context) (err error) {
 	w.store, err = store.Open(ctx, store.Config{
 		Path: filepath.Join(c.Data, storeFile), Instance: c.Instance, Now: c.Now,
 		AuditDir: filepath.Join(c.Data, auditDir), Observe: c.Committed,
-		DurableIntent: c.ActsOutside, Elsewhere: true,
+		DurableIntent: c.ActsOutside, Elsewhere: true, Tells: c.Tells,
 	})
-	if err != nil {
+	if err != nil || c.Observes {
 		return err
 	}
 	// The lock is ours alone: whoever held a lease is gone.
@@ -235,8 +239,10 @@ const settleEvery = time.Minute
 func (w *World) Start(ctx context.Context) error {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	w.stop = stop
-	w.running.Go(func() { w.settleForever(running) })
-	w.running.Go(func() { w.pacer.Run(running) })
+	if !w.config.Observes {
+		w.running.Go(func() { w.settleForever(running) })
+		w.running.Go(func() { w.pacer.Run(running) })
+	}
 	return w.config.Bus.Start(ctx)
 }
 
