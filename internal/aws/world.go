@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"sync"
 	"time"
@@ -25,7 +26,9 @@ type Config struct {
 	Clients  *Clients
 
 	Registration Registration
-	Group        string // the name of the rotation group
+	Registry     Source
+	Assets       AssetLibrary // for AssetsSource
+	Group        string       // the name of the rotation group
 	Pace         Pace
 	Rerun        Rerun
 	Packages     PackagesConfig
@@ -169,8 +172,8 @@ func (w *World) join(n names) {
 	c, clients := w.config, w.config.Clients
 	w.group = &Group{Group: w.store.Group(), iot: clients.IoT, name: c.Group, poke: w.Poke}
 	w.registry = &Registry{
-		Devices: w.store.Devices(), iot: clients.IoT, log: c.Log, leave: w.group.take,
-		things: newRecent[registry.DeviceID, map[string]string](thingKept, remembering, c.Now),
+		Devices: w.store.Devices(), source: c.source(), iot: clients.IoT, log: c.Log, leave: w.group.take,
+		known: newRecent[registry.DeviceID, map[string]string](thingKept, remembering, c.Now),
 	}
 	w.inventory = &Inventory{
 		rows: w.store.Certificates(), marks: w.store.Unsettled(), iot: clients.IoT, names: n, how: c.Registration,
@@ -184,6 +187,26 @@ func (w *World) join(n names) {
 		config: c.Packages, rows: w.store.Packages(), s3: clients.S3, presign: presignClient(clients.S3, c.Now),
 		credentials: clients.Config.Credentials, now: c.Now, unknown: w.inventory.doubt,
 	}
+}
+
+// Source names who decides which devices there are.
+type Source string
+
+// The sources. The empty one is ThingsSource.
+const (
+	ThingsSource Source = "things"        // the Device Registry of AWS IoT
+	AssetsSource Source = "asset-library" // that of the Connected Device Framework
+	NoSource     Source = "none"          // every name is a device
+)
+
+func (c Config) source() source {
+	switch c.Registry {
+	case AssetsSource:
+		return assets{config: c.Assets, aws: c.Clients.Config, lambda: c.Clients.Lambda, client: &http.Client{Timeout: assetTime}, now: c.Now}
+	case NoSource:
+		return anything{}
+	}
+	return things{c.Clients.IoT}
 }
 
 // Backend returns the ports of this world.
