@@ -439,7 +439,7 @@ func TestRestoreAcrossChangeOfCA(t *testing.T) {
 	if err := os.Mkdir(elsewhere.Data, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Restore(t.Context(), elsewhere, o); !errors.Is(err, ErrRestore) || !strings.Contains(err.Error(), "put it there first") {
+	if _, err := Restore(t.Context(), elsewhere, o); !errors.Is(err, ErrRestore) || !strings.Contains(err.Error(), "the CA has changed since the backup was made") {
 		t.Errorf("restored without the key: %v", err)
 	}
 	o.Replace = true

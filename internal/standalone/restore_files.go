@@ -84,8 +84,13 @@ func (r *restore) authorities(ctx context.Context, s *store.Store) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("a key that is in use is neither in the backup nor in %s: put it there first: %w", from, err)
+	var missing *fs.PathError
+	if errors.As(err, &missing) && errors.Is(err, fs.ErrNotExist) {
+		why := "the CA has changed since the backup was made"
+		if !r.report.Backup.Keys {
+			why = "the backup was made --without-keys"
+		}
+		return fmt.Errorf("%s, and %s is not there: put the CA's keys into %s first", why, filepath.Join(from, filepath.Base(missing.Path)), from)
 	}
 	return fmt.Errorf("the CA of the backup: %w", err)
 }
