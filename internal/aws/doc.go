@@ -5,5 +5,7 @@
 //
 // Read clients.go first: every call to AWS goes out through the clients made
 // there, which wait for the quota of their API. Then inventory.go, which turns
-// one noun of the domain into several calls.
+// one noun of the domain into several calls; bus.go, by which requests come in
+// and replies go out, and envelope.go, which says who made them; issuer.go and
+// issuer_pca.go, which sign.
 package aws
