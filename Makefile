@@ -5,7 +5,7 @@ STATICCHECK ?= $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 1m
 export CGO_ENABLED ?= 0
 
-.PHONY: build packages test race lint fuzz demo ci clean
+.PHONY: build packages test race lint fuzz demo bench-peers ci clean
 
 build: ## both programs, into bin/
 	$(GO) build -trimpath -o bin/ ./cmd/...
@@ -29,6 +29,9 @@ fuzz: ## every fuzz target, each for FUZZTIME
 
 demo:
 	$(GO) run ./cmd/certvendor demo
+
+bench-peers: ## builds the peers, measures beside them, and writes docs/performance.md; ten minutes
+	$(GO) run -C bench . --write ../docs/performance.md
 
 ci:
 	.ci/run

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"hash/fnv"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -30,6 +31,7 @@ type Candidate struct {
 type Active struct {
 	ID        certificate.ID
 	Issuer    string
+	CA        certificate.ID // of this world, that issued it; empty: another's
 	KeyType   string
 	NotBefore time.Time
 	NotAfter  time.Time
@@ -111,7 +113,7 @@ func (ch *chooser) matches(c Candidate) bool {
 		return false
 	case choice.ExpiringWithin > 0 && (!has || current.NotAfter.Sub(ch.now) > choice.ExpiringWithin):
 		return false
-	case choice.IssuedBy != "" && (!has || !isIssuer(current.Issuer, choice.IssuedBy)):
+	case choice.IssuedBy != "" && (!has || !current.isOf(choice.IssuedBy)):
 		return false
 	case choice.Key != "" && (!has || !strings.EqualFold(current.KeyType, choice.Key)):
 		return false
@@ -119,9 +121,17 @@ func (ch *chooser) matches(c Candidate) bool {
 	return ch.sampled(c.Device)
 }
 
-// isIssuer takes the whole name, or its common name.
-func isIssuer(issuer, wanted string) bool {
-	return issuer == wanted || slices.Contains(strings.Split(issuer, ","), "CN="+wanted)
+// caID is the id of a CA, or as much of one as tables show.
+var caID = regexp.MustCompile(`^[0-9a-f]{12,64}$`)
+
+// isOf reports whether an issuer is the certificate's. It is named by its whole
+// name or its common name, or where it is a CA of this world by its id, which
+// tells two of one name apart.
+func (a Active) isOf(issuer string) bool {
+	if caID.MatchString(issuer) && strings.HasPrefix(string(a.CA), issuer) {
+		return true
+	}
+	return a.Issuer == issuer || slices.Contains(strings.Split(a.Issuer, ","), "CN="+issuer)
 }
 
 // sampled draws the same devices for the same campaign whenever it is asked.

@@ -89,13 +89,14 @@ type Inventory interface {
 	// Register makes c one that the device can connect with if its standing
 	// says so: known, with its policies, attached. Idempotent. Returns
 	// ErrNotAttached or ErrNoPolicy where that part could not be done, and
-	// ErrRevoked for what was revoked and the device does not hold. In a
+	// ErrRevoked for what was revoked and the device does not hold, and
+	// ErrDistrusted for what a CA issued that was retired. In a
 	// world whose journal and inventory are one store, a certificate that a
 	// journaled rotation carries is written by that rotation's commit.
 	Register(context.Context, registry.DeviceID, Certificate) error
 	// Activate makes an INACTIVE certificate of the device ACTIVE, and does
 	// nothing to an ACTIVE one. ErrNotHeld if the device does not hold it,
-	// ErrRevoked if it was revoked.
+	// ErrRevoked if it was revoked, ErrDistrusted if its CA was retired.
 	// What Register says of a rotation's commit holds here too.
 	Activate(context.Context, registry.DeviceID, ID) error
 	// Held returns everything the device holds whatever its standing, but
@@ -115,7 +116,7 @@ type Inventory interface {
 
 // Query selects certificates for a Catalogue. Zero fields select all.
 type Query struct {
-	After      ID // only ids greater than this one
+	After      ID // only what comes after this one
 	Device     registry.DeviceID
 	Key        KeyID
 	Standing   Standing
@@ -125,8 +126,9 @@ type Query struct {
 	Limit      int               // at most so many holdings; 0 is 1,000
 }
 
-// Catalogue lists holdings by certificate id, a page at a time; what is
-// deleted or held by nobody is listed too, with an empty Device. All holdings
+// Catalogue lists holdings by certificate id, or with ExpiresBy by when they
+// expire, a page at a time; what is deleted or held by nobody is listed too,
+// with an empty Device. All holdings
 // of one certificate come in one page.
 type Catalogue interface {
 	List(context.Context, Query) ([]Holding, error)

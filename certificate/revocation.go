@@ -15,6 +15,10 @@ import (
 // ErrRevoked says that a certificate was revoked, which nothing undoes.
 var ErrRevoked = errors.New("the certificate is revoked")
 
+// ErrDistrusted says that the CA of a certificate was retired, which nothing
+// undoes.
+var ErrDistrusted = errors.New("the CA that issued the certificate is retired")
+
 // Reason is why a certificate was revoked, as a CRL has it (RFC 5280, 5.3.1).
 type Reason int
 

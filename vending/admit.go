@@ -172,6 +172,15 @@ func (v *Vendor) Present(ctx context.Context, caller Caller) error {
 	return nil
 }
 
+// admits is Present without the proof: the sighting is recorded, and nothing is
+// made of it.
+func (v *Vendor) admits(ctx context.Context, caller Caller) error {
+	if _, err := v.Registry.Device(ctx, caller.Device); err != nil {
+		return err
+	}
+	return v.seen(ctx, caller)
+}
+
 // proveIfSeen writes that the caller speaks over the rotation's certificate.
 // If that fails the sighting is still on record, and the sweep will write it.
 func (v *Vendor) proveIfSeen(ctx context.Context, caller Caller, r *rotation.Rotation) {

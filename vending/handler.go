@@ -25,7 +25,7 @@ var (
 )
 
 // Queue gives each request its turn: one of a device at a time, an ack before
-// a get, and no more at once than the machine can sign.
+// a get, and no more at once than the world can serve.
 type Queue interface {
 	// Do runs work when its turn comes and returns its outcome. ErrBusy if
 	// one of the same device and action waits already; ErrLate if the
@@ -42,7 +42,9 @@ type Outcome struct {
 	Certificate certificate.ID  // vended, or acked with
 	Evidence    certificate.Evidence
 	Took        time.Duration
-	Err         error // for the operator only
+	Err         error    // for the operator only
+	Observed    bool     // it is what would have become of it: there was no reply
+	Effects     []string // that it would have had, where it was only observed; for people
 
 	reply  any
 	token  string
@@ -62,10 +64,16 @@ type Handler struct {
 	// Settle is handed a rotation that has steps left to be done, once its
 	// reply is out. It must not wait for them.
 	Settle func(rotation.Rotation)
+	// Observes says that nothing is answered: what would have been is handed to
+	// Served. No port but the sightings is asked to change anything.
+	Observes bool
 }
 
 // Present answers a connection.
 func (h *Handler) Present(ctx context.Context, caller Caller) error {
+	if h.Observes {
+		return h.Vendor.admits(ctx, caller)
+	}
 	return h.Vendor.Present(ctx, caller)
 }
 
@@ -88,6 +96,14 @@ func (h *Handler) Serve(ctx context.Context, m Message) {
 		return
 	}
 	m.Caller.Device = device
+	if h.Observes {
+		outcome, err := h.Queue.Do(ctx, device, action, func(ctx context.Context) Outcome { return h.observe(ctx, action, m) })
+		if err != nil {
+			outcome = rejected(outcomeOf(action, m, ""), later(time.Second, err))
+		}
+		h.finish(ctx, start, outcome)
+		return
+	}
 	if err := h.Vendor.Heard(ctx, m.Caller); err != nil {
 		h.finish(ctx, start, rejected(outcomeOf(action, m, tokenOf(action, m)), asError(err)))
 		return
@@ -107,7 +123,7 @@ func (h *Handler) answer(ctx context.Context, action protocol.Action, m Message)
 	o = outcomeOf(action, m, "")
 	defer func() {
 		if p := recover(); p != nil {
-			o = rejected(o, reject(protocol.Internal, fmt.Errorf("panic of type %T\n%s", p, debug.Stack())))
+			o = rejected(o, panicked(p))
 		}
 	}()
 	at := protocol.Address{Device: string(o.Device), Action: action, Certificate: string(m.Caller.Certificate)}
@@ -115,6 +131,10 @@ func (h *Handler) answer(ctx context.Context, action protocol.Action, m Message)
 		return h.answerAck(ctx, o, m, at)
 	}
 	return h.answerGet(ctx, o, m, at)
+}
+
+func panicked(p any) *Error {
+	return reject(protocol.Internal, fmt.Errorf("panic of type %T\n%s", p, debug.Stack()))
 }
 
 // outcomeOf is what is known of a request before it is answered.
@@ -172,6 +192,11 @@ func rejected(o Outcome, e *Error) Outcome {
 // finish publishes the reply, and if an accepting one cannot be published
 // tries to say at least that.
 func (h *Handler) finish(ctx context.Context, start time.Time, o Outcome) {
+	if h.Observes {
+		o.Observed, o.Took = true, h.Vendor.Now().Sub(start)
+		h.Served(o)
+		return
+	}
 	if err := h.publish(ctx, o); err != nil {
 		o.Err = errors.Join(o.Err, fmt.Errorf("publish the reply: %w", err))
 		if o.Accepted {

@@ -30,7 +30,11 @@ func (v *Vendor) getPackage(ctx context.Context, a admission) (protocol.GetAccep
 	if err != nil {
 		return protocol.GetAccepted{}, err
 	}
-	if err := v.Inventory.Activate(ctx, a.Device, c.ID); err != nil {
+	switch err := v.Inventory.Activate(ctx, a.Device, c.ID); {
+	case errors.Is(err, certificate.ErrDistrusted):
+		return protocol.GetAccepted{}, v.giveUp(ctx, opened.Rotation,
+			explain(protocol.NoPackage, "the CA of the package's certificate was retired, create a new one"))
+	case err != nil:
 		return protocol.GetAccepted{}, v.giveUp(ctx, opened.Rotation, reject(protocol.ActivationFailed, err))
 	}
 	location, err := v.Packages.Link(ctx, a.Device, c.ID)

@@ -51,6 +51,10 @@ func (a *Authority) RevocationList(list List) ([]byte, error) {
 // as its issuer.
 func (a *Authority) Issued(c certificate.Certificate) bool {
 	parsed, err := c.X509()
-	return err == nil && bytes.Equal(parsed.RawIssuer, a.issuer.RawSubject) &&
-		bytes.Equal(parsed.AuthorityKeyId, a.issuer.SubjectKeyId)
+	if err != nil || !bytes.Equal(parsed.RawIssuer, a.issuer.RawSubject) {
+		return false
+	}
+	// The CA's certificate may have been made anew, with another identifier of
+	// the same key.
+	return bytes.Equal(parsed.AuthorityKeyId, a.issuer.SubjectKeyId) || parsed.CheckSignatureFrom(a.issuer) == nil
 }

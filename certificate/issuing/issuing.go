@@ -16,6 +16,7 @@ import (
 	"io"
 	"math/big"
 	"net/url"
+	"runtime"
 	"time"
 
 	"github.com/certvendor/certvendor/certificate"
@@ -37,6 +38,8 @@ type Authority struct {
 	now       func() time.Time
 	notBefore time.Time
 	notAfter  time.Time
+	turns     chan struct{} // one is held while the key signs
+	prepared  *prepared     // nil where the key is not an ECDSA key in this process
 }
 
 // New returns an authority, or says why the issuer cannot be one: it must be
@@ -60,7 +63,10 @@ func New(config Config) (*Authority, error) {
 	if len(issuer.SubjectKeyId) == 0 {
 		return nil, fmt.Errorf("issuing: CA certificate %q has no subject key identifier (RFC 5280, 4.2.1.2)", issuer.Subject)
 	}
-	a := &Authority{issuer: issuer, signer: config.Signer, now: config.Now, notBefore: issuer.NotBefore, notAfter: issuer.NotAfter}
+	a := &Authority{
+		issuer: issuer, signer: config.Signer, now: config.Now, notBefore: issuer.NotBefore, notAfter: issuer.NotAfter,
+		turns: make(chan struct{}, runtime.NumCPU()),
+	}
 	for i, c := range config.Chain {
 		if i > 0 {
 			if err := config.Chain[i-1].CheckSignatureFrom(c); err != nil {
@@ -69,6 +75,10 @@ func New(config Config) (*Authority, error) {
 		}
 		a.chain = append(a.chain, c.Raw)
 		a.notBefore, a.notAfter = later(a.notBefore, c.NotBefore), earlier(a.notAfter, c.NotAfter)
+	}
+	var err error
+	if a.prepared, err = a.prepare(); err != nil {
+		return nil, fmt.Errorf("issuing: %w", err)
 	}
 	return a, nil
 }
@@ -89,15 +99,31 @@ func (a *Authority) Issue(ctx context.Context, order certificate.Order) (certifi
 	if err != nil {
 		return certificate.Certificate{}, fmt.Errorf("issue for device %s: %w", order.Device, err)
 	}
-	signer := &observed{Signer: a.signer}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.issuer, order.Key, signer)
+	der, err := a.sign(ctx, template, order.Key)
 	if err != nil {
-		if signer.err != nil {
-			err = errors.Join(certificate.ErrNoCAKey, err)
-		}
 		return certificate.Certificate{}, fmt.Errorf("issue for device %s: %w", order.Device, err)
 	}
 	return certificate.New(der, a.chain)
+}
+
+// sign signs when its turn comes: no more at once than there are CPUs, so that
+// what else the process does is not kept waiting behind a crowd of signatures.
+func (a *Authority) sign(ctx context.Context, template *x509.Certificate, public crypto.PublicKey) ([]byte, error) {
+	select {
+	case a.turns <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-a.turns }()
+	if a.prepared != nil {
+		return a.prepared.sign(template, public)
+	}
+	signer := &observed{Signer: a.signer}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.issuer, public, signer)
+	if err != nil && signer.err != nil {
+		err = errors.Join(certificate.ErrNoCAKey, err)
+	}
+	return der, err
 }
 
 // Signs returns until when a certificate issued now can last at most, or
@@ -126,7 +152,7 @@ func (a *Authority) template(order certificate.Order) (*x509.Certificate, error)
 	}
 	subject := order.RawSubject
 	if len(subject) == 0 {
-		subject = []byte{0x30, 0x00} // the empty name; the SAN is critical then
+		subject = emptyName
 	}
 	return &x509.Certificate{
 		SerialNumber:          serial,
@@ -140,6 +166,9 @@ func (a *Authority) template(order certificate.Order) (*x509.Certificate, error)
 		URIs:                  []*url.URL{{Scheme: "urn", Opaque: certificate.URNPrefix[len("urn:"):] + string(order.Device)}},
 	}, nil
 }
+
+// emptyName is the DER of a name without parts; the SAN is critical then.
+var emptyName = []byte{0x30, 0x00}
 
 // Serial returns a random positive serial number of at most 159 bits, which
 // is what 20 octets hold (RFC 5280, 4.1.2.2).

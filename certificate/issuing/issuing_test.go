@@ -327,12 +327,15 @@ func (f failing) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { re
 func TestSignerThatFails(t *testing.T) {
 	key := keys()["p256"]
 	broken := errors.New("no route to the KMS")
-	a := authority(t, key)
-	a.signer = failing{key, func() ([]byte, error) { return nil, broken }}
+	signer := &failing{key, func() ([]byte, error) { return nil, broken }}
+	a, err := New(Config{Chain: hierarchy(t, key), Signer: signer, Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, err := a.Issue(context.Background(), order(key)); !errors.Is(err, certificate.ErrNoCAKey) || !errors.Is(err, broken) {
 		t.Errorf("got %v", err)
 	}
-	a.signer = failing{key, func() ([]byte, error) { return ecdsa.SignASN1(rand.Reader, key.(*ecdsa.PrivateKey), make([]byte, 32)) }}
+	signer.sign = func() ([]byte, error) { return ecdsa.SignASN1(rand.Reader, key.(*ecdsa.PrivateKey), make([]byte, 32)) }
 	if c, err := a.Issue(context.Background(), order(key)); err == nil {
 		t.Errorf("a certificate whose signature is wrong left: %s", c.ID)
 	}

@@ -11,7 +11,8 @@ import (
 )
 
 func (c *cli) ca() *cobra.Command {
-	return group("ca", "The certificate authority", c.caInit(), c.caShow(), c.caCRL())
+	return group("ca", "The certificate authority", c.caInit(), c.caShow(), c.caCRL(),
+		c.caCSR(), c.caImport(), c.caRotate(), c.caRetire())
 }
 
 func (c *cli) caInit() *cobra.Command {
@@ -42,8 +43,12 @@ func (c *cli) caShow() *cobra.Command {
 			if pem {
 				return c.say(map[string]string{"roots": roots}, "%s", roots)
 			}
-			return list(c, slice(all), "ROLE CERTIFICATE EXPIRES ENCRYPTED KEY SUBJECT", func(ca control.CA) []string {
-				return []string{ca.Role, short(ca.ID), when(ca.NotAfter), yes(ca.Encrypted), dash(ca.Key), fmt.Sprintf("%q", ca.Subject)}
+			return list(c, slice(all), "ROLE CERTIFICATE EXPIRES ENCRYPTED KEY IN_USE SUBJECT", func(ca control.CA) []string {
+				used := "-"
+				if ca.Uses != nil {
+					used = fmt.Sprint(ca.Uses.All())
+				}
+				return []string{ca.Role, short(ca.ID), when(ca.NotAfter), yes(ca.Encrypted), dash(ca.Key), used, fmt.Sprintf("%q", ca.Subject)}
 			})
 		}),
 	}

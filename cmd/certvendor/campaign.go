@@ -59,7 +59,7 @@ func (f *campaignFlags) add(cmd *cobra.Command) {
 	flags.StringVarP(&f.file, "filename", "f", "", "the campaign's file; - is the standard input")
 	flags.BoolVar(&f.all, "all", false, "every device")
 	flags.StringVar(&f.expiring, "expiring-within", "", "devices whose certificate expires within so long, such as 30d")
-	flags.StringVar(&f.issuer, "issued-by", "", "devices whose certificate was issued by this CA: its common name, or its whole name")
+	flags.StringVar(&f.issuer, "issued-by", "", "devices whose certificate was issued by this CA: its common name, its whole name, or its id as `ca show` lists it")
 	flags.StringVar(&f.key, "key", "", "devices whose certificate has such a key: rsa2048, p256")
 	flags.StringArrayVar(&f.attributes, "attribute", nil, "devices with this attribute, k=v; may be repeated")
 	flags.StringVar(&f.names, "file", "", "devices named in a file, one a line; what follows a comma is left out")

@@ -37,7 +37,7 @@ func (c *cli) certificateList() *cobra.Command {
 	var s selected
 	var query control.CertificateQuery
 	cmd := &cobra.Command{
-		Use: "list", Short: "List certificates by id, each as often as it is held", Args: cobra.NoArgs,
+		Use: "list", Short: "List certificates by id, or by expiry, each as often as it is held", Args: cobra.NoArgs,
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, _ []string) (err error) {
 			if query.Within, query.Attributes, err = s.read(); err != nil {
 				return fmt.Errorf("certificate list: %w", err)
@@ -46,7 +46,7 @@ func (c *cli) certificateList() *cobra.Command {
 		}),
 	}
 	s.flags(cmd)
-	cmd.Flags().StringVar(&query.Issuer, "issuer", "", "only those of this issuer: its common name, or its whole name")
+	cmd.Flags().StringVar(&query.Issuer, "issuer", "", "only those of this issuer: its common name, its whole name, or the id of a CA as `ca show` lists it")
 	cmd.Flags().StringVar(&query.Standing, "standing", "", "only those that are ACTIVE, INACTIVE or DELETED")
 	cmd.Flags().StringVar(&query.Key, "key", "", "only those for the key with this id")
 	cmd.Flags().StringVar(&query.Device, "device", "", "only those that this device holds")

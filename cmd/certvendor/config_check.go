@@ -18,11 +18,21 @@ const maxPEM = 1 << 20
 // groups that the configuration names. The second list is of what cannot be
 // told here, as only systemd gives it to the daemon.
 func checkSurroundings(cfg config.Config) (problems, untold []error) {
-	switch _, err := cfg.CA.Passphrase.Value(); {
-	case errors.Is(err, config.ErrNoCredentials):
-		untold = append(untold, fmt.Errorf("ca.passphrase: %w", err))
-	case err != nil:
-		problems = append(problems, fmt.Errorf("ca.passphrase: %w", err))
+	for _, named := range []struct {
+		key    string
+		secret config.Secret
+	}{{"ca.passphrase", cfg.CA.Passphrase}, {"webhook.secret", cfg.Webhook.Secret}} {
+		switch _, err := named.secret.Value(); {
+		case errors.Is(err, config.ErrNoCredentials):
+			untold = append(untold, fmt.Errorf("%s: %w", named.key, err))
+		case err != nil:
+			problems = append(problems, fmt.Errorf("%s: %w", named.key, err))
+		}
+	}
+	if cfg.Webhook.CA != "" {
+		if _, err := readCertificates(cfg.Webhook.CA); err != nil {
+			problems = append(problems, fmt.Errorf("webhook.ca: %w", err))
+		}
 	}
 	if name := cfg.Control.Group; name != "" {
 		if _, err := user.LookupGroup(name); err != nil {

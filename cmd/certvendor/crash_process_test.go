@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -44,6 +45,25 @@ standalone:
 		}
 	})
 	return d
+}
+
+// configure puts lines in place of the one of the configuration that begins so.
+func (d *process) configure(begins, lines string) {
+	d.t.Helper()
+	path := filepath.Join(d.dir, "config.yaml")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	_, after, ok := strings.Cut(string(text), "\n"+begins)
+	if !ok {
+		d.t.Fatalf("no line begins with %q in %s", begins, text)
+	}
+	before := strings.TrimSuffix(string(text), begins+after)
+	_, after, _ = strings.Cut(after, "\n")
+	if err := os.WriteFile(path, []byte(before+lines+"\n"+after), 0o600); err != nil {
+		d.t.Fatal(err)
+	}
 }
 
 // lastingAddress returns an address that stays free while the daemon is down.

@@ -4,12 +4,13 @@ import (
 	"encoding/csv"
 	"errors"
 	"fmt"
-	"iter"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/certvendor/certvendor/internal/control"
 )
 
 // columns are what a list that can be had as CSV is made of.
@@ -19,19 +20,22 @@ type columns[T any] struct {
 	whole func(T) []string // an entry for programs: nothing shortened, empty where there is nothing
 }
 
-// listOrCSV prints what it goes through as list does, or as CSV while it goes.
-func listOrCSV[T any](c *cli, asCSV bool, all iter.Seq2[T, error], columns columns[T]) error {
-	if !asCSV {
-		return list(c, all, columns.names, columns.row)
-	}
-	if c.json {
+// listOrCSV prints a list as list does, or as CSV while it goes. JSON is
+// printed as the daemon wrote it.
+func listOrCSV[T any](c *cli, asCSV bool, all control.List[T], columns columns[T]) error {
+	switch {
+	case c.json && asCSV:
 		return errors.New("give either --csv or --json")
+	case c.json:
+		return arrayJSON(c.out, all.Texts())
+	case !asCSV:
+		return list(c, all.All(), columns.names, columns.row)
 	}
 	w := csv.NewWriter(c.out)
 	if err := w.Write(strings.Fields(strings.ToLower(columns.names))); err != nil {
 		return err
 	}
-	for entry, err := range all {
+	for entry, err := range all.All() {
 		if err != nil {
 			w.Flush()
 			return err

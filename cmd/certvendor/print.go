@@ -64,21 +64,32 @@ func list[T any](c *cli, all iter.Seq2[T, error], columns string, row func(T) []
 }
 
 func listJSON[T any](out io.Writer, all iter.Seq2[T, error]) error {
-	w := bufio.NewWriterSize(out, 1<<16)
-	var text bytes.Buffer
-	encoder := json.NewEncoder(&text)
-	encoder.SetEscapeHTML(false)
-	before := "["
-	for entry, err := range all {
-		if err == nil {
+	return arrayJSON(out, func(yield func([]byte, error) bool) {
+		var text bytes.Buffer
+		encoder := json.NewEncoder(&text)
+		encoder.SetEscapeHTML(false)
+		for entry, err := range all {
 			text.Reset()
-			err = encoder.Encode(entry)
+			if err == nil {
+				err = encoder.Encode(entry)
+			}
+			if !yield(bytes.TrimSpace(text.Bytes()), err) || err != nil {
+				return
+			}
 		}
+	})
+}
+
+// arrayJSON prints one JSON array of texts that are JSON, while they come.
+func arrayJSON(out io.Writer, all iter.Seq2[[]byte, error]) error {
+	w := bufio.NewWriterSize(out, 1<<16)
+	before := "["
+	for text, err := range all {
 		if err != nil {
 			return errors.Join(w.Flush(), err)
 		}
 		_, _ = w.WriteString(before) // what fails is said by Flush
-		_, _ = w.Write(bytes.TrimSpace(text.Bytes()))
+		_, _ = w.Write(text)
 		before = ","
 	}
 	if before == "[" {

@@ -159,6 +159,9 @@ func printStatus(w io.Writer, s control.Status) {
 		fmt.Fprintf(w, ", %d stuck: certvendor rotation list --stuck", s.Stuck)
 	}
 	fmt.Fprintf(w, "\norphans      %d\nfrozen       %s\n", s.Orphans, frozenText(s.Frozen))
+	if s.Observes {
+		fmt.Fprintln(w, "observes     gets and acks are logged and not answered, and nothing is changed")
+	}
 	if s.Auto != nil {
 		fmt.Fprintf(w, "auto         %s\n", autoText(*s.Auto))
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/certvendor/certvendor/internal/control"
 	"github.com/certvendor/certvendor/internal/standalone"
 	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/internal/webhook"
 	"github.com/certvendor/certvendor/jobs"
 	"github.com/certvendor/certvendor/rotation"
 	"github.com/certvendor/certvendor/vending"
@@ -50,6 +51,7 @@ type App struct {
 	runner  *campaign.Runner
 	look    chan struct{} // has the runner look at once
 	queue   *backend.Queue
+	sender  *webhook.Sender // nil: nobody is told
 	metrics *metrics
 	http    *http.Server // of the metrics
 	listen  net.Listener
@@ -101,7 +103,9 @@ func newAt(ctx context.Context, cfg config.Config, log zerolog.Logger, now func(
 
 // Start lets devices and operators in. It does not block.
 func (a *App) Start(ctx context.Context) error {
-	if err := a.ensureJob(ctx); err != nil {
+	if a.config.Observe {
+		a.log.Warn().Msg(observing)
+	} else if err := a.ensureJob(ctx); err != nil {
 		return err
 	}
 	a.goBehind(ctx)
@@ -116,6 +120,9 @@ func (a *App) Start(ctx context.Context) error {
 		Str("metrics", a.MetricsAddr()).Str("control", a.config.Control.Socket).Msg("certvendor serves")
 	return nil
 }
+
+// observing is what a daemon says of itself that only looks on.
+const observing = "observe is true: gets and acks are logged and not answered, and nothing is changed"
 
 // ensureJob makes the job of this configuration. One that gave way to other
 // topics goes on when its topics are back; one that a person has canceled stays
@@ -230,6 +237,9 @@ func (p *probe) ask(ctx context.Context, s *store.Store) error {
 // what is frozen, and a clock that is not trusted. Empty when nothing is.
 func (a *App) Restrained(ctx context.Context) string {
 	var what []string
+	if a.config.Observe {
+		what = append(what, observing)
+	}
 	frozen, err := a.backend.Brakes.Frozen(ctx)
 	if err == nil && frozen.Vending {
 		what = append(what, "vending is frozen: "+frozen.Why)

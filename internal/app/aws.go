@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -31,6 +32,7 @@ func (a *App) openAWS(ctx context.Context, instance string, committed func(time.
 	}
 	return aws.Open(ctx, aws.Config{
 		Data: c.Data, Instance: instance, Clients: clients, Registration: aws.Registration(c.Registration),
+		Registry: aws.Source(c.Registry), Assets: assetLibrary(c.AssetLibrary),
 		Group: a.config.Rotation.Group, Rerun: aws.Rerun(c.Rerun),
 		Packages: aws.PackagesConfig{
 			Bucket: c.Packages.Bucket, Prefix: c.Packages.Prefix, Suffix: c.Packages.Suffix,
@@ -43,7 +45,17 @@ func (a *App) openAWS(ctx context.Context, instance string, committed func(time.
 		// signs is paid for.
 		ActsOutside: c.Issuer.Kind == "iot" || c.Issuer.Kind == "pca",
 		Bus:         bus, Now: a.now, Log: a.log, Committed: committed,
+		Tells: a.config.Webhook.Tells, Observes: a.config.Observe,
 	})
+}
+
+func assetLibrary(c config.AWSAssetLibrary) aws.AssetLibrary {
+	headers := map[string]string{}
+	for _, text := range c.Headers {
+		name, value, _ := strings.Cut(text, ":")
+		headers[strings.TrimSpace(name)] = strings.TrimSpace(value)
+	}
+	return aws.AssetLibrary{URL: strings.TrimSuffix(c.URL, "/"), Function: c.Function, Headers: headers}
 }
 
 func (a *App) dialAWS(ctx context.Context) (*aws.Clients, error) {

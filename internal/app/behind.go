@@ -18,9 +18,14 @@ const behindLength = 4096
 func (a *App) goBehind(ctx context.Context) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var working sync.WaitGroup
-	working.Go(func() { a.settle(ctx) })
 	working.Go(func() { a.sweepForever(ctx) })
-	working.Go(func() { a.runCampaigns(ctx) })
+	if !a.config.Observe {
+		working.Go(func() { a.settle(ctx) })
+		working.Go(func() { a.runCampaigns(ctx) })
+	}
+	if a.sender != nil {
+		working.Go(func() { a.sender.Run(ctx) })
+	}
 	a.onStop("work behind the requests", func(context.Context) error {
 		cancel()
 		working.Wait()
@@ -56,7 +61,10 @@ func (a *App) sweepForever(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		a.warn()
-		a.sweepOnce(ctx)
+		if !a.config.Observe {
+			a.sweepOnce(ctx)
+		}
+		a.tellLooks(ctx)
 		select {
 		case <-ctx.Done():
 			return
@@ -125,6 +133,10 @@ func (a *App) sweep(ctx context.Context, trust bool) (rotation.Swept, error) {
 
 // served writes the one line of a request, and counts it.
 func (a *App) served(o vending.Outcome) {
+	if o.Observed {
+		a.observed(o)
+		return
+	}
 	a.metrics.served(o)
 	a.tellCampaigns(o)
 	line, verdict := a.log.Info(), "accepted"
@@ -134,4 +146,17 @@ func (a *App) served(o vending.Outcome) {
 	line.Str("device", string(o.Device)).Str("action", string(o.Action)).Str("verdict", verdict).
 		Str("reason", string(o.Reason)).Str("certificate", string(o.Certificate)).
 		Str("evidence", string(o.Evidence)).Dur("took", o.Took).Err(o.Err).Msg("request")
+}
+
+// observed writes the one line of a request that was not answered, and counts
+// it.
+func (a *App) observed(o vending.Outcome) {
+	verdict := "accepted"
+	if !o.Accepted {
+		verdict = "rejected"
+	}
+	a.metrics.observed.WithLabelValues(string(o.Action), verdict, string(o.Reason)).Inc()
+	a.log.Info().Str("device", string(o.Device)).Str("action", string(o.Action)).Str("verdict", verdict).
+		Str("reason", string(o.Reason)).Str("certificate", string(o.Certificate)).
+		Str("evidence", string(o.Evidence)).Strs("effects", o.Effects).Dur("took", o.Took).Err(o.Err).Msg("observed, not answered")
 }

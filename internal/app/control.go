@@ -37,7 +37,7 @@ func (a *App) ports() control.Ports {
 		Registry: b.Registry, Registrar: registrar{b.Registrar, a}, Devices: b.Devices,
 		Inventory: b.Inventory, Certificates: b.Certificates,
 		Journal: b.Journal, Rotations: b.Rotations, Brakes: b.Brakes, Group: b.Group, Jobs: b.Jobs,
-		ByHand: a.closer, CRL: a.crl,
+		ByHand: a.closer, CRL: a.crl, Authority: a.authority(),
 		Issuer: b.Issuer, Packages: b.Packages,
 		Now: a.clock.Now, Validity: c.Vending.Validity, Backdate: c.Vending.Backdate,
 		Policies: policies, PerMinute: c.Rotation.PerMinute, Job: a.job(),
@@ -48,6 +48,7 @@ func (a *App) ports() control.Ports {
 		Roots: a.roots, CAs: a.listCAs,
 		Sweep: a.sweep, AddedMember: a.world.Poke, Note: a.note, Timeline: a.timeline,
 		VerifyAudit: a.world.Store().Audit().Verify, Backup: a.backup, Ready: a.Ready, Campaigns: a.campaigns(),
+		Observes: c.Observe,
 	}
 }
 
@@ -104,20 +105,20 @@ func (a *App) listCAs() []control.CA {
 		return cas
 	}
 	for _, entry := range a.alone.CA().Entries() {
-		cas = append(cas, control.CA(entry))
+		cas = append(cas, caView(entry))
 	}
 	return cas
 }
 
-func (a *App) crl(ctx context.Context, lifetime time.Duration) (control.CRL, error) {
+func (a *App) crl(ctx context.Context, id string, lifetime time.Duration) (control.CRL, error) {
 	if a.alone == nil {
 		return control.CRL{}, errNoCRL
 	}
-	made, err := a.alone.CRL(ctx, lifetime)
+	made, err := a.alone.CRL(ctx, id, lifetime)
 	return control.CRL{
 		Number: made.Number, NextUpdate: made.Until, Entries: made.Entries, Others: made.Others,
 		PEM: string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: made.DER})),
-	}, err
+	}, caRefusal(err)
 }
 
 func (a *App) note(ctx context.Context, e control.Event) error {

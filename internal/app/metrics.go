@@ -19,6 +19,7 @@ import (
 type metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
+	observed *prometheus.CounterVec
 	issue    prometheus.Histogram
 	commit   prometheus.Histogram
 	sweeps   *prometheus.CounterVec
@@ -29,6 +30,9 @@ func newMetrics() *metrics {
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "certvendor_requests_total", Help: "Requests answered, by action, verdict and reason.",
+		}, []string{"action", "verdict", "reason"}),
+		observed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "certvendor_observed_total", Help: "Requests that were observed and not answered, by action, and by the verdict and reason they would have had.",
 		}, []string{"action", "verdict", "reason"}),
 		issue: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "certvendor_issue_seconds", Help: "Time from a get to its accepting reply.",
@@ -42,7 +46,7 @@ func newMetrics() *metrics {
 			Name: "certvendor_sweeps_total", Help: "Sweeps, by outcome.",
 		}, []string{"outcome"}),
 	}
-	m.registry.MustRegister(m.requests, m.issue, m.commit, m.sweeps,
+	m.registry.MustRegister(m.requests, m.observed, m.issue, m.commit, m.sweeps,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

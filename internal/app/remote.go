@@ -73,7 +73,7 @@ func (a *App) trustOperators(pool *x509.CertPool, file string) error {
 }
 
 // signsForDevices reports whether devices connect with certificates of a CA. A
-// root above it may stand above operators too.
+// CA above it may stand above operators too.
 func (a *App) signsForDevices(ca *x509.Certificate) bool {
 	id := certificate.IDOf(ca.Raw)
 	if a.alone == nil {
@@ -81,7 +81,7 @@ func (a *App) signsForDevices(ca *x509.Certificate) bool {
 	}
 	for _, entry := range a.alone.CA().Entries() {
 		switch entry.Role {
-		case "root", "server", "server-ca":
+		case "root", "intermediate", "server", "server-ca":
 		default:
 			if entry.ID == id {
 				return true

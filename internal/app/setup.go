@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -19,6 +18,12 @@ import (
 	"github.com/certvendor/certvendor/rotation"
 	"github.com/certvendor/certvendor/vending"
 )
+
+// atWork is how many requests are at work at a time. Most of that time they wait
+// for a commit, which they share: with as few as there are CPUs, each commit
+// would carry that few. What keeps the CPUs free for the broker is that the
+// issuer signs no more at once than there are CPUs.
+const atWork = 256
 
 // setup joins the parts. It is one straight line, because each step needs what
 // the steps before it have made; each registers its end as soon as it exists.
@@ -51,13 +56,16 @@ func (a *App) setup(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	a.queue = backend.NewQueue(runtime.NumCPU(), a.config.Vending.Patience)
+	a.queue = backend.NewQueue(atWork, a.config.Vending.Patience)
 	a.handler = &vending.Handler{
 		Vendor: vendor, Topics: a.config.Topics(), Queue: a.queue, Publisher: a.backend.Bus,
-		Served: a.served, Settle: a.leave,
+		Served: a.served, Settle: a.leave, Observes: a.config.Observe,
 	}
 	a.onStop("requests", a.drain)
 	a.backend.Bus.Subscribe(a.handler)
+	if a.sender, err = a.newSender(); err != nil {
+		return err
+	}
 	if err := a.measure(); err != nil {
 		return err
 	}

@@ -63,7 +63,7 @@ func (a *App) openWorld(ctx context.Context, instance string) (err error) {
 	if err != nil {
 		return err
 	}
-	own.Committed = committed
+	own.Committed, own.Tells, own.Observes = committed, a.config.Webhook.Tells, a.config.Observe
 	if a.alone, err = standalone.Open(ctx, own); err != nil {
 		return err
 	}
@@ -83,6 +83,19 @@ func (a *App) worldReady() error {
 		return errors.New("the issuing CA has expired")
 	}
 	return nil
+}
+
+// caDays returns how many days what signs is still valid, where that is known.
+func (a *App) caDays(ctx context.Context) (days float64, known bool) {
+	if a.alone != nil {
+		days, _ = a.alone.CA().DaysLeft()
+		return days, true
+	}
+	if a.backend.Signs == nil {
+		return 0, false
+	}
+	until, err := a.backend.Signs(ctx)
+	return until.Sub(a.now()).Hours() / 24, err == nil && !until.IsZero()
 }
 
 // measureWorld adds the numbers that only this world has.

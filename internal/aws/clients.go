@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/acmpca"
 	"github.com/aws/aws-sdk-go-v2/service/iot"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
@@ -54,6 +55,8 @@ type Clients struct {
 	KMS *kms.Client
 	PCA *acmpca.Client
 	STS *sts.Client
+	// Lambda is for registries that are behind a function.
+	Lambda *lambda.Client
 
 	// Quotas pace and count every call of these clients, and of those that are
 	// made from Config.
@@ -117,6 +120,7 @@ func clients(c awssdk.Config, double bool) *Clients {
 		KMS:    kms.NewFromConfig(c),
 		PCA:    acmpca.NewFromConfig(c),
 		STS:    sts.NewFromConfig(c),
+		Lambda: lambda.NewFromConfig(c),
 		Config: c,
 	}
 }

@@ -4,8 +4,10 @@
 // for, is the store of internal/store.
 //
 // Read clients.go first: every call to AWS goes out through the clients made
-// there, which wait for the quota of their API. Then inventory.go, which turns
-// one noun of the domain into several calls; bus.go, by which requests come in
-// and replies go out, and envelope.go, which says who made them; issuer.go and
-// issuer_pca.go, which sign.
+// there, which wait for the quota of their API (quota.go). world.go joins the
+// parts. Then inventory.go, which turns one noun of the domain into several
+// calls, and settle.go, which ends what was cut off between the store and AWS.
+// pace.go is how members of the rotation group get their job; bus.go how
+// requests come in, envelope.go who made them, issuer.go and issuer_pca.go what
+// signs.
 package aws

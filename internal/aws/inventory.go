@@ -52,27 +52,44 @@ var _ certificate.Inventory = (*Inventory)(nil)
 // begin marks a certificate, and returns what ends that: with done, the mark is
 // taken away; without it, Settle finds it.
 func (i *Inventory) begin(ctx context.Context, device registry.DeviceID, id certificate.ID) (end func(done bool) error, err error) {
-	i.mu.Lock()
-	i.atWork[id]++
-	i.mu.Unlock()
-	leave := func() {
-		i.mu.Lock()
-		defer i.mu.Unlock()
-		if i.atWork[id]--; i.atWork[id] == 0 {
-			delete(i.atWork, id)
-		}
-	}
+	i.enterWork(id, false)
 	if err := i.marks.Begin(ctx, store.Mark{Certificate: id, Device: device}); err != nil {
-		leave()
+		i.leaveWork(id)
 		return nil, err
 	}
-	return func(done bool) error {
-		defer leave()
-		if !done {
-			return nil
-		}
-		return i.marks.End(ctx, id)
-	}, nil
+	return func(done bool) error { return i.end(ctx, id, done) }, nil
+}
+
+// end takes the mark away, unless somebody else is at work on the certificate
+// too: the last one does it then.
+func (i *Inventory) end(ctx context.Context, id certificate.ID, done bool) error {
+	if last := i.leaveWork(id); !last || !done {
+		return nil
+	}
+	return i.marks.End(ctx, id)
+}
+
+// enterWork notes that a certificate is worked on, and returns false, noting
+// nothing, if it is to be worked on alone and is not.
+func (i *Inventory) enterWork(id certificate.ID, alone bool) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if alone && i.atWork[id] > 0 {
+		return false
+	}
+	i.atWork[id]++
+	return true
+}
+
+func (i *Inventory) leaveWork(id certificate.ID) (last bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.atWork[id]--
+	if i.atWork[id] > 0 {
+		return false
+	}
+	delete(i.atWork, id)
+	return true
 }
 
 // Activate implements certificate.Inventory.

@@ -23,13 +23,15 @@ const (
 	remembering = 1 << 16
 )
 
-// Registry is the Device Registry: a device is known if it is a thing, and its
-// attributes are the thing's. Whether it is blocked, and since when it is
-// known, is in the store, which has a row for every thing that was asked about.
+// Registry asks its source which devices there are: the Device Registry of AWS
+// IoT, for which every thing is one, or another. Whether a device is blocked,
+// and since when it is known, is in the store, which has a row for every device
+// that was asked about.
 type Registry struct {
 	store.Devices
+	source source
 	iot    *iot.Client
-	things *recent[registry.DeviceID, map[string]string]
+	known  *recent[registry.DeviceID, map[string]string]
 	log    zerolog.Logger
 	leave  func(context.Context, registry.DeviceID) error // the thing group
 }
@@ -40,7 +42,7 @@ var (
 )
 
 // Device implements registry.Store. What it says of the attributes may be a minute
-// old. A thing whose device a person has removed is unknown.
+// old. A device that a person has removed is unknown.
 func (r *Registry) Device(ctx context.Context, id registry.DeviceID) (registry.Device, error) {
 	removed, err := r.IsRemoved(ctx, id)
 	switch {
@@ -49,34 +51,30 @@ func (r *Registry) Device(ctx context.Context, id registry.DeviceID) (registry.D
 	case removed:
 		return registry.Device{}, fmt.Errorf("describe device %s: it was removed: %w", id, registry.ErrUnknown)
 	}
-	attributes, err := r.thing(ctx, id)
+	attributes, err := r.attributes(ctx, id)
 	if err != nil {
 		return registry.Device{}, err
 	}
 	return r.row(ctx, id, attributes)
 }
 
-// thing returns the attributes of a device's thing.
-func (r *Registry) thing(ctx context.Context, id registry.DeviceID) (map[string]string, error) {
-	if attributes, known := r.things.get(id); known {
+// attributes returns what the source says of a device.
+func (r *Registry) attributes(ctx context.Context, id registry.DeviceID) (map[string]string, error) {
+	if attributes, lately := r.known.get(id); lately {
 		return attributes, nil
 	}
-	described, err := r.iot.DescribeThing(ctx, &iot.DescribeThingInput{ThingName: new(string(id))})
-	if isNotFound(err) {
-		return nil, fmt.Errorf("describe thing %s: %w", id, registry.ErrUnknown)
-	}
+	attributes, err := r.source.look(ctx, id)
 	if err != nil {
-		return nil, fmt.Errorf("describe thing %s: %w", id, err)
+		return nil, err
 	}
-	attributes := described.Attributes
 	if attributes == nil {
 		attributes = map[string]string{}
 	}
-	r.things.put(id, attributes)
+	r.known.put(id, attributes)
 	return attributes, nil
 }
 
-// row brings the store's row of a thing up to date, and returns it.
+// row brings the store's row of a device up to date, and returns it.
 func (r *Registry) row(ctx context.Context, id registry.DeviceID, attributes map[string]string) (registry.Device, error) {
 	row, err := r.Devices.Device(ctx, id)
 	switch {
@@ -85,7 +83,7 @@ func (r *Registry) row(ctx context.Context, id registry.DeviceID, attributes map
 			return row, err
 		}
 		return r.Devices.Device(ctx, id)
-	case err != nil || maps.Equal(row.Attributes, attributes):
+	case err != nil || r.keepsNone() || maps.Equal(row.Attributes, attributes):
 		return row, err
 	}
 	change := maps.Clone(attributes)
@@ -98,25 +96,32 @@ func (r *Registry) row(ctx context.Context, id registry.DeviceID, attributes map
 	return row, r.Devices.SetAttributes(ctx, id, change)
 }
 
-// SetAttributes implements registry.Store. What AWS will not take, however
+// keepsNone reports whether the source has no attributes: the store's count.
+func (r *Registry) keepsNone() bool {
+	_, none := r.source.(anything)
+	return none
+}
+
+func (r *Registry) isThings() bool {
+	_, is := r.source.(things)
+	return is
+}
+
+// SetAttributes implements registry.Store. What the source will not take, however
 // often it is asked, is logged and is no error: a thing without a type has room
 // for three attributes only, which shall not keep a device in its group.
 func (r *Registry) SetAttributes(ctx context.Context, id registry.DeviceID, attributes map[string]string) error {
 	if removed, err := r.IsRemoved(ctx, id); err != nil || removed {
 		return errors.Join(err, registry.ErrUnknown)
 	}
-	_, err := r.iot.UpdateThing(ctx, &iot.UpdateThingInput{
-		ThingName: new(string(id)), AttributePayload: &types.AttributePayload{Attributes: attributes, Merge: true},
-	})
-	r.things.forget(id)
+	err := r.source.write(ctx, id, attributes)
+	r.known.forget(id)
 	switch {
-	case isNotFound(err):
-		return fmt.Errorf("update thing %s: %w", id, registry.ErrUnknown)
-	case codeOf(err) == invalidRequest:
-		r.log.Warn().Str("device", string(id)).Err(err).Msg("attributes of the thing not written")
+	case errors.Is(err, errNotTaken):
+		r.log.Warn().Str("device", string(id)).Err(err).Msg("attributes not written")
 		return nil
 	case err != nil:
-		return fmt.Errorf("update thing %s: %w", id, err)
+		return err
 	}
 	err = r.Devices.SetAttributes(ctx, id, attributes)
 	if errors.Is(err, registry.ErrUnknown) {
@@ -125,11 +130,14 @@ func (r *Registry) SetAttributes(ctx context.Context, id registry.DeviceID, attr
 	return err
 }
 
-// Add implements registry.Registrar. It makes the thing where there is none.
+// Add implements registry.Registrar. It makes the thing where there is
+// none, if things are the registry.
 func (r *Registry) Add(ctx context.Context, id registry.DeviceID, attributes map[string]string) error {
-	r.things.forget(id)
-	is, err := r.thing(ctx, id)
+	r.known.forget(id)
+	is, err := r.attributes(ctx, id)
 	switch {
+	case errors.Is(err, registry.ErrUnknown) && !r.isThings():
+		return fmt.Errorf("add device %s: enter it where devices are kept first: %w", id, err)
 	case errors.Is(err, registry.ErrUnknown):
 		_, err := r.iot.CreateThing(ctx, &iot.CreateThingInput{
 			ThingName: new(string(id)), AttributePayload: &types.AttributePayload{Attributes: attributes},

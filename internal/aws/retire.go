@@ -38,10 +38,11 @@ func (i *Inventory) Retire(ctx context.Context, r certificate.Removal) error {
 }
 
 // learnHolders takes into the store who else holds a certificate at AWS: what
-// another thing works with is not to be deactivated.
+// another thing works with is not to be deactivated, and what another thing has
+// is not to be deleted.
 func (i *Inventory) learnHolders(ctx context.Context, device registry.DeviceID, id certificate.ID) error {
 	at, err := i.rows.Place(ctx, device, id)
-	if err != nil || !at.Held || at.Standing != certificate.Active {
+	if err != nil || !at.Held || at.Standing != certificate.Active && at.Standing != certificate.Inactive {
 		return err
 	}
 	if seen, lately := i.views.get(device); lately && seen.attachment == types.ThingPrincipalTypeExclusiveThing {

@@ -36,20 +36,14 @@ func (i *Inventory) Settle(ctx context.Context) error {
 }
 
 func (i *Inventory) settle(ctx context.Context, m store.Mark) error {
-	i.mu.Lock()
-	busy := i.atWork[m.Certificate] > 0
-	i.mu.Unlock()
-	if busy {
+	if !i.enterWork(m.Certificate, true) {
 		return nil
 	}
-	end, err := i.begin(ctx, m.Device, m.Certificate)
-	if err != nil {
-		return err
-	}
 	if err := i.conform(ctx, m); err != nil {
-		return errors.Join(fmt.Errorf("settle certificate %s of device %s: %w", m.Certificate, m.Device, err), end(false))
+		return errors.Join(fmt.Errorf("settle certificate %s of device %s: %w", m.Certificate, m.Device, err),
+			i.end(ctx, m.Certificate, false))
 	}
-	return end(true)
+	return i.end(ctx, m.Certificate, true)
 }
 
 // conform makes a certificate stand at AWS as the store has it.

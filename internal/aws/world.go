@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"sync"
 	"time"
@@ -25,7 +26,9 @@ type Config struct {
 	Clients  *Clients
 
 	Registration Registration
-	Group        string // the name of the rotation group
+	Registry     Source
+	Assets       AssetLibrary // for AssetsSource
+	Group        string       // the name of the rotation group
 	Pace         Pace
 	Rerun        Rerun
 	Packages     PackagesConfig
@@ -41,6 +44,10 @@ type Config struct {
 
 	Now func() time.Time
 	Log zerolog.Logger
+	// Tells is as store.Config has it. Optional.
+	Tells func(kind string) bool
+	// Observes says that nothing is changed at AWS.
+	Observes bool
 	// Committed is told how long each commit of the store took. Optional.
 	Committed func(took time.Duration, ops int)
 }
@@ -120,9 +127,9 @@ func (w *World) openStore(ctx context.Context) (err error) {
 	w.store, err = store.Open(ctx, store.Config{
 		Path: filepath.Join(c.Data, storeFile), Instance: c.Instance, Now: c.Now,
 		AuditDir: filepath.Join(c.Data, auditDir), Observe: c.Committed,
-		DurableIntent: c.ActsOutside, Elsewhere: true,
+		DurableIntent: c.ActsOutside, Elsewhere: true, Tells: c.Tells,
 	})
-	if err != nil {
+	if err != nil || c.Observes {
 		return err
 	}
 	// The lock is ours alone: whoever held a lease is gone.
@@ -165,8 +172,8 @@ func (w *World) join(n names) {
 	c, clients := w.config, w.config.Clients
 	w.group = &Group{Group: w.store.Group(), iot: clients.IoT, name: c.Group, poke: w.Poke}
 	w.registry = &Registry{
-		Devices: w.store.Devices(), iot: clients.IoT, log: c.Log, leave: w.group.take,
-		things: newRecent[registry.DeviceID, map[string]string](thingKept, remembering, c.Now),
+		Devices: w.store.Devices(), source: c.source(), iot: clients.IoT, log: c.Log, leave: w.group.take,
+		known: newRecent[registry.DeviceID, map[string]string](thingKept, remembering, c.Now),
 	}
 	w.inventory = &Inventory{
 		rows: w.store.Certificates(), marks: w.store.Unsettled(), iot: clients.IoT, names: n, how: c.Registration,
@@ -180,6 +187,26 @@ func (w *World) join(n names) {
 		config: c.Packages, rows: w.store.Packages(), s3: clients.S3, presign: presignClient(clients.S3, c.Now),
 		credentials: clients.Config.Credentials, now: c.Now, unknown: w.inventory.doubt,
 	}
+}
+
+// Source names who decides which devices there are.
+type Source string
+
+// The sources. The empty one is ThingsSource.
+const (
+	ThingsSource Source = "things"        // the Device Registry of AWS IoT
+	AssetsSource Source = "asset-library" // that of the Connected Device Framework
+	NoSource     Source = "none"          // every name is a device
+)
+
+func (c Config) source() source {
+	switch c.Registry {
+	case AssetsSource:
+		return assets{config: c.Assets, aws: c.Clients.Config, lambda: c.Clients.Lambda, client: &http.Client{Timeout: assetTime}, now: c.Now}
+	case NoSource:
+		return anything{}
+	}
+	return things{c.Clients.IoT}
 }
 
 // Backend returns the ports of this world.
@@ -212,8 +239,10 @@ const settleEvery = time.Minute
 func (w *World) Start(ctx context.Context) error {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	w.stop = stop
-	w.running.Go(func() { w.settleForever(running) })
-	w.running.Go(func() { w.pacer.Run(running) })
+	if !w.config.Observes {
+		w.running.Go(func() { w.settleForever(running) })
+		w.running.Go(func() { w.pacer.Run(running) })
+	}
 	return w.config.Bus.Start(ctx)
 }
 

@@ -36,6 +36,14 @@ type AWS struct {
 	// (default: the CA is registered in AWS IoT) or without-ca (it is not;
 	// devices must send SNI when they connect).
 	Registration string `yaml:"registration"`
+	// Registry decides which devices there are: things (default: the Device
+	// Registry of AWS IoT), asset-library (that of the Connected Device
+	// Framework) or none (every name is a device; whoever may publish for one
+	// is served).
+	Registry string `yaml:"registry"`
+	// AssetLibrary is how the Asset Library is reached; only for registry
+	// asset-library.
+	AssetLibrary AWSAssetLibrary `yaml:"asset_library"`
 	// Issuer is what signs.
 	Issuer AWSIssuer `yaml:"issuer"`
 	// Broker is how requests come in and replies go out.
@@ -61,6 +69,17 @@ type AWSIssuer struct {
 	Key string `yaml:"key"`
 	// PCA is ACM Private CA; only for pca.
 	PCA AWSPCA `yaml:"pca"`
+}
+
+// AWSAssetLibrary is how the Asset Library is reached: one of URL and Function.
+type AWSAssetLibrary struct {
+	// URL is the base URL of its API, which is asked with a signature of the
+	// daemon's credentials for execute-api.
+	URL string `yaml:"url"`
+	// Function is the name or ARN of its Lambda function.
+	Function string `yaml:"function"`
+	// Headers are sent with every request, as "Name: value". Optional.
+	Headers []string `yaml:"headers"`
 }
 
 // AWSBroker is how requests come in and replies go out.
@@ -110,7 +129,8 @@ type AWSPackages struct {
 
 func defaultAWS() AWS {
 	return AWS{
-		Data: "data", QuotaShare: 0.5, Quotas: []string{}, Registration: "with-ca", Rerun: "readd",
+		Data: "data", QuotaShare: 0.5, Quotas: []string{}, Registration: "with-ca", Registry: "things",
+		AssetLibrary: AWSAssetLibrary{Headers: []string{}}, Rerun: "readd",
 		Issuer:   AWSIssuer{Kind: "ssm", PCA: defaultAWSPCA()},
 		Broker:   AWSBroker{Way: "websocket", ClientID: "certvendor", Identity: "rule", Presence: true},
 		Packages: AWSPackages{Prefix: "certificates/", Suffix: ".zip"},
@@ -140,6 +160,7 @@ func (c Config) validateAWS(p *problems) {
 	p.check("aws.issuer.key", (a.Issuer.Kind == "kms") == (a.Issuer.Key != ""), "must be set for kind kms, and for no other")
 	a.Issuer.PCA.validate(p, a.Issuer.Kind == "pca")
 	a.Broker.validate(p)
+	a.validateRegistry(p)
 	p.check("control.tls.certificate", c.Control.TLS.Listen == "" || c.Control.TLS.Certificate != "",
 		"must be set: backend aws has no certificate of its own to show")
 }
@@ -155,6 +176,17 @@ func (b AWSBroker) validate(p *problems) {
 	p.check("aws.broker.client_id", b.ClientID != "" && len(b.ClientID) <= 110, "must have 1 to 110 characters")
 	p.oneOf("aws.broker.identity", b.Identity, "rule", "direct")
 	p.check("aws.broker.rule_key", (b.Identity == "rule") == b.RuleKey.IsSet(), "must be set for identity rule, and for no other")
+}
+
+func (a AWS) validateRegistry(p *problems) {
+	p.oneOf("aws.registry", a.Registry, "things", "asset-library", "none")
+	wanted := a.Registry == "asset-library"
+	p.check("aws.asset_library.url", (a.AssetLibrary.URL != "") != (a.AssetLibrary.Function != "") == wanted,
+		"one of it and aws.asset_library.function must be set for registry asset-library, and for no other")
+	for _, text := range a.AssetLibrary.Headers {
+		name, _, ok := strings.Cut(text, ":")
+		p.check("aws.asset_library.headers", ok && name != "", `%.80q: must be "Name: value"`, text)
+	}
 }
 
 // Rates returns Quotas by the name of the API.

@@ -7,6 +7,7 @@
 package config
 
 import (
+	"slices"
 	"time"
 
 	"github.com/certvendor/certvendor/campaign"
@@ -27,6 +28,11 @@ type Config struct {
 	// a store, a CA and package files of its own) or aws (things of AWS IoT
 	// Core, see AWS).
 	Backend Backend `yaml:"backend"`
+	// Observe has the daemon decide and log what it would answer to every get and
+	// ack, and answer nothing, vend nothing, remove nothing and add nobody to the
+	// group; the socket refuses what would. For running beside another vendor on
+	// the same topics. Sightings are recorded. Default false.
+	Observe bool `yaml:"observe"`
 	// Control is the operator's socket.
 	Control Control `yaml:"control"`
 	// Metrics is the listener for /metrics, /healthz and /readyz.
@@ -47,6 +53,8 @@ type Config struct {
 	Rotation Rotation `yaml:"rotation"`
 	// Job is the job that tells devices to rotate.
 	Job Job `yaml:"job"`
+	// Webhook tells others what happens.
+	Webhook Webhook `yaml:"webhook"`
 	// CA is the certificate authority's key.
 	CA CA `yaml:"ca"`
 	// Standalone is the world on one's own machines.
@@ -320,6 +328,39 @@ type Job struct {
 	InProgressTimeout time.Duration `yaml:"in_progress_timeout"`
 }
 
+// Webhook tells others over HTTPS what happens: signed, and again until it is
+// taken. What is still to be told survives restarts.
+type Webhook struct {
+	// URL is where events are posted to, https:// and without a password in it.
+	// Optional: empty tells nobody. It is never logged: only its host is.
+	URL string `yaml:"url"`
+	// Secret is what every delivery is signed with, of at least 16 octets; with
+	// URL. A reference, as Secret describes.
+	Secret Secret `yaml:"secret"`
+	// CA is a PEM file with what the receiver's certificate is verified by.
+	// Optional: the system's CAs.
+	CA string `yaml:"ca"`
+	// Events names what is told, of WebhookEvents. Optional: all of them.
+	Events []string `yaml:"events"`
+	// CADays lists how many days before the issuing CA, or one above it, expires
+	// that is told. Default 180, 90, 30, 14, 7, 1.
+	CADays []int `yaml:"ca_days"`
+	// Keep is how long it is tried; what nobody has taken by then is dropped and
+	// counted. Default 168h.
+	Keep time.Duration `yaml:"keep"`
+}
+
+// WebhookEvents are the events that can be told.
+var WebhookEvents = []string{
+	"campaign.started", "campaign.gate", "campaign.paused", "campaign.resumed", "campaign.stopped",
+	"campaign.aborted", "campaign.canceled", "campaign.finished", "rotations.stale", "ca.days_left",
+}
+
+// Tells reports whether an event is told.
+func (w Webhook) Tells(event string) bool {
+	return w.URL != "" && (len(w.Events) == 0 || slices.Contains(w.Events, event))
+}
+
 // CA is the certificate authority's key.
 type CA struct {
 	// Passphrase encrypts the CA keys on disk. Optional: without it they are
@@ -431,8 +472,9 @@ func Default() Config {
 				Abort: campaign.Abort{Failed: campaign.Share{Percent: 5}, AtLeast: 3},
 			}},
 		},
-		Job: Job{InProgressTimeout: 24 * time.Hour},
-		AWS: defaultAWS(),
+		Job:     Job{InProgressTimeout: 24 * time.Hour},
+		Webhook: Webhook{Events: []string{}, CADays: []int{180, 90, 30, 14, 7, 1}, Keep: 168 * time.Hour},
+		AWS:     defaultAWS(),
 		Standalone: Standalone{
 			Data: "data", Names: []string{"localhost", "127.0.0.1", "::1"}, ClientCA: []string{},
 			Broker: Broker{

@@ -82,7 +82,7 @@ func write(t *testing.T, text string) string {
 func TestLoad(t *testing.T) {
 	path := write(t, "rotation:\n  grace: 1h\nstandalone:\n  names: [one.example]\n  client_ca: [foreign.pem, /abs.pem]\nvending: {new_keys: 2/m}\n")
 	got, err := Load(path, []string{"CERTVENDOR_ROTATION_GRACE=0s", "CERTVENDOR_STANDALONE_PACKAGES_KEEP=true",
-		"CERTVENDOR_CSR_CN=a-{thing}, b-{thing}", "CERTVENDOR_LIMITS_PER_DEVICE=3/10s", "HOME=/x"})
+		"CERTVENDOR_CSR_CN=a-{thing}, b-{thing}", "CERTVENDOR_LIMITS_PER_DEVICE=3/10s", "CERTVENDOR_WEBHOOK_CA_DAYS=30, 7", "HOME=/x"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,6 +94,7 @@ func TestLoad(t *testing.T) {
 	want.Limits.PerDevice = Rate{3, 10 * time.Second}
 	want.Vending.NewKeys = Rate{2, time.Minute}
 	want.Standalone.Names = []string{"one.example"}
+	want.Webhook.CADays = []int{30, 7}
 	want.Standalone.ClientCA = []string{filepath.Join(dir, "foreign.pem"), "/abs.pem"}
 	want.Standalone.Data, want.AWS.Data = filepath.Join(dir, "data"), filepath.Join(dir, "data")
 	want.Control.Socket = filepath.Join(dir, "data/control.sock")
@@ -139,6 +140,16 @@ func TestLoadRefuses(t *testing.T) {
 		"a pace of auto":         {text: "rotation: {auto: {campaign: {per_minute: 0}}}\n", want: []string{"rotation.auto.campaign.per_minute: 0 is not from 1"}},
 		"an abort rule of auto":  {text: "rotation: {auto: {campaign: {abort: {failed: many}}}}\n", want: []string{":1:", "rotation.auto.campaign.abort.failed: must be a number"}},
 		"a window of auto":       {text: "rotation: {auto: {campaign: {window: {from: \"25:00\", to: \"05:00\"}}}}\n", want: []string{"rotation.auto.campaign.window.from: \"25:00\" must be a time of the day"}},
+		"a plain webhook":        {text: "webhook: {url: \"http://hunter2.example/\", secret: \"env:X\"}\n", want: []string{"webhook.url: must be an https:// URL"}},
+		"a webhook's password":   {text: "webhook: {url: \"https://me:hunter2@x/\", secret: \"env:X\"}\n", want: []string{"webhook.url: must hold no user"}},
+		"no webhook at all":      {text: "webhook: {url: \"https://x:hunter2/\", secret: \"env:X\"}\n", want: []string{"webhook.url: must be an https:// URL"}},
+		"a webhook, unsigned":    {text: "webhook: {url: \"https://x/hunter2\"}\n", want: []string{"webhook.secret: must be set together"}},
+		"a webhook's secret":     {text: "webhook: {secret: hunter2}\n", want: []string{":1:", "webhook.secret: must be a reference"}},
+		"an event nobody knows":  {text: "webhook: {events: [campaign.begun]}\n", want: []string{"webhook.events: \"campaign.begun\" is none of campaign.started,"}},
+		"days before the end":    {text: "webhook: {ca_days: [30, 0]}\n", want: []string{"webhook.ca_days: 0 is not from 1"}},
+		"days in words":          {text: "webhook: {ca_days: [soon]}\n", want: []string{":1:", "webhook.ca_days: must be a whole number"}},
+		"tried too short":        {text: "webhook: {keep: 1m}\n", want: []string{"webhook.keep: must be at least 1h"}},
+		"days from outside":      {env: []string{"CERTVENDOR_WEBHOOK_CA_DAYS=30,soon"}, want: []string{"CERTVENDOR_WEBHOOK_CA_DAYS: must be a whole number"}},
 		"a topic with wildcard":  {text: "mqtt: {topics: {get: a/+/b}}\n", want: []string{"mqtt.topics.get"}},
 		"replies apart":          {text: "mqtt: {topics: {get_rejected: \"x/{thingName}/no\"}}\n", want: []string{"mqtt.topics.get_rejected: must stand beside"}},
 		"an address":             {text: "standalone: {broker: {listen: localhost}}\n", want: []string{"standalone.broker.listen", "host:port"}},

@@ -177,7 +177,14 @@ func set(field reflect.Value, text string) error {
 		}
 		field.SetFloat(n)
 	case reflect.Slice:
-		field.Set(reflect.ValueOf(splitList(text)))
+		entries := splitList(text)
+		list := reflect.MakeSlice(field.Type(), len(entries), len(entries))
+		for i, entry := range entries {
+			if err := set(list.Index(i), entry); err != nil {
+				return err
+			}
+		}
+		field.Set(list)
 	default:
 		return fmt.Errorf("a field of kind %s cannot be configured", field.Kind())
 	}

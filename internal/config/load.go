@@ -106,6 +106,7 @@ func (c *Config) bind(base string, env map[string]string) {
 		&c.Control.Socket, &c.Standalone.Data, &c.Standalone.ServerCertificate, &c.Standalone.ServerKey,
 		&c.Standalone.ServerCA, &c.Control.TLS.Certificate, &c.Control.TLS.Key,
 		&c.AWS.Data, &c.AWS.Broker.Certificate, &c.AWS.Broker.Key, &c.AWS.Broker.CA,
+		&c.Webhook.CA,
 	} {
 		*path = absolute(base, *path)
 	}
@@ -116,6 +117,7 @@ func (c *Config) bind(base string, env map[string]string) {
 	}
 	c.CA.Passphrase.bind(base, env)
 	c.AWS.Broker.RuleKey.bind(base, env)
+	c.Webhook.Secret.bind(base, env)
 }
 
 func absolute(base, path string) string {

@@ -39,6 +39,7 @@ func (c Config) Validate() error {
 	p.add(c.PolicyRule().Validate())
 	c.validateVending(&p)
 	c.validateRotation(&p)
+	c.validateWebhook(&p)
 	c.validateStandalone(&p)
 	c.validateAWS(&p)
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
@@ -125,6 +126,23 @@ func (c Config) AutoSpec() campaign.Spec {
 		PerMinute: a.PerMinute, MaxInFlight: a.MaxInFlight, Soak: a.Soak, VerifyWithin: a.VerifyWithin,
 		Abort: a.Abort, Window: a.Window,
 	}
+}
+
+func (c Config) validateWebhook(p *problems) {
+	w := c.Webhook
+	if w.URL != "" { // which may hold a secret, so no error repeats it
+		u, err := url.Parse(w.URL)
+		p.check("webhook.url", err == nil && u.Scheme == "https" && u.Host != "" && u.Fragment == "", "must be an https:// URL")
+		p.check("webhook.url", err != nil || u.User == nil, "must hold no user and no password: webhook.secret says who calls")
+		p.check("webhook.secret", w.Secret.IsSet(), "must be set together with webhook.url")
+	}
+	for _, event := range w.Events {
+		p.oneOf("webhook.events", event, WebhookEvents...)
+	}
+	for _, days := range w.CADays {
+		p.check("webhook.ca_days", days >= 1 && days <= 3650, "%d is not from 1 to 3650", days)
+	}
+	p.check("webhook.keep", w.Keep >= time.Hour, "must be at least 1h")
 }
 
 func (c Config) validateStandalone(p *problems) {

@@ -71,6 +71,8 @@ func (s *Server) adopt(ctx context.Context, id registry.DeviceID, c certificate.
 	switch {
 	case errors.Is(err, certificate.ErrRevoked):
 		return refuse(http.StatusConflict, "device %s: certificate %.12s is revoked, and stays so: give the device another one", id, c.ID)
+	case errors.Is(err, certificate.ErrDistrusted):
+		return refuse(http.StatusConflict, "device %s: the CA of certificate %.12s was retired: give the device another one", id, c.ID)
 	case err != nil:
 		return fmt.Errorf("device %s: register its certificate: %w", id, err)
 	}
@@ -157,7 +159,7 @@ func (s *Server) cannotConnect(c certificate.Certificate) string {
 // untrusted says why the broker would refuse a certificate for its issuer.
 func (s *Server) untrusted(c certificate.Certificate) string {
 	for _, ca := range s.CAs() {
-		if ca.Subject == c.Issuer && (ca.Role == "issuing" || ca.Role == "client-ca") {
+		if ca.Subject == c.Issuer && (ca.Role == "issuing" || ca.Role == "former" || ca.Role == "client-ca") {
 			return ""
 		}
 	}

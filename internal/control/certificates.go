@@ -41,14 +41,6 @@ type CertificateDetail struct {
 	Retirements []Retirement `json:"retirements"`
 }
 
-// part is a piece of a list that is looked through: what was looked at ends
-// with After, which is empty when there was nothing left to look at. What was
-// found in it may be nothing, although the list goes on.
-type part[T any] struct {
-	After string `json:"after,omitempty"` // first: see afterOf
-	Found []T    `json:"found"`
-}
-
 var standings = []certificate.Standing{certificate.Active, certificate.Inactive, certificate.Deleted, certificate.Revoked}
 
 // listCertificates looks through a page of certificates. Nothing is indexed by
@@ -60,13 +52,13 @@ func (s *Server) listCertificates(r *http.Request) (any, error) {
 	}
 	page, err := s.Certificates.List(r.Context(), query)
 	if err != nil || len(page) == 0 {
-		return part[HeldCertificate]{Found: []HeldCertificate{}}, err
+		return part[HeldCertificate]{}, err
 	}
 	after := page[len(page)-1].ID
 	if issuer := r.URL.Query().Get("issuer"); issuer != "" {
-		page = slices.DeleteFunc(page, notIssuedBy(issuer))
+		page = slices.DeleteFunc(page, s.notIssuedBy(issuer))
 	}
-	return part[HeldCertificate]{After: string(after), Found: each(page, func(h certificate.Holding) HeldCertificate {
+	return part[HeldCertificate]{string(after), each(page, func(h certificate.Holding) HeldCertificate {
 		return HeldCertificate{string(h.Device), certificateView(h)}
 	})}, nil
 }
@@ -111,8 +103,16 @@ func (s *Server) expiresBy(asked url.Values) (time.Time, error) {
 }
 
 // notIssuedBy tells the certificates of other issuers: one is named by its
-// common name, or by its whole name.
-func notIssuedBy(name string) func(certificate.Holding) bool {
+// common name, by its whole name, or where it is ours by its id.
+func (s *Server) notIssuedBy(name string) func(certificate.Holding) bool {
+	if ca, err := s.authorityNamed(name); err == nil {
+		return func(h certificate.Holding) bool {
+			if len(h.Chain) > 0 {
+				return certificate.IDOf(h.Chain[0]) != ca.ID
+			}
+			return h.Issuer != ca.Subject
+		}
+	}
 	known := map[string]bool{}
 	return func(h certificate.Holding) bool {
 		is, ok := known[h.Issuer]

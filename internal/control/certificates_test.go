@@ -14,7 +14,7 @@ import (
 func (w *world) certificates(q CertificateQuery) []HeldCertificate {
 	w.t.Helper()
 	all := []HeldCertificate{}
-	for h, err := range w.Certificates(w.ctx, q) {
+	for h, err := range w.Certificates(w.ctx, q).All() {
 		w.must(err)
 		all = append(all, h)
 	}
@@ -72,13 +72,13 @@ func TestListBrokenOff(t *testing.T) {
 		c.ID = certificate.ID(fmt.Sprintf("0%063x", i))
 		w.must(w.store.Certificates().Register(w.ctx, "lamp", c))
 	}
-	for range w.Certificates(w.ctx, CertificateQuery{}) {
+	for range w.Certificates(w.ctx, CertificateQuery{}).All() {
 		break
 	}
 	ctx, cancel := context.WithCancel(w.ctx)
 	defer cancel()
 	n, last := 0, error(nil)
-	for _, last = range w.Certificates(ctx, CertificateQuery{}) {
+	for _, last = range w.Certificates(ctx, CertificateQuery{}).All() {
 		if n++; n == 10 {
 			cancel()
 		}

@@ -75,33 +75,43 @@ type request struct {
 
 // ask sends a request and decodes the reply.
 func ask[T any](ctx context.Context, c *Client, r request) (reply T, err error) {
-	body, err := r.encode()
+	response, err := c.send(ctx, r)
 	if err != nil {
 		return reply, err
+	}
+	defer response.Body.Close()
+	if err := json.NewDecoder(io.LimitReader(response.Body, maxReply)).Decode(&reply); err != nil {
+		return reply, fmt.Errorf("read the daemon's answer: %w", err)
+	}
+	return reply, nil
+}
+
+// send sends a request and returns the reply, whose body is to be closed. A
+// refusal is an *Error.
+func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
+	body, err := r.encode()
+	if err != nil {
+		return nil, err
 	}
 	target := c.base
 	target.Path, target.RawQuery = r.path, r.query.Encode()
 	sent, err := http.NewRequestWithContext(ctx, r.method, target.String(), body)
 	if err != nil {
-		return reply, fmt.Errorf("ask the daemon: %w", err)
+		return nil, fmt.Errorf("ask the daemon: %w", err)
 	}
 	response, err := c.http.Do(sent)
 	if err != nil {
-		return reply, c.unreachable(err)
+		return nil, c.unreachable(err)
+	}
+	if response.StatusCode == http.StatusOK {
+		return response, nil
 	}
 	defer response.Body.Close()
-	decoder := json.NewDecoder(io.LimitReader(response.Body, maxReply))
-	if response.StatusCode != http.StatusOK {
-		var refused failure
-		if err := decoder.Decode(&refused); err != nil || refused.Error == "" {
-			refused.Error = "the daemon answered " + response.Status
-		}
-		return reply, &Error{response.StatusCode, refused.Error}
+	var refused failure
+	if err := json.NewDecoder(io.LimitReader(response.Body, maxReply)).Decode(&refused); err != nil || refused.Error == "" {
+		refused.Error = "the daemon answered " + response.Status
 	}
-	if err := decoder.Decode(&reply); err != nil {
-		return reply, fmt.Errorf("read the daemon's answer: %w", err)
-	}
-	return reply, nil
+	return nil, &Error{response.StatusCode, refused.Error}
 }
 
 func (r request) encode() (io.Reader, error) {

@@ -35,7 +35,8 @@ func (c *Client) Revoke(ctx context.Context, r RevokeRequest) ([]Revocation, err
 	return ask[[]Revocation](ctx, c, request{method: http.MethodPost, path: "/v1/certificates/revoke", body: r})
 }
 
-// CRL has a list of what is revoked signed, which is good for so long.
-func (c *Client) CRL(ctx context.Context, lifetime time.Duration) (CRL, error) {
-	return ask[CRL](ctx, c, request{method: http.MethodPost, path: "/v1/ca/crl", body: crlRequest{lifetime}})
+// CRL has a list of what is revoked signed, which is good for so long, by the CA
+// whose id begins so, or by the one that issues.
+func (c *Client) CRL(ctx context.Context, ca string, lifetime time.Duration) (CRL, error) {
+	return ask[CRL](ctx, c, request{method: http.MethodPost, path: "/v1/ca/crl", body: crlRequest{ca, lifetime}})
 }

@@ -80,9 +80,11 @@ type Ports struct {
 	Roots func() []byte
 	// CAs lists the CA's certificates.
 	CAs func() []CA
-	// CRL has the issuing CA sign a list of what is revoked, which is good for
-	// so long.
-	CRL func(ctx context.Context, lifetime time.Duration) (CRL, error)
+	// Authority changes the issuing CAs.
+	Authority Authority
+	// CRL has an issuing CA sign a list of what is revoked, which is good for
+	// so long: the one whose id begins so, or the one that issues.
+	CRL func(ctx context.Context, id string, lifetime time.Duration) (CRL, error)
 	// Sweep does what is due; with trustClock it first takes the clock for
 	// right as it is.
 	Sweep func(ctx context.Context, trustClock bool) (rotation.Swept, error)
@@ -99,6 +101,8 @@ type Ports struct {
 	// Backup writes a backup, with or without what is private. Its error comes
 	// with nothing written, or else with a part that is worth nothing.
 	Backup func(ctx context.Context, keys bool, w io.Writer) error
+	// Observes says that the daemon answers no device and changes nothing.
+	Observes bool
 	// Ready says why requests of devices cannot be answered, or returns nil.
 	Ready func(context.Context) error
 }

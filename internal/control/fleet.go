@@ -38,11 +38,11 @@ func (s *Server) listFleet(r *http.Request) (any, error) {
 		After: registry.DeviceID(asked.Get("after")), Attributes: attributes, Limit: batch,
 	})
 	if err != nil || len(page) == 0 {
-		return part[FleetDevice]{Found: []FleetDevice{}}, err
+		return part[FleetDevice]{}, err
 	}
 	after := page[len(page)-1].Name
 	if !by.IsZero() {
 		page = slices.DeleteFunc(page, func(d FleetDevice) bool { return d.Certificate == "" || d.NotAfter.After(by) })
 	}
-	return part[FleetDevice]{After: after, Found: page}, nil
+	return part[FleetDevice]{after, page}, nil
 }

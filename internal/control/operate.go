@@ -69,8 +69,9 @@ type listing struct {
 	Roots string `json:"roots"`
 }
 
-func (s *Server) listCAs(*http.Request) (any, error) {
-	return listing{append([]CA{}, s.CAs()...), string(s.Roots())}, nil
+func (s *Server) listCAs(r *http.Request) (any, error) {
+	all := append([]CA{}, s.CAs()...)
+	return listing{all, string(s.Roots())}, s.countUses(r.Context(), all)
 }
 
 // verified is what became of verifying the audit.

@@ -154,6 +154,11 @@ var needs = map[string]Role{
 	"DELETE /v1/devices/{name}":    Admin,
 	"PUT /v1/packages/{name}":      Admin,
 	"POST /v1/certificates/revoke": Admin,
+	"POST /v1/ca/csr":              Admin,
+	"POST /v1/ca/import":           Admin,
+	"POST /v1/ca/rotate":           Admin,
+	"POST /v1/ca/retire":           Admin,
+	"POST /v1/profile":             Admin,
 	backupRoute:                    Admin,
 }
 

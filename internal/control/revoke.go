@@ -180,6 +180,7 @@ type CRL struct {
 
 // crlRequest is the body of a request for a CRL.
 type crlRequest struct {
+	CA       string        `json:"ca,omitempty"` // whose; empty: the one that issues
 	Lifetime time.Duration `json:"lifetime"`
 }
 
@@ -191,10 +192,10 @@ func (s *Server) signCRL(r *http.Request) (any, error) {
 	if asked.Lifetime < time.Minute {
 		return nil, refuse(http.StatusBadRequest, "a CRL that is good for %s: must be at least a minute", asked.Lifetime)
 	}
-	if err := s.note(r.Context(), Event{Kind: "ca_crl", Detail: map[string]string{"lifetime": asked.Lifetime.String()}}); err != nil {
+	if err := s.note(r.Context(), Event{Kind: "ca_crl", Detail: map[string]string{"lifetime": asked.Lifetime.String(), "ca": asked.CA}}); err != nil {
 		return nil, err
 	}
-	crl, err := s.CRL(r.Context(), asked.Lifetime)
+	crl, err := s.CRL(r.Context(), asked.CA, asked.Lifetime)
 	if errors.Is(err, certificate.ErrNoCAKey) {
 		return nil, refuse(http.StatusServiceUnavailable, "%v", err)
 	}

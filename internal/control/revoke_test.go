@@ -127,20 +127,20 @@ func TestRevokeWithoutARecord(t *testing.T) {
 
 func TestCRL(t *testing.T) {
 	w := open(t, func(p *Ports) {
-		p.CRL = func(_ context.Context, lifetime time.Duration) (CRL, error) {
+		p.CRL = func(_ context.Context, _ string, lifetime time.Duration) (CRL, error) {
 			if lifetime == time.Hour {
 				return CRL{}, certificate.ErrNoCAKey
 			}
 			return CRL{Number: 3, PEM: lifetime.String()}, nil
 		}
 	})
-	crl, err := w.CRL(w.ctx, 2*time.Hour)
+	crl, err := w.CRL(w.ctx, "", 2*time.Hour)
 	w.must(err)
 	if crl.Number != 3 || crl.PEM != "2h0m0s" || w.notes[0].Kind != "operator.ca_crl" || w.notes[0].Detail["who"] == "" {
 		t.Errorf("got %+v, noted %+v", crl, w.notes)
 	}
-	_, err = w.CRL(w.ctx, time.Second)
+	_, err = w.CRL(w.ctx, "", time.Second)
 	refused(t, err, http.StatusBadRequest, "at least a minute")
-	_, err = w.CRL(w.ctx, time.Hour)
+	_, err = w.CRL(w.ctx, "", time.Hour)
 	refused(t, err, http.StatusServiceUnavailable, "no CA key")
 }

@@ -134,7 +134,7 @@ func (s *Server) status(r *http.Request) (any, error) {
 		Members: members, Waiting: job.Waiting, PerMinute: s.PerMinute,
 		MinutesLeft: (job.Waiting + s.PerMinute - 1) / max(s.PerMinute, 1),
 		Executions:  job.Executions, Rotations: counts.States,
-		Retirements: counts.Retirements, Stuck: counts.Stuck, Orphans: counts.Orphans, Frozen: Frozen(frozen),
+		Retirements: counts.Retirements, Stuck: counts.Stuck, Orphans: counts.Orphans, Frozen: Frozen(frozen), Observes: s.Observes,
 	}
 	if err := s.Ready(ctx); err != nil {
 		status.NotReady = err.Error()

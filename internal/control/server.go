@@ -38,6 +38,9 @@ type Server struct {
 	// adding lets one device after another have its first certificate, so
 	// that two who add the same device do not both find it without one.
 	adding sync.Mutex
+	// profiling lets one profile be taken at a time: what they switch on is the
+	// whole process's.
+	profiling sync.Mutex
 }
 
 // Open makes the socket, and listens on TCP where remote says so. Nobody is
@@ -103,13 +106,15 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return nil
 }
 
-// answer handles one request: what it returns becomes the reply's JSON.
+// answer handles one request: what it returns becomes the reply's JSON, and a
+// part what send makes of it.
 type answer func(*http.Request) (any, error)
 
 func (s *Server) routes() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc(backupRoute, s.backup)
 	for pattern, a := range s.answers() {
+		a = s.observed(pattern, a)
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxBodyOf(r))
 			reply(w, r, a)
@@ -155,11 +160,16 @@ func (s *Server) answers() map[string]answer {
 		"POST /v1/jobs/{id}/cancel":       s.cancelJob,
 		"GET /v1/ca":                      s.listCAs,
 		"POST /v1/ca/crl":                 s.signCRL,
+		"POST /v1/ca/rotate":              s.rotateCA,
+		"POST /v1/ca/csr":                 s.requestCA,
+		"POST /v1/ca/import":              s.importCA,
+		"POST /v1/ca/retire":              s.retireCA,
 		"POST /v1/certificates/revoke":    s.revoke,
 		"GET /v1/frozen":                  s.showFrozen,
 		"POST /v1/freeze":                 s.freeze,
 		"POST /v1/thaw":                   s.thaw,
 		"POST /v1/audit/verify":           s.verifyAudit,
+		"POST /v1/profile":                s.profile,
 
 		"POST /v1/campaigns/plan":          s.planCampaign,
 		"POST /v1/campaigns":               s.applyCampaign,
@@ -193,6 +203,10 @@ func reply(w http.ResponseWriter, r *http.Request, a answer) {
 	if err != nil {
 		status, body = statusOf(err), failure{err.Error()}
 	}
+	if p, ok := body.(interface{ send(http.ResponseWriter) }); ok {
+		p.send(w)
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(body) // whoever asked has gone
@@ -213,9 +227,12 @@ func refuse(status int, format string, args ...any) error {
 func statusOf(err error) int {
 	var r *refusal
 	var tooLarge *http.MaxBytesError
+	var refused CARefused
 	switch {
 	case errors.As(err, &r):
 		return r.status
+	case errors.As(err, &refused):
+		return http.StatusConflict
 	case errors.As(err, &tooLarge):
 		return http.StatusRequestEntityTooLarge
 	case errors.Is(err, registry.ErrUnknown), errors.Is(err, certificate.ErrUnknown):

@@ -166,7 +166,8 @@ type Status struct {
 	Orphans     int                        `json:"orphans"`
 	Frozen      Frozen                     `json:"frozen"`
 	NotReady    string                     `json:"notReady,omitempty"`
-	Auto        *Campaign                  `json:"auto,omitempty"` // the campaign of due certificates, unless it has ended
+	Observes    bool                       `json:"observes,omitempty"` // nothing is answered and nothing changed
+	Auto        *Campaign                  `json:"auto,omitempty"`     // the campaign of due certificates, unless it has ended
 }
 
 // Frozen is what an operator, or the circuit breaker, has stopped.
@@ -208,12 +209,14 @@ type Job struct {
 
 // CA is a certificate of the CA, of the listeners, or of a foreign CA.
 type CA struct {
-	Role      string         `json:"role"` // root, issuing, server-ca, server, client-ca
+	Role      string         `json:"role"` // root, intermediate, issuing, former, retired, server-ca, server, client-ca
 	Subject   string         `json:"subject"`
 	ID        certificate.ID `json:"certificateId"`
 	NotAfter  time.Time      `json:"notAfter"`
 	Key       string         `json:"key,omitempty"` // where its key is
 	Encrypted bool           `json:"encrypted"`
+	Retired   time.Time      `json:"retired,omitzero"` // it is not trusted any more
+	Uses      *CAUses        `json:"uses,omitempty"`   // what would stop working without it; of issuing CAs
 }
 
 func deviceView(d registry.Device) Device {

@@ -124,6 +124,7 @@ func (w *world) ports() Ports {
 		ListPackages: func(context.Context, registry.DeviceID, int) ([]Package, error) { return nil, nil },
 		RepeatedKeys: w.store.Certificates().RepeatedKeys,
 		Roots:        func() []byte { return []byte("roots") },
+		Authority:    &caKeeper{},
 		CAs:          func() []CA { return []CA{{Role: "issuing", Subject: w.ca.Subject.String()}} },
 		Sweep: func(_ context.Context, trust bool) (rotation.Swept, error) {
 			if trust {
@@ -149,6 +150,7 @@ func (w *world) ports() Ports {
 			}
 			return events, nil
 		},
+		Campaigns:   Campaigns{CampaignStore: w.store.Campaigns(), Running: w.store.Campaigns()},
 		VerifyAudit: w.store.Audit().Verify,
 		Ready:       func(context.Context) error { return nil },
 	}

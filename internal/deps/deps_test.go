@@ -32,6 +32,7 @@ var rules = map[string][]string{
 	"internal/backend/backendtest": append([]string{"internal/backend", "any"}, domain...),
 	"internal/archive":             {"certificate"},
 	"internal/store":               append([]string{"any"}, domain...),
+	"internal/store/storetest":     {"internal/store"},
 	"internal/standalone":          append([]string{"internal/archive", "internal/backend", "internal/store", "any"}, domain...),
 	"internal/aws":                 append([]string{"internal/backend", "internal/store", "any"}, domain...),
 	"internal/control":             append([]string{"any"}, domain...),
@@ -40,6 +41,7 @@ var rules = map[string][]string{
 	"internal/app":                 append([]string{"internal/...", "any"}, domain...),
 	"internal/deps":                {},
 	"internal/loopback":            {},
+	"internal/webhook":             {"internal/store", "any"},
 	"cmd/certvendor":               append([]string{"internal/app", "internal/archive", "internal/control", "internal/config", "internal/fleet", "device", "any"}, domain...),
 	"cmd/certagent":                {"device", "github.com/goccy/go-yaml/...", "github.com/coreos/go-systemd/v22/..."},
 }

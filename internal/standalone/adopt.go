@@ -16,11 +16,14 @@ import (
 // The files of the audit run some moments behind the store, so a restore never
 // knows that it has the last row.
 func (w *World) adopt(ctx context.Context, device registry.DeviceID, leaf *x509.Certificate) error {
-	if len(leaf.URIs) != 1 || leaf.URIs[0].String() != certificate.URNPrefix+string(device) ||
-		leaf.CheckSignatureFrom(w.ca.Issuer()) != nil {
+	if len(leaf.URIs) != 1 || leaf.URIs[0].String() != certificate.URNPrefix+string(device) {
 		return nil
 	}
-	c, err := certificate.New(leaf.Raw, [][]byte{w.ca.Issuer().Raw, w.ca.root.Raw})
+	issuer := w.ca.issuedBy(leaf)
+	if issuer == nil {
+		return nil
+	}
+	c, err := certificate.New(leaf.Raw, issuer.Chain)
 	if err != nil {
 		return err
 	}

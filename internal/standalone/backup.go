@@ -87,7 +87,7 @@ func addDir(ctx context.Context, to *archive.Writer, name, dir string, keys bool
 // private reports whether a file holds a key. Only what is known to hold none
 // is public.
 func private(dir, file string) bool {
-	public := []string{rootFile, issuingFile, serverCAFile}
+	public := []string{rootFile, issuingFile, serverCAFile} // of later issuing CAs the store has the certificates
 	return dir != archive.CADir || !slices.Contains(public, file)
 }
 

@@ -26,6 +26,7 @@ type BrokerConfig struct {
 	Listen      string                                               // host:port; port 0 lets the system choose
 	Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error) // of the server, asked at every handshake
 	ClientCAs   func() *x509.CertPool                                // trust anchors, roots or not, asked at every handshake
+	Trust       func() uint64                                        // changes before ClientCAs does; nil: never
 	Expired     time.Duration                                        // how long after notAfter a certificate may still connect, for get, ack and jobs only
 	Topics      protocol.Topics
 	Extra       []TopicRule // topics of the fleet's own
@@ -42,6 +43,7 @@ type BrokerConfig struct {
 // connection's own device. What it returns goes to the requesting connection
 // and to no other.
 type JobAPI interface {
+	// Answer returns the reply and its topic; an empty topic: there is none.
 	Answer(ctx context.Context, device registry.DeviceID, topic string, payload []byte) (replyTopic string, reply []byte)
 }
 
@@ -174,6 +176,10 @@ func (b *Broker) Heard(device registry.DeviceID, c certificate.ID) time.Time {
 func (b *Broker) CloseHolding(device registry.DeviceID, c certificate.ID) {
 	b.conns.closeHolding(holding{device, c})
 }
+
+// CloseUntrusted closes every connection whose certificate no CA signed that is
+// trusted now.
+func (b *Broker) CloseUntrusted() { b.conns.closeUnless(b.trusts) }
 
 // Close lets nobody in any more, lets requests finish until ctx ends, and
 // returns when every goroutine of the broker has ended. Repeatable.

@@ -58,6 +58,7 @@ func (b *Broker) handshake(l *mqttLink) error {
 	if err := l.raw.SetDeadline(l.deadline); err != nil {
 		return fmt.Errorf("set deadline: %w", err)
 	}
+	l.trust = b.trust()
 	conn := tls.Server(l.raw, b.tls)
 	if err := conn.HandshakeContext(b.serving); err != nil {
 		return fmt.Errorf("handshake: %w", err)
@@ -106,6 +107,10 @@ func (b *Broker) connect(l *mqttLink, client *mqtt.Client, pk packets.Packet) *t
 	ctx, cancel := context.WithDeadline(b.serving, l.deadline)
 	defer cancel()
 	b.conns.enter(l)
+	// A CA may have been retired since the handshake.
+	if l.trust != b.trust() && !b.trusts(l) {
+		return &turnedAway{RefusedUntrusted, packets.ErrNotAuthorized, packets.Err3NotAuthorized, errCertificateUntrusted}
+	}
 	if b.config.Adopt != nil {
 		if err := b.config.Adopt(ctx, device, l.leaf); err != nil {
 			return &turnedAway{RefusedStanding, packets.ErrNotAuthorized, packets.Err3NotAuthorized, err}

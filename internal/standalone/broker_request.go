@@ -64,6 +64,9 @@ func (b *Broker) serve(l *mqttLink, pk packets.Packet) bool {
 // other: no topic is routed, and QoS 0 leaves nothing in a session that a
 // later connection would be given. A connection that has ended needs no reply.
 func (b *Broker) reply(l *mqttLink, topic string, payload []byte) {
+	if topic == "" {
+		return
+	}
 	_ = l.client.WritePacket(packets.Packet{
 		FixedHeader: packets.FixedHeader{Type: packets.Publish},
 		TopicName:   topic, Payload: payload,

@@ -49,11 +49,16 @@ func (b *Broker) verify(state tls.ConnectionState) error {
 		}
 		at = leaf.NotAfter
 	}
+	return b.anchored(state.PeerCertificates, at)
+}
+
+// anchored returns nil for a chain, leaf first, that leads to an anchor.
+func (b *Broker) anchored(chain []*x509.Certificate, at time.Time) error {
 	intermediates := x509.NewCertPool()
-	for _, c := range state.PeerCertificates[1:] {
+	for _, c := range chain[1:] {
 		intermediates.AddCert(c)
 	}
-	_, err := leaf.Verify(x509.VerifyOptions{
+	_, err := chain[0].Verify(x509.VerifyOptions{
 		Roots: b.config.ClientCAs(), Intermediates: intermediates, CurrentTime: at,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
@@ -61,4 +66,29 @@ func (b *Broker) verify(state tls.ConnectionState) error {
 		return fmt.Errorf("%w: %w", errCertificateUntrusted, err)
 	}
 	return nil
+}
+
+// trust is which anchors there are.
+func (b *Broker) trust() uint64 {
+	if b.config.Trust == nil {
+		return 0
+	}
+	return b.config.Trust()
+}
+
+// trusts reports whether the certificate of a connection leads to an anchor
+// still. That it may have expired meanwhile ends no connection.
+func (b *Broker) trusts(l *mqttLink) bool {
+	conn, ok := l.Conn.(*tls.Conn)
+	if !ok {
+		return false
+	}
+	at := b.config.Now()
+	if at.Before(l.leaf.NotBefore) {
+		at = l.leaf.NotBefore
+	}
+	if at.After(l.leaf.NotAfter) {
+		at = l.leaf.NotAfter
+	}
+	return b.anchored(conn.ConnectionState().PeerCertificates, at) == nil
 }

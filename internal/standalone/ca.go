@@ -1,16 +1,19 @@
 package standalone
 
 import (
+	"context"
 	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"os"
 	"path/filepath"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/certificate/issuing"
+	"github.com/certvendor/certvendor/internal/store"
 )
 
 // CAConfig says how the CA's files are kept and whom else the broker trusts.
@@ -42,40 +45,67 @@ const (
 )
 
 // CA is the trust of a standalone world: a root whose key may be kept
-// elsewhere, the issuing CA below it that signs for devices, and a hierarchy
-// of its own for the servers. Methods are safe for concurrent use.
+// elsewhere, the issuing CA below it that signs for devices, those that signed
+// for them before and are trusted still, and a hierarchy of its own for the
+// servers. Methods are safe for concurrent use.
 type CA struct {
-	root      *x509.Certificate
-	issuer    *x509.Certificate
-	foreign   []*x509.Certificate
-	authority *issuing.Authority
-	server    server
-	roots     []byte
-	entries   []CAEntry
-	warnings  []string
-	now       func() time.Time
+	dir        string
+	passphrase []byte
+	root       *x509.Certificate // with issuer: what this CA was made with
+	issuer     *x509.Certificate
+	foreign    []*x509.Certificate
+	server     server
+	roots      []byte
+	entries    []CAEntry // of the servers' hierarchy and of foreign CAs
+	notes      notes
+	now        func() time.Time
+	trust      atomic.Pointer[trust]
 }
+
+// notes collects what an operator should look at, one sentence each.
+type notes struct{ all []string }
+
+func (n *notes) warn(format string, args ...any) { n.all = append(n.all, fmt.Sprintf(format, args...)) }
 
 // CAEntry describes a CA certificate, or the server certificate, for people.
 type CAEntry struct {
-	Role      string         `json:"role"` // root, issuing, server-ca, server, client-ca
+	Role      string         `json:"role"` // root, issuing, former, retired, server-ca, server, client-ca
 	Subject   string         `json:"subject"`
 	ID        certificate.ID `json:"id"`
 	NotAfter  time.Time      `json:"notAfter"`
 	Key       string         `json:"key"` // the file; "offline" where it is not here, "memory" where it never was one, empty where it is not ours
 	Encrypted bool           `json:"encrypted"`
+	Retired   time.Time      `json:"retired,omitzero"` // of a CA that is not trusted any more
 }
 
 // soon is how long before the end of a CA certificate warnings begin.
 const soon = 180 * 24 * time.Hour
 
-// LoadCA reads the CA from a data directory. It refuses a key that is not its
-// certificate's, a wrong passphrase, and a hierarchy that does not hold
-// together; the root's key is not needed. What should worry an operator
+// LoadCA reads the CA from a data directory, as it was made. It refuses a key
+// that is not its certificate's, a wrong passphrase, and a hierarchy that does
+// not hold together; the root's key is not needed. What should worry an operator
 // without stopping anything is in Warnings.
 func LoadCA(data string, config CAConfig) (*CA, error) {
+	ca, err := readCA(data, config)
+	if err != nil {
+		return nil, err
+	}
+	first, err := ca.first()
+	if err != nil {
+		return nil, err
+	}
+	first.Issues = true
+	if err := ca.Take([]store.Authority{first}); err != nil {
+		return nil, err
+	}
+	return ca, ca.loadOthers(config)
+}
+
+// readCA reads what this CA was made with, but for its keys. Take and loadOthers
+// must follow.
+func readCA(data string, config CAConfig) (*CA, error) {
 	dir := filepath.Join(data, caDir)
-	ca := &CA{now: config.Now}
+	ca := &CA{dir: dir, passphrase: config.Passphrase, now: config.Now}
 	var err error
 	if ca.root, err = readCertificate(filepath.Join(dir, rootFile)); err != nil {
 		return nil, fmt.Errorf("root CA: %w", err)
@@ -83,38 +113,48 @@ func LoadCA(data string, config CAConfig) (*CA, error) {
 	if ca.issuer, err = readCertificate(filepath.Join(dir, issuingFile)); err != nil {
 		return nil, fmt.Errorf("issuing CA: %w", err)
 	}
-	signer, err := ca.readKey(filepath.Join(dir, issuingKey), config.Passphrase)
-	if err != nil {
-		return nil, fmt.Errorf("issuing CA: %w", err)
-	}
-	ca.authority, err = issuing.New(issuing.Config{
-		Chain: []*x509.Certificate{ca.issuer, ca.root}, Signer: signer.key, Now: config.Now,
-	})
-	if err != nil {
-		return nil, err
-	}
-	if err := ca.addRoot(filepath.Join(dir, rootKeyFile)); err != nil {
-		return nil, err
-	}
-	ca.add("issuing", ca.issuer, signer.path, signer.encrypted)
-	if err := ca.loadServer(dir, config); err != nil {
-		return nil, err
-	}
-	return ca, ca.loadForeign(config.ClientCA)
+	return ca, nil
 }
 
-// Authority is the issuing CA.
-func (ca *CA) Authority() *issuing.Authority { return ca.authority }
+// loadOthers reads the servers' hierarchy, and whom else the broker trusts.
+func (ca *CA) loadOthers(config CAConfig) error {
+	if err := ca.loadServer(ca.dir, config); err != nil {
+		return err
+	}
+	return ca.loadForeign(config.ClientCA)
+}
 
-// Issuer is the issuing CA's certificate.
-func (ca *CA) Issuer() *x509.Certificate { return ca.issuer }
+// first is the issuing CA that this CA was made with.
+func (ca *CA) first() (store.Authority, error) {
+	return store.NewAuthority([][]byte{ca.issuer.Raw, ca.root.Raw})
+}
+
+// Issuer is the certificate of the CA that issues now.
+func (ca *CA) Issuer() *x509.Certificate { return ca.trust.Load().issuing.certificate }
+
+// Authority is the CA that issues now.
+func (ca *CA) Authority() *issuing.Authority { return ca.trust.Load().issuing.authority }
+
+// Issue has the CA that issues now sign a certificate; see issuing.Authority.
+func (ca *CA) Issue(ctx context.Context, order certificate.Order) (certificate.Certificate, error) {
+	return ca.Authority().Issue(ctx, order)
+}
+
+// Signs returns until when what is issued now can last; see issuing.Authority.
+func (ca *CA) Signs(ctx context.Context) (until time.Time, err error) {
+	return ca.Authority().Signs(ctx)
+}
 
 // ClientPool returns a new pool of those whose certificates may connect. The
-// issuing CA is in it as if it were a root, so that a device that sends
+// issuing CAs are in it as if they were roots, so that a device that sends
 // nothing but its leaf is let in.
-func (ca *CA) ClientPool() *x509.CertPool {
+func (ca *CA) ClientPool() *x509.CertPool { return ca.poolOf(ca.trust.Load()) }
+
+func (ca *CA) poolOf(t *trust) *x509.CertPool {
 	pool := x509.NewCertPool()
-	pool.AddCert(ca.issuer)
+	for _, i := range t.trusted {
+		pool.AddCert(i.certificate)
+	}
 	for _, c := range ca.foreign {
 		pool.AddCert(c)
 	}
@@ -135,11 +175,7 @@ func (ca *CA) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 // DaysLeft returns how many days the issuing CA, or one above it, and the
 // server certificate are still valid; less than zero when they are not.
 func (ca *CA) DaysLeft() (issuingCA, serverCertificate float64) {
-	end := ca.issuer.NotAfter
-	if ca.root.NotAfter.Before(end) {
-		end = ca.root.NotAfter
-	}
-	issuingCA = end.Sub(ca.now()).Hours() / 24
+	issuingCA = ca.trust.Load().issuing.end().Sub(ca.now()).Hours() / 24
 	if c, err := ca.server.current(); err == nil {
 		serverCertificate = c.Leaf.NotAfter.Sub(ca.now()).Hours() / 24
 	}
@@ -148,7 +184,7 @@ func (ca *CA) DaysLeft() (issuingCA, serverCertificate float64) {
 
 // Entries lists the certificates of the CA, for `ca show`.
 func (ca *CA) Entries() []CAEntry {
-	entries := append([]CAEntry(nil), ca.entries...)
+	entries := append(slices.Clone(ca.trust.Load().entries), ca.entries...)
 	if c, err := ca.server.current(); err == nil {
 		entries = append(entries, entry("server", c.Leaf, ca.server.where(), false))
 	}
@@ -156,20 +192,23 @@ func (ca *CA) Entries() []CAEntry {
 }
 
 // Warnings says what an operator should look at, one sentence each.
-func (ca *CA) Warnings() []string { return ca.warnings }
+func (ca *CA) Warnings() []string {
+	return append(slices.Clone(ca.trust.Load().notes.all), ca.notes.all...)
+}
 
 func (ca *CA) add(role string, c *x509.Certificate, key string, encrypted bool) {
 	ca.entries = append(ca.entries, entry(role, c, key, encrypted))
-	switch left := c.NotAfter.Sub(ca.now()); {
-	case left < 0:
-		ca.warn("%s certificate %q has expired on %s", role, c.Subject, c.NotAfter.UTC().Format(time.DateOnly))
-	case left < soon:
-		ca.warn("%s certificate %q expires on %s", role, c.Subject, c.NotAfter.UTC().Format(time.DateOnly))
-	}
+	ca.notes.ends(role, c, ca.now())
 }
 
-func (ca *CA) warn(format string, args ...any) {
-	ca.warnings = append(ca.warnings, fmt.Sprintf(format, args...))
+// ends warns of a certificate that has expired, or does so soon.
+func (n *notes) ends(role string, c *x509.Certificate, now time.Time) {
+	switch left := c.NotAfter.Sub(now); {
+	case left < 0:
+		n.warn("%s certificate %q has expired on %s", role, c.Subject, c.NotAfter.UTC().Format(time.DateOnly))
+	case left < soon:
+		n.warn("%s certificate %q expires on %s", role, c.Subject, c.NotAfter.UTC().Format(time.DateOnly))
+	}
 }
 
 func entry(role string, c *x509.Certificate, key string, encrypted bool) CAEntry {
@@ -177,23 +216,6 @@ func entry(role string, c *x509.Certificate, key string, encrypted bool) CAEntry
 		Role: role, Subject: c.Subject.String(), ID: certificate.IDOf(c.Raw),
 		NotAfter: c.NotAfter.UTC(), Key: key, Encrypted: encrypted,
 	}
-}
-
-// addRoot lists the root. Its key is not read: nothing here needs it.
-func (ca *CA) addRoot(path string) error {
-	where, encrypted := "offline", false
-	text, err := os.ReadFile(path)
-	switch {
-	case err == nil:
-		where = path
-		if encrypted, err = ca.inspectKey(path, text); err != nil {
-			return fmt.Errorf("root CA: %w", err)
-		}
-	case !os.IsNotExist(err):
-		return fmt.Errorf("root CA: %w", err)
-	}
-	ca.add("root", ca.root, where, encrypted)
-	return nil
 }
 
 func (ca *CA) loadForeign(files []string) error {
@@ -222,7 +244,7 @@ func (ca *CA) loadServer(dir string, config CAConfig) error {
 	if err != nil {
 		return fmt.Errorf("server CA: %w", err)
 	}
-	key, err := ca.readKey(filepath.Join(dir, serverKeyFile), config.Passphrase)
+	key, err := readKey(filepath.Join(dir, serverKeyFile), config.Passphrase, &ca.notes)
 	if err != nil {
 		return fmt.Errorf("server CA: %w", err)
 	}

@@ -48,12 +48,12 @@ func encodeKey(key crypto.Signer, passphrase []byte) ([]byte, error) {
 }
 
 // readKey reads a CA's key, and warns of one that anybody could read.
-func (ca *CA) readKey(path string, passphrase []byte) (keyFile, error) {
+func readKey(path string, passphrase []byte, n *notes) (keyFile, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return keyFile{}, err
 	}
-	encrypted, err := ca.inspectKey(path, text)
+	encrypted, err := inspectKey(path, text, n)
 	if err != nil {
 		return keyFile{}, err
 	}
@@ -65,7 +65,7 @@ func (ca *CA) readKey(path string, passphrase []byte) (keyFile, error) {
 }
 
 // inspectKey says whether a key file is encrypted, without decrypting it.
-func (ca *CA) inspectKey(path string, text []byte) (encrypted bool, err error) {
+func inspectKey(path string, text []byte, n *notes) (encrypted bool, err error) {
 	block, _ := pem.Decode(text)
 	if block == nil {
 		return false, fmt.Errorf("%s: not a PEM file", path)
@@ -75,10 +75,10 @@ func (ca *CA) inspectKey(path string, text []byte) (encrypted bool, err error) {
 		return false, err
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		ca.warn("%s can be read by others: chmod 600 it", path)
+		n.warn("%s can be read by others: chmod 600 it", path)
 	}
 	if encrypted = block.Type == encryptedKeyBlock; !encrypted {
-		ca.warn("%s is not encrypted: set ca.passphrase before the CA is made, or encrypt it with openssl pkcs8 -topk8", path)
+		n.warn("%s is not encrypted: set ca.passphrase before the CA is made, or encrypt it with openssl pkcs8 -topk8", path)
 	}
 	return encrypted, nil
 }

@@ -24,6 +24,9 @@ const (
 	caBackdate   = 24 * time.Hour
 )
 
+// issuingName is what the names of issuing CAs begin with.
+const issuingName = "certvendor issuing CA "
+
 // authority is a CA certificate with its key, at the moment it is made.
 type authority struct {
 	certificate *x509.Certificate
@@ -50,7 +53,7 @@ func MakeCA(dir string, config CAConfig) error {
 	if err != nil {
 		return err
 	}
-	issuer, err := makeAuthority(leavesOnly(caTemplate("certvendor issuing CA"+suffix, issuingYears, now)), root)
+	issuer, err := makeAuthority(leavesOnly(caTemplate(issuingName+hex.EncodeToString(tag), issuingYears, now)), root)
 	if err != nil {
 		return err
 	}

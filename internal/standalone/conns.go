@@ -222,6 +222,27 @@ func (t *connTable) closeHolding(h holding) {
 	}
 }
 
+// closeUnless closes every connection that is not to stay.
+func (t *connTable) closeUnless(stays func(*mqttLink) bool) {
+	for _, l := range t.all() {
+		if !stays(l) {
+			l.kill()
+		}
+	}
+}
+
+func (t *connTable) all() []*mqttLink {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var all []*mqttLink
+	for _, links := range t.holdings {
+		for l := range links {
+			all = append(all, l)
+		}
+	}
+	return all
+}
+
 func (t *connTable) count() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()

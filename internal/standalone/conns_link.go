@@ -33,7 +33,8 @@ type mqttLink struct {
 	certificate certificate.ID
 	commonName  string
 	leaf        *x509.Certificate
-	expired     bool // may use get, ack and jobs only
+	expired     bool   // may use get, ack and jobs only
+	trust       uint64 // of the CAs, when the handshake began
 
 	// Set by the CONNECT.
 	device   registry.DeviceID

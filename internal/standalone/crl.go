@@ -2,6 +2,7 @@ package standalone
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/certvendor/certvendor/certificate"
@@ -17,8 +18,14 @@ type CRL struct {
 	Until   time.Time
 }
 
-// CRL has the issuing CA sign a CRL that is good for so long.
-func (w *World) CRL(ctx context.Context, lifetime time.Duration) (CRL, error) {
+// CRL has an issuing CA sign a CRL that is good for so long: the one whose id
+// begins with a text, or without a text the one that issues. A CA that is not
+// trusted any more signs none.
+func (w *World) CRL(ctx context.Context, id string, lifetime time.Duration) (CRL, error) {
+	signer, err := w.ca.signerOf(id)
+	if err != nil {
+		return CRL{}, err
+	}
 	now := w.config.Now()
 	list := issuing.List{Until: now.Add(lifetime)}
 	made := CRL{Until: list.Until}
@@ -33,18 +40,35 @@ func (w *World) CRL(ctx context.Context, lifetime time.Duration) (CRL, error) {
 		}
 		for _, r := range page {
 			after = r.ID
-			if !w.ca.Authority().Issued(r.Certificate) {
+			if !signer.Issued(r.Certificate) {
 				made.Others++
 				continue
 			}
 			list.Entries = append(list.Entries, r)
 		}
 	}
-	var err error
 	if list.Number, err = w.store.NextCRL(ctx); err != nil {
 		return CRL{}, err
 	}
 	made.Number, made.Entries = list.Number, len(list.Entries)
-	made.DER, err = w.ca.Authority().RevocationList(list)
+	made.DER, err = signer.RevocationList(list)
 	return made, err
+}
+
+// signerOf finds the authority of a trusted CA.
+func (ca *CA) signerOf(id string) (*issuing.Authority, error) {
+	t := ca.trust.Load()
+	if id == "" {
+		return t.issuing.authority, nil
+	}
+	for _, i := range t.trusted {
+		switch {
+		case !strings.HasPrefix(string(i.ID), id):
+		case i.authority == nil:
+			return nil, refused("the key of CA %.12s is not here: put it back as %s, and start the daemon again", i.ID, ca.keyPath(i.certificate.RawSubjectPublicKeyInfo))
+		default:
+			return i.authority, nil
+		}
+	}
+	return nil, refused("CA %.64s is none of those that are trusted: `certvendor ca show` lists them", id)
 }

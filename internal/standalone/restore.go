@@ -150,8 +150,14 @@ func (r *restore) bringUp(ctx context.Context) (wanted map[string]bool, err erro
 	if err := r.isBackedUp(ctx, s); err != nil {
 		return nil, err
 	}
+	if err := r.enterFirst(ctx, s); err != nil {
+		return nil, err
+	}
 	r.at("replay")
 	if err := r.replay(ctx, s); err != nil {
+		return nil, err
+	}
+	if err := r.authorities(ctx, s); err != nil {
 		return nil, err
 	}
 	if wanted, err = packagesOf(ctx, s); err != nil {
@@ -176,6 +182,20 @@ func (r *restore) isBackedUp(ctx context.Context, s *store.Store) error {
 		return fmt.Errorf("%w: its store is not the one that its manifest names", archive.ErrDamaged)
 	}
 	return nil
+}
+
+// enterFirst enters the CA of the backup, where a version wrote it that had no
+// list of them: what follows may be about another one.
+func (r *restore) enterFirst(ctx context.Context, s *store.Store) error {
+	ca, err := readCA(r.staged, r.config.CA)
+	if err != nil {
+		return fmt.Errorf("the CA of the backup: %w", err)
+	}
+	first, err := ca.first()
+	if err != nil {
+		return err
+	}
+	return enterFirst(ctx, s, first, "the backup")
 }
 
 // replay carries out the rows since the backup, as far as they hold.

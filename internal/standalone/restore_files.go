@@ -2,15 +2,16 @@ package standalone
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
-	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/archive"
 	"github.com/certvendor/certvendor/internal/store"
 	"github.com/certvendor/certvendor/registry"
@@ -48,27 +49,50 @@ func writeNew(path string, content io.Reader) error {
 	return errors.Join(err, file.Close())
 }
 
-// keys takes the CA's keys from the data directory if the backup has none, and
-// makes sure that the daemon will find a CA that holds together.
+// keys takes the CA's keys from the data directory if the backup has none.
 func (r *restore) keys() error {
-	if !r.report.Backup.Keys {
-		from := filepath.Join(r.config.Data, caDir)
-		if err := copyMissing(from, filepath.Join(r.staged, caDir), isKey); err != nil {
-			return err
-		}
-		if !exists(filepath.Join(r.staged, caDir, issuingKey)) {
-			return fmt.Errorf("the backup was made --without-keys, and %s is not there: put the CA's keys into %s first",
-				filepath.Join(from, issuingKey), from)
-		}
+	if r.report.Backup.Keys {
+		return nil
 	}
-	ca, err := LoadCA(r.staged, r.config.CA)
+	return copyMissing(filepath.Join(r.config.Data, caDir), filepath.Join(r.staged, caDir), isKey)
+}
+
+// authorities makes sure that the daemon will find a CA that holds together:
+// the one of the backup, or the one that took over since, whose key no older
+// backup has.
+func (r *restore) authorities(ctx context.Context, s *store.Store) error {
+	ca, err := readCA(r.staged, r.config.CA)
 	if err != nil {
 		return fmt.Errorf("the CA of the backup: %w", err)
 	}
-	if own := certificate.IDOf(ca.Issuer().Raw); own != r.report.Backup.CA {
-		return fmt.Errorf("%w: its manifest names the issuing CA %.12s, and it holds %.12s", archive.ErrDamaged, r.report.Backup.CA, own)
+	all, err := s.Authorities().List(ctx)
+	if err != nil {
+		return err
 	}
-	return nil
+	from := filepath.Join(r.config.Data, caDir)
+	err = copyMissing(from, ca.dir, func(name string) bool { return isKey(name) && keyOfOne(all, name) })
+	if err != nil {
+		return err
+	}
+	if err = ca.Take(all); err == nil {
+		err = ca.loadOthers(r.config.CA)
+	}
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the key of the CA that issues is neither in the backup nor in %s: put it there first: %w", from, err)
+	}
+	return fmt.Errorf("the CA of the backup: %w", err)
+}
+
+// keyOfOne reports whether a file is named as the key of one of these CAs is
+// that came after the first.
+func keyOfOne(all []store.Authority, name string) bool {
+	return slices.ContainsFunc(all, func(a store.Authority) bool {
+		c, err := x509.ParseCertificate(a.Chain[0])
+		return err == nil && name == laterKeyName(c.RawSubjectPublicKeyInfo)
+	})
 }
 
 func isKey(name string) bool { return strings.HasSuffix(name, ".key") }

@@ -37,6 +37,11 @@ type Config struct {
 	Log      zerolog.Logger
 	// Committed is told how long each commit of the store took. Optional.
 	Committed func(took time.Duration, ops int)
+	// Tells reports which notices the store keeps for others. Optional.
+	Tells func(kind string) bool
+	// Observes says that nobody is answered and nothing is given out: there is
+	// no pacer, the Jobs API is silent, and nobody is adopted.
+	Observes bool
 	// Issuer signs instead of the CA on disk, outside of this world, so that
 	// every intention is durable before it is asked. Optional.
 	Issuer vending.Issuer
@@ -75,7 +80,9 @@ type World struct {
 	stop    context.CancelFunc
 	running sync.WaitGroup
 	failed  chan error
-	backing sync.Mutex // held while a backup is made
+	backing sync.Mutex        // held while a backup is made
+	turning sync.Mutex        // held while the CA is changed
+	step    func(what string) // called before each step of that; tests look at the directory then
 
 	restored store.Restoration // when this world was restored; zero: it was not
 }
@@ -103,16 +110,26 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 	if err := initialise(ctx, config); err != nil {
 		return nil, err
 	}
-	if w.ca, err = LoadCA(config.Data, config.CA); err != nil {
+	if w.ca, err = readCA(config.Data, config.CA); err != nil {
 		return nil, err
 	}
 	if err := w.openStore(ctx); err != nil {
+		return nil, err
+	}
+	if err := w.takeCA(ctx); err != nil {
+		return nil, err
+	}
+	if err := w.ca.loadOthers(config.CA); err != nil {
 		return nil, err
 	}
 	if err := w.listen(); err != nil {
 		return nil, err
 	}
 	if err := w.packages.discardOrphans(ctx, w.store.Packages()); err != nil {
+		return nil, err
+	}
+	// The retirement of a CA may have been interrupted.
+	if err := w.store.Authorities().Distrust(ctx); err != nil {
 		return nil, err
 	}
 	return w, nil
@@ -146,8 +163,7 @@ func initialise(ctx context.Context, config Config) error {
 	})
 }
 
-// openStore opens the store and holds its CA against the one on disk: a store
-// whose certificates another CA signed is not this world's.
+// openStore opens the store, and takes what earlier processes held of it.
 func (w *World) openStore(ctx context.Context) (err error) {
 	path := filepath.Join(w.config.Data, storeFile)
 	if !exists(path) {
@@ -157,10 +173,10 @@ func (w *World) openStore(ctx context.Context) (err error) {
 	w.store, err = store.Open(ctx, store.Config{
 		Path: path, Instance: w.config.Instance, Now: w.config.Now,
 		AuditDir: filepath.Join(w.config.Data, auditDir), Observe: w.config.Committed,
-		DurableIntent: w.config.Issuer != nil,
-		Connected:     func(id registry.DeviceID, c certificate.ID) bool { return w.broker.Connected(id, c) },
-		Heard:         func(id registry.DeviceID, c certificate.ID) time.Time { return w.broker.Heard(id, c) },
-		Retired:       func(id registry.DeviceID, c certificate.ID) { w.broker.CloseHolding(id, c) },
+		DurableIntent: w.config.Issuer != nil, Tells: w.config.Tells,
+		Connected: func(id registry.DeviceID, c certificate.ID) bool { return w.broker.Connected(id, c) },
+		Heard:     func(id registry.DeviceID, c certificate.ID) time.Time { return w.broker.Heard(id, c) },
+		Retired:   func(id registry.DeviceID, c certificate.ID) { w.broker.CloseHolding(id, c) },
 	})
 	if err != nil {
 		return err
@@ -169,30 +185,19 @@ func (w *World) openStore(ctx context.Context) (err error) {
 		return err
 	}
 	// The lock is ours alone: whoever held a lease is gone.
-	if _, err := w.store.Journal().VoidLeases(ctx); err != nil {
-		return err
+	if w.config.Observes {
+		return nil
 	}
-	const key = store.CACertificate
-	own := string(certificate.IDOf(w.ca.Issuer().Raw))
-	known, err := w.store.Meta(ctx, key)
-	switch {
-	case err != nil:
-		return err
-	case known == "":
-		return w.store.SetMeta(ctx, key, own)
-	case known != own:
-		return fmt.Errorf("the store belongs to the issuing CA %.12s, and %s holds %.12s: put the right CA files back",
-			known, filepath.Join(w.config.Data, caDir), own)
-	}
-	return nil
+	_, err = w.store.Journal().VoidLeases(ctx)
+	return err
 }
 
 // listen opens both listeners, so that a port that is taken fails at once.
 func (w *World) listen() (err error) {
 	config := w.config.Broker
-	config.Certificate, config.ClientCAs = w.ca.GetCertificate, w.ca.ClientPool
+	config.Certificate, config.ClientCAs, config.Trust = w.ca.GetCertificate, w.ca.ClientPool, w.ca.Trust
 	config.Topics, config.Now, config.Log = w.config.Topics, w.config.Now, w.config.Log
-	if !w.restored.At.IsZero() {
+	if !w.restored.At.IsZero() && !w.config.Observes {
 		config.Adopt = w.adopt
 	}
 	if w.broker, err = NewBroker(config); err != nil {
@@ -229,7 +234,11 @@ func (w *World) serveJobs() (err error) {
 		Store: w.store.Jobs(), Publish: w.broker.Publish, Ended: w.Poke,
 		InProgressTimeout: pace.InProgressTimeout, Now: w.config.Now, Log: w.config.Log,
 	})
-	w.broker.ServeJobs(w.jobs)
+	if w.config.Observes {
+		w.broker.ServeJobs(silence{})
+	} else {
+		w.broker.ServeJobs(w.jobs)
+	}
 	w.pacer, err = NewPacer(PacerConfig{
 		Store: w.store.Jobs(), Jobs: w.jobs, PerMinute: pace.PerMinute, MaxInFlight: pace.MaxInFlight,
 		InProgressTimeout: pace.InProgressTimeout, Now: w.config.Now, Log: w.config.Log,
@@ -245,8 +254,8 @@ func (w *World) Backend() backend.Backend {
 		Revoker: w.store.Certificates(),
 		Journal: w.store.Journal(), Rotations: w.store.Journal(), Brakes: w.store.Brakes(),
 		Group: w.jobs.Group(w.store.Group()), Jobs: w.jobs.Continuous(w.store.Jobs()),
-		Issuer: w.ca.Authority(), Packages: w.packages, Bus: w.broker,
-		Signs: w.ca.Authority().Signs,
+		Issuer: w.ca, Packages: w.packages, Bus: w.broker,
+		Signs: w.ca.Signs,
 	}
 	if w.config.Issuer != nil {
 		b.Issuer, b.Signs = w.config.Issuer, nil
@@ -258,7 +267,9 @@ func (w *World) Backend() backend.Backend {
 func (w *World) Start(ctx context.Context) error {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	w.stop = stop
-	w.running.Go(func() { w.pacer.Run(running) })
+	if !w.config.Observes {
+		w.running.Go(func() { w.pacer.Run(running) })
+	}
 	w.running.Go(func() {
 		if err := w.files.ServeTLS(w.listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
 			w.failed <- fmt.Errorf("package listener: %w", err)
@@ -321,6 +332,13 @@ func (w *World) PackagesAddr() net.Addr { return w.listener.Addr() }
 
 // Poke has the pacer look at once whether somebody may have a job.
 func (w *World) Poke() { w.pacer.Poke() }
+
+// silence is a Jobs API that answers nobody.
+type silence struct{}
+
+func (silence) Answer(context.Context, registry.DeviceID, string, []byte) (string, []byte) {
+	return "", nil
+}
 
 // packageRows gives the store's rows the errors of the port.
 type packageRows struct{ rows store.Packages }

@@ -53,6 +53,9 @@ const (
 	Thawed = "thaw"
 	CAMade = "ca.made"
 
+	CATookOver = "ca.took_over" // another CA issues from now on
+	CARetired  = "ca.retired"
+
 	CRLNumbered   = "crl.numbered" // a CRL of this number is about to be signed
 	StoreRestored = "store.restored"
 )

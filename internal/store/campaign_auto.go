@@ -44,7 +44,7 @@ func (h Campaigns) Keep(ctx context.Context, spec campaign.Spec) error {
 			return err
 		}
 		c.Why = ""
-		return t.auditCampaign(c, campaign.Running)
+		return t.noteCampaign(c, campaign.Running, CampaignStarted)
 	})
 	return wrapCampaign("keep", spec.Name, err)
 }

@@ -3,11 +3,10 @@ package store
 import (
 	"context"
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/certvendor/certvendor/campaign"
+	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/registry"
 	"github.com/certvendor/certvendor/rotation"
 )
@@ -35,29 +34,22 @@ func (h Campaigns) Candidates(ctx context.Context, attributes []string, look fun
 
 func (h Campaigns) candidates(ctx context.Context, after registry.DeviceID, attributes []string) (page []campaign.Candidate, err error) {
 	err = h.s.view(ctx, func(q querier) (err error) {
-		page, err = collect(q, scanCandidate, `SELECT d.id, d.blocked,
-			coalesce((SELECT r.state || ' ' || max(r.vended_at, r.opened) FROM rotations r INDEXED BY rotations_open WHERE r.device = d.id
-				AND r.state IN ('intended', 'issued', 'vended', 'acknowledged', 'proven')), ''),
-			EXISTS (SELECT 1 FROM members g WHERE g.device = d.id),
-			coalesce((SELECT c.name FROM campaign_members m JOIN campaigns c ON c.name = m.campaign
-				WHERE m.device = d.id AND c.state NOT IN ('aborted', 'canceled', 'finished')
-				AND m.standing IN ('pending', 'added', 'vended', 'proven')
-				AND NOT (c.name = 'auto' AND m.standing = 'pending')), ''),
-			EXISTS (SELECT 1 FROM campaign_members m WHERE m.device = d.id AND m.campaign = 'auto' AND m.standing = 'pending')
-			FROM devices d WHERE d.id > ? ORDER BY d.id`+atMost, after, candidatesAtOnce)
+		page, err = collect(q, scanCandidate, `SELECT d.id, d.blocked FROM devices d WHERE d.id > ? ORDER BY d.id`+atMost,
+			after, candidatesAtOnce)
 		if err != nil || len(page) == 0 {
 			return err
 		}
-		places := make(map[registry.DeviceID]int, len(page))
-		for i, c := range page {
-			places[c.Device] = i
+		s := stretch{q, page, make(map[string]*campaign.Candidate, len(page))}
+		for i := range page {
+			s.places[string(page[i].Device)] = &page[i]
 		}
-		last := page[len(page)-1].Device
-		if err := addActive(q, page, places, after, last); err != nil {
-			return err
+		for _, add := range []func() error{s.addActive, s.addOpen, s.addGrouped, s.addCampaign, s.addWaits} {
+			if err := add(); err != nil {
+				return err
+			}
 		}
 		for _, name := range attributes {
-			if err := addAttribute(q, page, places, name, after, last); err != nil {
+			if err := s.addAttribute(name); err != nil {
 				return err
 			}
 		}
@@ -67,56 +59,105 @@ func (h Campaigns) candidates(ctx context.Context, after registry.DeviceID, attr
 }
 
 func scanCandidate(row scanner) (c campaign.Candidate, err error) {
-	c.Attributes = map[string]string{}
-	var open string
-	if err := row.Scan(&c.Device, &c.Blocked, &open, &c.Grouped, &c.Campaign, &c.Waits); err != nil || open == "" {
-		return c, err
-	}
-	state, since, _ := strings.Cut(open, " ")
-	began, err := strconv.ParseInt(since, 10, 64)
-	c.Open, c.Began = rotation.State(state), moment(began)
+	var id string
+	err = row.Scan(&id, &c.Blocked)
+	c.Device, c.Attributes = registry.DeviceID(id), map[string]string{}
 	return c, err
 }
 
-// addActive adds what is ACTIVE of each device of a page.
-func addActive(q querier, page []campaign.Candidate, places map[registry.DeviceID]int, after, last registry.DeviceID) error {
-	rows, err := q.query(`SELECT h.device, h.certificate, c.issuer, c.key_type, c.not_before, c.not_after, h.seen, c.holders > 1
-		FROM holdings h JOIN certificates c ON c.id = h.certificate
-		WHERE h.device > ? AND h.device <= ? AND h.detached = 0 AND c.standing = 'ACTIVE'`, after, last)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var device registry.DeviceID
-		var a campaign.Active
-		var begin, end, seen int64
-		if err := rows.Scan(&device, &a.ID, &a.Issuer, &a.KeyType, &begin, &end, &seen, &a.Shared); err != nil {
-			return err
-		}
-		a.NotBefore, a.NotAfter, a.Seen = time.Unix(begin, 0).UTC(), time.Unix(end, 0).UTC(), moment(seen)
-		if i, ok := places[device]; ok {
-			page[i].Active = append(page[i].Active, a)
-		}
-	}
-	return rows.Err()
+// stretch is a page of candidates. What is known of them is read table after
+// table, each in its own order, which costs far less than looking it up for
+// each.
+type stretch struct {
+	querier
+	page   []campaign.Candidate
+	places map[string]*campaign.Candidate
 }
 
-func addAttribute(q querier, page []campaign.Candidate, places map[registry.DeviceID]int, name string, after, last registry.DeviceID) error {
-	rows, err := q.query(`SELECT device, value FROM attributes WHERE name = ? AND device > ? AND device <= ?`, name, after, last)
+// along reads what a query has of the stretch: a row's device, and what else
+// it is read into, which add then gives to the candidate.
+func (s stretch) along(add func(*campaign.Candidate), into []any, text string, args ...any) error {
+	var device string
+	into = append([]any{&device}, into...)
+	return walk(s, func(row scanner) error {
+		err := row.Scan(into...)
+		if c := s.places[device]; err == nil && c != nil {
+			add(c)
+		}
+		return err
+	}, text, append(args, s.page[0].Device, s.page[len(s.page)-1].Device)...)
+}
+
+// addActive adds what is ACTIVE of each device.
+func (s stretch) addActive() error {
+	cas, err := authorities(s)
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var device registry.DeviceID
-		var text string
-		if err := rows.Scan(&device, &text); err != nil {
+	chains, err := collect(s, scanChain, `SELECT id, ders FROM chains`)
+	if err != nil {
+		return err
+	}
+	of := map[int64][][]byte{}
+	for _, c := range chains {
+		of[c.id] = c.ders
+	}
+	var id, issuer, keyType string
+	var chain, begin, end, seen int64
+	var shared bool
+	return s.along(func(c *campaign.Candidate) {
+		c.Active = append(c.Active, campaign.Active{
+			ID: certificate.ID(id), Issuer: issuer, CA: issuerOf(cas, issuer, of[chain]), KeyType: keyType,
+			NotBefore: time.Unix(begin, 0).UTC(), NotAfter: time.Unix(end, 0).UTC(), Seen: moment(seen), Shared: shared,
+		})
+	}, []any{&id, &issuer, &chain, &keyType, &begin, &end, &seen, &shared}, `SELECT h.device, h.certificate, c.issuer, c.chain,
+		c.key_type, c.not_before, c.not_after, h.seen, c.holders > 1 FROM holdings h CROSS JOIN certificates c ON c.id = h.certificate
+		WHERE h.device >= ? AND h.device <= ? AND h.detached = 0 AND c.standing = 'ACTIVE'`)
+}
+
+func (s stretch) addOpen() error {
+	var state string
+	var began int64
+	return s.along(func(c *campaign.Candidate) {
+		c.Open, c.Began = rotation.State(state), moment(began)
+	}, []any{&state, &began}, `SELECT device, state, max(vended_at, opened)
+		FROM rotations INDEXED BY rotations_open WHERE device >= ? AND device <= ?
+		AND state IN ('intended', 'issued', 'vended', 'acknowledged', 'proven')`)
+}
+
+func (s stretch) addGrouped() error {
+	return s.along(func(c *campaign.Candidate) { c.Grouped = true }, nil,
+		`SELECT device FROM members WHERE device >= ? AND device <= ?`)
+}
+
+// addCampaign adds the campaign that has not ended, and that a device has not
+// come to its end in.
+func (s stretch) addCampaign() error {
+	running, err := collect(s, value[string], `SELECT name FROM campaigns WHERE state NOT IN ('aborted', 'canceled', 'finished')`)
+	if err != nil {
+		return err
+	}
+	for _, name := range running {
+		err := s.along(func(c *campaign.Candidate) { c.Campaign = name }, nil, `SELECT device FROM campaign_members
+			INDEXED BY campaign_members_device WHERE campaign = ? AND device >= ? AND device <= ?
+			AND standing IN ('pending', 'added', 'vended', 'proven')
+			AND NOT (campaign = '`+campaign.AutoName+`' AND standing = 'pending')`, name)
+		if err != nil {
 			return err
 		}
-		if i, ok := places[device]; ok {
-			page[i].Attributes[name] = text
-		}
 	}
-	return rows.Err()
+	return nil
+}
+
+// addWaits adds who waits for its turn in the campaign of due certificates,
+// which keeps no device out of another.
+func (s stretch) addWaits() error {
+	return s.along(func(c *campaign.Candidate) { c.Waits = true }, nil, `SELECT device FROM campaign_members
+		INDEXED BY campaign_members_device WHERE campaign = ? AND device >= ? AND device <= ? AND standing = 'pending'`, campaign.AutoName)
+}
+
+func (s stretch) addAttribute(name string) error {
+	var text string
+	return s.along(func(c *campaign.Candidate) { c.Attributes[name] = text }, []any{&text},
+		`SELECT device, value FROM attributes WHERE +name = ? AND device >= ? AND device <= ?`, name) // not by the index of values
 }

@@ -77,7 +77,7 @@ func (h Campaigns) Apply(ctx context.Context, c campaign.Campaign, members []cam
 		if err := t.change(`UPDATE campaigns SET state = ?, version = version + 1 WHERE name = ?`, campaign.Running, c.Name); err != nil {
 			return err
 		}
-		return t.auditCampaign(c, campaign.Running)
+		return t.noteCampaign(c, campaign.Running, CampaignStarted)
 	})
 	return err == nil, wrapCampaign("apply", c.Name, err)
 }
@@ -107,12 +107,17 @@ func (h Campaigns) enter(ctx context.Context, c campaign.Campaign, spec string) 
 	})
 }
 
-func (t *tx) auditCampaign(c campaign.Campaign, state campaign.State) error {
+// noteCampaign audits a campaign's state, and puts a notice into the outbox; an
+// empty kind: none.
+func (t *tx) noteCampaign(c campaign.Campaign, state campaign.State, kind string) error {
 	detail := map[string]string{"campaign": c.Name, "state": string(state), "devices": strconv.Itoa(c.Devices), "wave": strconv.Itoa(c.Wave)}
 	if c.Why != "" {
 		detail["why"] = c.Why
 	}
-	return t.audit(Event{Kind: CampaignState, Detail: detail})
+	if err := t.audit(Event{Kind: CampaignState, Detail: detail}); err != nil || kind == "" {
+		return err
+	}
+	return t.tell(kind, detail)
 }
 
 // wrapCampaign names the campaign in an error; what refuses stays testable.
@@ -170,7 +175,11 @@ func (h Campaigns) Save(ctx context.Context, c campaign.Campaign) (bool, error) 
 			c.State, c.Why, c.Wave, nanos(c.Ended), nanos(c.Resumed), c.Name); err != nil {
 			return false, err
 		}
-		return true, t.auditCampaign(c, c.State)
+		kind := ""
+		if c.State != before.State {
+			kind = noticeOf[c.State]
+		}
+		return true, t.noteCampaign(c, c.State, kind)
 	})
 	return saved, wrapCampaign("save", c.Name, err)
 }

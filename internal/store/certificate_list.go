@@ -27,7 +27,14 @@ func (h Certificates) List(ctx context.Context, query certificate.Query) ([]cert
 	return page, nil
 }
 
-const byID = ` ORDER BY c.id, h.device`
+// order is by id, or for what expires by when it does: what expires soon is a
+// small part of all, and lies together in its index.
+func order(query certificate.Query) string {
+	if query.ExpiresBy.IsZero() {
+		return ` ORDER BY c.id, h.device`
+	}
+	return ` ORDER BY c.not_after, c.id, h.device`
+}
 
 func listed(q querier, query certificate.Query) ([]certificate.Holding, error) {
 	text, args, err := statement(q, query)
@@ -46,7 +53,7 @@ func listed(q querier, query certificate.Query) ([]certificate.Holding, error) {
 	}
 	one := selected(query)
 	one.add(true, `c.id = ?`, cut)
-	return collect(q, scanHolding, `SELECT `+holdingColumns+` FROM `+holdingTables+one.String()+byID, one.args...)
+	return collect(q, scanHolding, `SELECT `+holdingColumns+` FROM `+holdingTables+one.String()+order(query), one.args...)
 }
 
 // statement returns the query for a page, but for the last argument, which is
@@ -56,49 +63,46 @@ func statement(q querier, query certificate.Query) (text string, args []any, err
 	if err != nil {
 		return "", nil, err
 	}
-	return `SELECT ` + holdingColumns + ` FROM ` + from + f.String() + byID + atMost, f.args, nil
+	return `SELECT ` + holdingColumns + ` FROM ` + from + f.String() + order(query) + atMost, f.args, nil
 }
 
 const holdingTables = `certificates c JOIN chains n ON n.id = c.chain
 	LEFT JOIN holdings h ON h.certificate = c.id AND h.detached = 0`
 
-// lead decides where a listing begins: with few certificates that expire, or
-// few devices with an attribute, with those; else in the order of the ids, past
-// what was not asked for.
+// lead decides where a listing begins: with what expires, or with few devices
+// that have an attribute; else in the order of the ids, past what was not asked
+// for.
 func lead(q querier, query certificate.Query) (from string, f *filter, err error) {
 	f = selected(query)
 	by := func(index string) string {
 		return strings.Replace(holdingTables, `certificates c`, `certificates c INDEXED BY `+index, 1)
 	}
-	few := func(from string, args ...any) bool {
-		var many bool
-		many, err = manyOf(q, limit(query.Limit), from, args)
-		return err == nil && !many
-	}
 	switch {
 	case query.Device != "" || query.Key != "":
+	case !query.ExpiresBy.IsZero():
+		return by(`certificates_not_after`), f, nil
 	case query.Standing != "" && query.Standing != certificate.Active:
 		f.add(true, `c.standing <> 'ACTIVE'`)
 		return by(`certificates_standing`), f, nil
-	case !query.ExpiresBy.IsZero():
-		if few(`certificates WHERE not_after <= ?`, query.ExpiresBy.Unix()) {
-			return by(`certificates_not_after`), f, nil
-		}
 	case len(query.Attributes) > 0:
 		name := slices.Min(slices.Collect(maps.Keys(query.Attributes)))
-		if few(`attributes WHERE name = ? AND value = ?`, name, query.Attributes[name]) {
-			f.add(true, `a.name = ? AND a.value = ?`, name, query.Attributes[name])
-			return `attributes a CROSS JOIN holdings h ON h.device = a.device AND h.detached = 0
-				CROSS JOIN certificates c ON c.id = h.certificate JOIN chains n ON n.id = c.chain`, f, nil
+		many, err := manyOf(q, limit(query.Limit), `attributes WHERE name = ? AND value = ?`, []any{name, query.Attributes[name]})
+		if err != nil || many {
+			return holdingTables, f, err
 		}
+		f.add(true, `a.name = ? AND a.value = ?`, name, query.Attributes[name])
+		return `attributes a CROSS JOIN holdings h ON h.device = a.device AND h.detached = 0
+			CROSS JOIN certificates c ON c.id = h.certificate JOIN chains n ON n.id = c.chain`, f, nil
 	}
-	return holdingTables, f, err
+	return holdingTables, f, nil
 }
 
 // selected returns the conditions of a query.
 func selected(query certificate.Query) *filter {
 	f := &filter{}
-	f.add(true, `c.id > ?`, query.After)
+	f.add(query.ExpiresBy.IsZero(), `c.id > ?`, query.After)
+	f.add(!query.ExpiresBy.IsZero() && query.After != "",
+		`(c.not_after, c.id) > ((SELECT not_after FROM certificates WHERE id = ?), ?)`, query.After, query.After)
 	f.add(query.Device != "", `h.device = ?`, query.Device)
 	f.add(query.Key != "", `c.key = ?`, query.Key)
 	f.add(query.Standing != "", `c.standing = ?`, query.Standing)

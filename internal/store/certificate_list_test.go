@@ -28,7 +28,8 @@ func TestCertificatesAreFoundByIndex(t *testing.T) {
 		"attribute":          {certificate.Query{Attributes: site}, "attributes_value (name=? AND value=?)"},
 		"expiring, device":   {certificate.Query{ExpiresBy: soon, Device: "d1"}, "SEARCH h USING PRIMARY KEY (device=?"},
 		"expiring, at site":  {certificate.Query{ExpiresBy: soon, Attributes: site}, "certificates_not_after (not_after<?)"},
-		"inactive, expiring": {certificate.Query{ExpiresBy: soon, Standing: certificate.Inactive}, "certificates_standing (standing=? AND id>?)"},
+		"inactive, expiring": {certificate.Query{ExpiresBy: soon, Standing: certificate.Inactive}, "certificates_not_after (not_after<?)"},
+		"expiring, later":    {certificate.Query{ExpiresBy: soon, After: "5"}, "certificates_not_after ((not_after,id)>(?,?) AND not_after<?)"},
 		"key, at site":       {certificate.Query{Key: "k", Attributes: site}, "certificates_key (key=? AND id>?)"},
 		"a later page":       {certificate.Query{After: "5", Issuer: "CN=a", Standing: certificate.Active}, "sqlite_autoindex_certificates_1 (id>?)"},
 	} {

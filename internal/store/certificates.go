@@ -24,7 +24,8 @@ var (
 // holds already stays exactly as it is: one that was deactivated is brought
 // back by Activate, not by being registered again. One that nobody holds any
 // more takes the standing it is registered with. One that was revoked is
-// refused with certificate.ErrRevoked.
+// refused with certificate.ErrRevoked, one of a CA that was retired with
+// certificate.ErrDistrusted.
 func (h Certificates) Register(ctx context.Context, device registry.DeviceID, c certificate.Certificate) error {
 	if h.s.drafts.register(device, c) {
 		return nil
@@ -74,10 +75,14 @@ func register(t *tx, device registry.DeviceID, c certificate.Certificate) error 
 		return nil
 	case at.standing == certificate.Revoked:
 		return certificate.ErrRevoked
-	case !known:
-		err = insert(t, device, c)
-	default:
+	}
+	if err := mayUse(t, c.Issuer, c.Chain); err != nil {
+		return err
+	}
+	if known {
 		err = attach(t, device, c, at)
+	} else {
+		err = insert(t, device, c)
 	}
 	if err != nil {
 		return err
@@ -209,8 +214,10 @@ func (h Certificates) activatable(ctx context.Context, device registry.DeviceID,
 			return certificate.ErrNotHeld
 		case at.standing == certificate.Revoked:
 			return certificate.ErrRevoked
+		case at.standing == certificate.Active:
+			return nil
 		}
-		return nil
+		return mayUseID(q, id)
 	})
 }
 
@@ -225,6 +232,9 @@ func activate(t *tx, device registry.DeviceID, id certificate.ID) error {
 		return certificate.ErrRevoked
 	case at.standing == certificate.Active:
 		return nil
+	}
+	if err := mayUseID(t, id); err != nil {
+		return err
 	}
 	if err := setStanding(t, id, certificate.Active); err != nil {
 		return err

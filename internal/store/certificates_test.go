@@ -116,12 +116,20 @@ func (w *world) listed(query certificate.Query) []certificate.Holding {
 		if len(page) == 0 {
 			return all
 		}
-		if len(all) > 0 && page[0].ID <= all[len(all)-1].ID {
+		if len(all) > 0 && !follows(query, page[0], all[len(all)-1]) {
 			w.t.Fatal("a page begins before the one before it ends")
 		}
 		all = append(all, page...)
 		query.After = page[len(page)-1].ID
 	}
+}
+
+// follows reports whether one certificate comes after another in a list.
+func follows(query certificate.Query, c, before certificate.Holding) bool {
+	if !query.ExpiresBy.IsZero() && !c.NotAfter.Equal(before.NotAfter) {
+		return c.NotAfter.After(before.NotAfter)
+	}
+	return c.ID > before.ID
 }
 
 func TestCertificatesAreListed(t *testing.T) {
@@ -148,6 +156,7 @@ func TestCertificatesAreListed(t *testing.T) {
 		"deleted":    {certificate.Query{Standing: certificate.Deleted}, []string{"/gone"}},
 		"issuer":     {certificate.Query{Issuer: "CN=foreign"}, []string{"d1/other"}},
 		"expires":    {certificate.Query{ExpiresBy: other.NotAfter}, []string{"d1/other"}},
+		"all expire": {certificate.Query{ExpiresBy: shared.NotAfter}, []string{"/gone", "d1/other", "d1/shared", "d2/shared", "d3/shared"}},
 		"not yet":    {certificate.Query{ExpiresBy: other.NotAfter.Add(-time.Second)}, nil},
 		"attribute":  {certificate.Query{Attributes: map[string]string{"site": "A"}}, []string{"d1/other", "d1/shared", "d2/shared"}},
 		"attributes": {certificate.Query{Attributes: map[string]string{"site": "A", "line": "1"}}, []string{"d1/other", "d1/shared"}},

@@ -129,18 +129,20 @@ func known(q querier, id registry.DeviceID) error {
 }
 
 // List implements registry.Catalogue.
-func (h Devices) List(ctx context.Context, query registry.Query) ([]registry.Device, error) {
-	return listDevices(ctx, h.s, listing[registry.Device]{columns: deviceColumns, scan: scanDevice}, query)
+func (h Devices) List(ctx context.Context, query registry.Query) (page []registry.Device, err error) {
+	err = h.s.view(ctx, func(q querier) (err error) {
+		text, args := devicesQuery(deviceColumns, query)
+		page, err = collect(q, scanDevice, text, args...)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	return page, nil
 }
 
-// listing is what is read of each device: columns of it and of what is joined
-// to it, at most a row a device.
-type listing[T any] struct {
-	columns, joined string
-	scan            func(scanner) (T, error)
-}
-
-func listDevices[T any](ctx context.Context, s *Store, of listing[T], query registry.Query) ([]T, error) {
+// devicesQuery returns the query for a page of devices.
+func devicesQuery(columns string, query registry.Query) (text string, args []any) {
 	f, from, order := &filter{}, `devices d`, `d.id`
 	for i, name := range slices.Sorted(maps.Keys(query.Attributes)) {
 		if i == 0 {
@@ -153,16 +155,7 @@ func listDevices[T any](ctx context.Context, s *Store, of listing[T], query regi
 			name, query.Attributes[name])
 	}
 	f.add(len(query.Attributes) == 0, `d.id > ?`, query.After)
-	text := `SELECT ` + of.columns + ` FROM ` + from + of.joined + f.String() + ` ORDER BY ` + order + atMost
-	var page []T
-	err := s.view(ctx, func(q querier) (err error) {
-		page, err = collect(q, of.scan, text, append(f.args, limit(query.Limit))...)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list devices: %w", err)
-	}
-	return page, nil
+	return `SELECT ` + columns + ` FROM ` + from + f.String() + ` ORDER BY ` + order + atMost, append(f.args, limit(query.Limit))
 }
 
 func limit(n int) int {

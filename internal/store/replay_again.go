@@ -55,6 +55,8 @@ func (t *tx) again(e Event) error {
 		return putPackage(t, e.Device, e.Certificate)
 	case PackageSpent:
 		return t.change(`UPDATE packages SET spent = ? WHERE device = ? AND certificate = ?`, nanos(e.At), e.Device, e.Certificate)
+	case CATookOver, CARetired:
+		return t.againAuthority(e)
 	case Frozen, Thawed, CAMade, CRLNumbered, StoreRestored:
 		return t.againMeta(e)
 	}

@@ -114,6 +114,21 @@ func collect[T any](q querier, scan func(scanner) (T, error), text string, args 
 	return all, rows.Err()
 }
 
+// walk calls see with every row of a query.
+func walk(q querier, see func(scanner) error, text string, args ...any) error {
+	rows, err := q.query(text, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := see(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
 // single reads the one row of a query with scan; false if there is none.
 func single[T any](q querier, scan func(scanner) (T, error), text string, args ...any) (T, bool, error) {
 	one, err := scan(q.row(text, args...))

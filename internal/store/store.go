@@ -67,6 +67,8 @@ type Config struct {
 	// Elsewhere says that another place keeps the certificates too: the commit
 	// that vends one ends what Unsettled.Begin has begun for it.
 	Elsewhere bool
+	// Tells reports which kinds of notices are put into the outbox. Nil: none.
+	Tells func(kind string) bool
 	// AuditDir is where the audit is copied to, in segments of 64 MiB. Empty:
 	// it stays in the store only.
 	AuditDir string

@@ -60,6 +60,12 @@ func bringBack(t *tx, device registry.DeviceID, id certificate.ID) (bool, error)
 	case at.standing == certificate.Inactive && !at.held && at.holders > 0:
 		return false, nil // the others that share it have given it up
 	}
+	switch err := mayUseID(t, id); {
+	case errors.Is(err, certificate.ErrDistrusted):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
 	if !at.held {
 		if err := reattach(t, device, id, at); err != nil {
 			return false, err

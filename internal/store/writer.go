@@ -37,6 +37,7 @@ type tx struct {
 	*session
 	now      time.Time
 	instance string
+	tells    func(kind string) bool // which notices are wanted
 	wrote    bool
 	chains   map[string]int64 // those known to be committed, by what they hold
 	head     head             // of the audit, as this transaction leaves it
@@ -237,7 +238,7 @@ func (w *writer) transact(ops []*operation) ([]error, error) {
 	if err := w.begin(); err != nil {
 		return outcomes, err
 	}
-	t := &tx{session: w.session, now: w.s.now(), instance: w.s.cfg.Instance, chains: w.chains, head: w.head}
+	t := &tx{session: w.session, now: w.s.now(), instance: w.s.cfg.Instance, tells: w.s.cfg.Tells, chains: w.chains, head: w.head}
 	wrote := false
 	for i, op := range ops {
 		t.wrote = false

@@ -64,8 +64,11 @@ func otherTopics(t *testing.T, open Open) {
 }
 
 func manyCertificates(t *testing.T, open Open) {
-	const many = 300
+	many := 300
 	r := start(t, open, scope(rotation.All, certificate.Deactivate))
+	if r.world.Slow {
+		many = 40
+	}
 	d := r.Device("d")
 	for range many {
 		d.Given(certificate.Adopted)

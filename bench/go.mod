@@ -1,0 +1,3 @@
+module github.com/certvendor/certvendor/bench
+
+go 1.26.0

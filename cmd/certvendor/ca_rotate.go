@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/certvendor/certvendor/internal/control"
+)
+
+func (c *cli) caRotate() *cobra.Command {
+	return &cobra.Command{
+		Use: "rotate", Short: "Let another issuing CA take over, under the root; the one before it stays trusted", Args: cobra.NoArgs,
+		RunE: c.ask(func(ctx context.Context, daemon *control.Client, _ []string) error {
+			return c.takeOver(ctx, daemon, func() (control.CA, error) { return daemon.RotateCA(ctx) })
+		}),
+	}
+}
+
+func (c *cli) caCSR() *cobra.Command {
+	var fresh bool
+	cmd := &cobra.Command{
+		Use: "csr [--new] > FILE", Short: "Print a certificate request of the issuing CA, for another CA to stand above it", Args: cobra.NoArgs,
+		RunE: c.ask(func(ctx context.Context, daemon *control.Client, _ []string) error {
+			text, err := daemon.RequestCA(ctx, fresh)
+			if err != nil {
+				return err
+			}
+			return c.print(map[string]string{"csr": text}, func(w io.Writer) { fmt.Fprint(w, text) })
+		}),
+	}
+	cmd.Flags().BoolVar(&fresh, "new", false, "for an issuing CA with a new key and a new name")
+	return cmd
+}
+
+func (c *cli) caImport() *cobra.Command {
+	return &cobra.Command{
+		Use: "import CHAIN.pem", Short: "Let the CA take over whose request was signed: its certificate first, then each one's issuer, the root last", Args: cobra.ExactArgs(1),
+		RunE: c.ask(func(ctx context.Context, daemon *control.Client, args []string) error {
+			text, err := readBounded(args[0], maxPEM)
+			if err != nil {
+				return fmt.Errorf("ca import: %w", err)
+			}
+			return c.takeOver(ctx, daemon, func() (control.CA, error) {
+				made, err := daemon.ImportCA(ctx, string(text))
+				if err != nil {
+					err = fmt.Errorf("ca import: %s: %w", args[0], err)
+				}
+				return made, err
+			})
+		}),
+	}
+}
+
+// tookOver is what `ca rotate` and `ca import` print.
+type tookOver struct {
+	control.CA
+	Before string `json:"before,omitempty"` // the CA that issued until now
+}
+
+// takeOver has another CA take over, and says what comes after it.
+func (c *cli) takeOver(ctx context.Context, daemon *control.Client, change func() (control.CA, error)) error {
+	all, _, err := daemon.CAs(ctx)
+	if err != nil {
+		return err
+	}
+	made, err := change()
+	if err != nil {
+		return err
+	}
+	done := tookOver{CA: made}
+	for _, ca := range all {
+		if ca.Role == "issuing" && ca.ID != made.ID {
+			done.Before = string(ca.ID)
+		}
+	}
+	return c.print(done, func(w io.Writer) {
+		if done.Before == "" {
+			fmt.Fprintf(w, "CA %s issues already, until %s\n", short(made.ID), when(made.NotAfter))
+			return
+		}
+		before := done.Before[:12]
+		fmt.Fprintf(w, "CA %s issues from now on, until %s; %s stays trusted\n", short(made.ID), when(made.NotAfter), before)
+		fmt.Fprintf(w, "make a backup now: a key that is new is in none\n")
+		fmt.Fprintf(w, "certvendor campaign apply NAME --issued-by %s   replaces what the one before it issued\n", before)
+		fmt.Fprintf(w, "certvendor ca retire %s   distrusts it, when nothing of it is in use\n", before)
+	})
+}
+
+func (c *cli) caRetire() *cobra.Command {
+	var asked control.CARetireRequest
+	var agreed consent
+	cmd := &cobra.Command{
+		Use:   "retire ID [--force N] [--yes]",
+		Short: "Distrust a CA for good, once nothing of it is in use",
+		Long: `Distrust a former issuing CA for good: the broker refuses its certificates, and
+closes connections with them. While a certificate of it is ACTIVE, held by a
+device and not expired, or a package with one waits, it is refused; --force N
+names how many of these may stop working.`,
+		Args: cobra.ExactArgs(1),
+		RunE: c.ask(func(ctx context.Context, daemon *control.Client, args []string) error {
+			asked.ID = args[0]
+			return c.retireCA(ctx, daemon, asked, agreed)
+		}),
+	}
+	cmd.Flags().IntVar(&asked.Lose, "force", 0, "so many certificates and packages that are in use may stop working")
+	agreed.flag(cmd)
+	return cmd
+}
+
+func (c *cli) retireCA(ctx context.Context, daemon *control.Client, asked control.CARetireRequest, agreed consent) error {
+	asked.Plan = true
+	plan, err := daemon.RetireCA(ctx, asked)
+	if err != nil {
+		return fmt.Errorf("ca retire: %w", err)
+	}
+	if plan.Unchanged != "" {
+		return c.say(plan, "CA %s: unchanged: %s", short(plan.ID), plan.Unchanged)
+	}
+	u, id := plan.Uses, short(plan.ID)
+	if u.All() > asked.Lose {
+		return fmt.Errorf("ca retire: CA %s: %s, so nothing was done: `certvendor certificate list --issuer %s --standing ACTIVE` lists them, "+
+			"a campaign --issued-by %s replaces them; --force %d lets them stop working", id, usesText(u), id, id, u.All())
+	}
+	if u.All() > 0 {
+		question := fmt.Sprintf("Distrust CA %s for good: %s, and stop working at once.", id, usesText(u))
+		if err := c.confirm("ca retire", agreed, question); err != nil {
+			return err
+		}
+	}
+	asked.Plan = false
+	done, err := daemon.RetireCA(ctx, asked)
+	if err != nil {
+		return fmt.Errorf("ca retire: %w", err)
+	}
+	return c.say(done, "CA %s is retired: no certificate of it connects any more", id)
+}
+
+func usesText(u control.CAUses) string {
+	text := fmt.Sprintf("%d ACTIVE certificates of it are held", u.Certificates)
+	if u.Birth > 0 {
+		text += fmt.Sprintf(" (%d of them birth certificates, which no rotation replaces)", u.Birth)
+	}
+	if u.Packages > 0 {
+		text += fmt.Sprintf(", %d packages with one wait for their devices", u.Packages)
+	}
+	return text
+}
