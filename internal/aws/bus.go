@@ -118,7 +118,7 @@ func NewMQTTBus(c MQTTConfig) (*MQTTBus, error) {
 	if c.Presence {
 		b.lines = append(b.lines, &line{
 			bus: b, name: "takes presence", clientID: c.ClientID + "-presence", clean: true,
-			filters: []string{presenceFilter}, take: b.takePresence,
+			filters: []string{presenceFilter}, take: b.takePresence, hint: true,
 		})
 	}
 	return b, nil
@@ -153,7 +153,7 @@ func (c MQTTConfig) validateIdentity() error {
 		return fmt.Errorf("identity: %q is neither rule nor direct", c.Identity)
 	}
 	if len(c.Keys) == 0 {
-		return errors.New("identity: rule needs the key of the topic rule, which `certvendor setup` makes")
+		return errors.New("identity: rule needs the key of the topic rule")
 	}
 	for _, key := range c.Keys {
 		if err := key.Validate(); err != nil {
@@ -204,15 +204,16 @@ func (b *MQTTBus) Start(ctx context.Context) error {
 
 var errNotYet = errors.New("not connected yet")
 
-// Ready returns nil while every connection is up and every subscription
-// granted, and otherwise which is not, and why.
+// Ready returns nil while requests can be taken and replies published, and
+// otherwise which connection is not up, or which subscription not granted, and
+// why. Presence is nothing that requests wait for: the log tells of that.
 func (b *MQTTBus) Ready() error {
 	if !b.started.Load() {
 		return errNotYet
 	}
 	var all []error
 	for _, l := range b.lines {
-		if err := l.state.Load().err; err != nil {
+		if err := l.state.Load().err; err != nil && !l.hint {
 			all = append(all, fmt.Errorf("the connection that %s: %w", l.name, err))
 		}
 	}

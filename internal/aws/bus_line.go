@@ -55,6 +55,7 @@ type line struct {
 	name     string // what it does, for people
 	clientID string
 	clean    bool // nothing is kept for it while it is away
+	hint     bool // the bus is ready without it
 	filters  []string
 	take     func(*link, mqtt.Message)
 	state    atomic.Pointer[lineState]
@@ -233,7 +234,7 @@ func (k *link) subscribe(ctx context.Context, filters []string) error {
 	}
 	for filter, granted := range token.(*mqtt.SubscribeToken).Result() {
 		if granted == 0x80 { // MQTT 3.1.1, 3.9.3: failure; the client takes it for success
-			return fmt.Errorf("subscribe %s: the broker refuses it; see `certvendor policy daemon`", filter)
+			return fmt.Errorf("subscribe %s: the broker refuses it: does the daemon's policy allow it?", filter)
 		}
 	}
 	return nil

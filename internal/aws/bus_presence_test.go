@@ -3,6 +3,7 @@ package aws
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -43,9 +44,29 @@ func TestReadPresence(t *testing.T) {
 	}
 }
 
+// A broker that gives no presence away gets requests served all the same.
+func TestPresenceThatIsRefused(t *testing.T) {
+	b := startBroker(t)
+	b.stop()
+	b.write("roles.json", `{"defaultACLAccess":{"publishClientSend":true,"publishClientReceive":true,"subscribe":true,"unsubscribe":true},
+		"clients":[{"username":"vendor","roles":[{"rolename":"deaf","priority":1}]},{"username":"pump-7","roles":[]}],"groups":[],
+		"roles":[{"rolename":"deaf","acls":[{"acltype":"subscribePattern","topic":"$aws/#","priority":1,"allow":false}]}]}`)
+	b.extra = "plugin " + plugin(t) + "\nplugin_opt_config_file " + b.path("roles.json")
+	b.start()
+	r := newRig(t, b, func(c *MQTTConfig) { c.Presence = true })
+	soon(t, "presence is refused", func() bool { return r.bus.Stats().Failed > 0 })
+	if down := r.bus.linesDown(); !slices.Equal(down, []string{"takes presence"}) || r.bus.Ready() != nil {
+		t.Errorf("down %v, ready: %v", down, r.bus.Ready())
+	}
+	pump := b.client("pump-7", "cdf/certificates/pump-7/+/+")
+	pump.say(getTopic("pump-7"), "one")
+	soon(t, "the reply", func() bool { return slices.Equal(pump.heard(""), []string{"one"}) })
+}
+
 func TestPresence(t *testing.T) {
 	b := startBroker(t)
 	r := newRig(t, b, func(c *MQTTConfig) { c.Presence = true })
+	soon(t, "it hears of presence", func() bool { return len(r.bus.linesDown()) == 0 })
 	aws := b.client("broker-itself")
 	at := time.Now().Truncate(time.Millisecond)
 	aws.say("$aws/events/presence/connected/pump-7/candidate", event("pump-7/candidate", "", principalOf("pump-7"), at))

@@ -65,7 +65,7 @@ func startWhole(t *testing.T, identity Identity) *whole {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = bus.Close(canceled()) })
-	soon(t, "the bus is ready", func() bool { return bus.Ready() == nil })
+	soon(t, "the bus is ready", func() bool { return len(bus.linesDown()) == 0 })
 	return w
 }
 

@@ -478,7 +478,7 @@ func TestBusConfigurationsThatCannotWork(t *testing.T) {
 		"Way and Now":          func(c *MQTTConfig) { c.Way = nil },
 		"client id":            func(c *MQTTConfig) { c.ClientID = strings.Repeat("x", 120) },
 		"neither rule nor":     func(c *MQTTConfig) { c.Identity = "both" },
-		"certvendor setup":     func(c *MQTTConfig) { c.Identity = ByRule },
+		"key of the topic":     func(c *MQTTConfig) { c.Identity = ByRule },
 		"64 lower-case":        func(c *MQTTConfig) { c.Identity, c.Keys = ByRule, []RuleKey{"short"} },
 		"30 to 1200":           func(c *MQTTConfig) { c.KeepAlive = time.Second },
 		"more than zero":       func(c *MQTTConfig) { c.Backlog = -1 },

@@ -7,5 +7,7 @@
 // there, which wait for the quota of their API (quota.go). world.go joins the
 // parts. Then inventory.go, which turns one noun of the domain into several
 // calls, and settle.go, which ends what was cut off between the store and AWS.
-// pace.go is how members of the rotation group get their job.
+// pace.go is how members of the rotation group get their job; bus.go how
+// requests come in, envelope.go who made them, issuer.go and issuer_pca.go what
+// signs.
 package aws
