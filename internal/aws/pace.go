@@ -17,7 +17,7 @@ import (
 // the job is made, and these come later.
 type Pace struct {
 	PerMinute   int // 1 to 1,000,000
-	MaxInFlight int // executions that have not ended; at least 1
+	MaxInFlight int // executions at work, see store.Jobs.InFlight; at least 1
 }
 
 // Rerun says how a thing gets the job again that it had before. AWS documents

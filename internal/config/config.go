@@ -267,7 +267,8 @@ type Rotation struct {
 	// PerMinute is how many members of the group get their job per minute, 1
 	// to 1,000,000. Default 120.
 	PerMinute int `yaml:"per_minute"`
-	// MaxInFlight is how many members may be at work on their job at a time.
+	// MaxInFlight is how many members may be at work on their job at a time; a
+	// device that has not taken it after ten minutes sleeps, and is not counted.
 	// Default 500.
 	MaxInFlight int `yaml:"max_in_flight"`
 	// Keep is how long a finished rotation stays in the store; the last one of

@@ -15,7 +15,8 @@ type PaceStore interface {
 	// Release queues an execution for at most so many of the members that
 	// wait for one, those that wait longest first, and returns their devices.
 	Release(ctx context.Context, limit int) ([]registry.DeviceID, error)
-	// InFlight returns how many executions are not terminal.
+	// InFlight returns how many executions are at work: what was queued a while
+	// ago and not begun is a device's that sleeps.
 	InFlight(context.Context) (int, error)
 	// TimeOut ends executions that have been in progress since before that
 	// time, and returns their devices: some at a time, in the end none.
@@ -27,7 +28,7 @@ type PacerConfig struct {
 	Store             PaceStore
 	Jobs              *Jobs         // tells the devices
 	PerMinute         int           // how many members get their execution, 1 to 1,000,000
-	MaxInFlight       int           // executions that are not terminal; at least 1
+	MaxInFlight       int           // executions at work, see InFlight; at least 1
 	InProgressTimeout time.Duration // zero: an execution may be in progress for ever
 	Now               func() time.Time
 	Log               zerolog.Logger

@@ -202,13 +202,19 @@ func release(t *tx, job string, device registry.DeviceID, above int64) error {
 	})
 }
 
-// InFlight returns how many executions have not ended, of whatever job.
+// asleepAfter is for how long a queued execution counts as in flight. A device
+// that is connected takes it within seconds; one that is not may be away for
+// weeks, and its job waits for it without holding up the others.
+const asleepAfter = 10 * time.Minute
+
+// InFlight returns how many executions, of whatever job, are in progress or
+// were queued within the last ten minutes.
 func (h Jobs) InFlight(ctx context.Context) (int, error) {
 	var n int
-	err := h.s.look(ctx, func(q querier) (err error) {
-		n, err = value[int](q.row(`SELECT coalesce(sum(n), 0) FROM tallies
-			WHERE what IN (SELECT id FROM jobs) AND state IN ('QUEUED', 'IN_PROGRESS')`))
-		return err
+	err := h.s.look(ctx, func(q querier) error {
+		return q.row(`SELECT (SELECT coalesce(sum(n), 0) FROM tallies WHERE what IN (SELECT id FROM jobs) AND state = 'IN_PROGRESS')
+			+ (SELECT count(*) FROM executions INDEXED BY executions_fresh WHERE status = 'QUEUED' AND queued > ?)`,
+			nanos(h.s.now().Add(-asleepAfter))).Scan(&n)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("count executions in flight: %w", err)

@@ -409,3 +409,26 @@ func TestRemovedDeviceTakesNoPlaceInFlight(t *testing.T) {
 		t.Errorf("%d in flight, %v", inFlight, err)
 	}
 }
+
+func TestDevicesThatSleepTakeNoPlaceInFlight(t *testing.T) {
+	w := open(t)
+	w.ensure(job)
+	for _, id := range []registry.DeviceID{"asleep", "slow", "gone"} {
+		w.member(id)
+	}
+	w.wantReleased(9, "asleep", "gone", "slow")
+	w.set("slow", protocol.JobInProgress)
+	inFlight := func() int { return must[int](t)(w.Jobs().InFlight(w.ctx)) }
+	if n := inFlight(); n != 3 {
+		t.Errorf("%d in flight, want 3", n)
+	}
+	w.clock.add(11 * time.Minute)
+	if n := inFlight(); n != 1 {
+		t.Errorf("%d in flight after a while, want the one that is at work", n)
+	}
+	w.set("asleep", protocol.JobInProgress)
+	w.kill()
+	if n := inFlight(); n != 2 {
+		t.Errorf("%d in flight after one has woken, want 2", n)
+	}
+}
