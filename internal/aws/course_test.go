@@ -32,6 +32,7 @@ type course struct {
 	vendor  *vending.Handler
 	closer  *rotation.Closer
 	mode    certificate.Mode
+	grace   time.Duration
 
 	old     certificate.ID
 	key     crypto.Signer
@@ -122,7 +123,7 @@ func (c *course) account() string {
 func (c *course) serve() {
 	b := c.world.Backend()
 	terms := rotation.Terms{
-		Previous: c.mode, Retire: rotation.Replaced, TTL: 720 * time.Hour, Settle: time.Minute,
+		Previous: c.mode, Grace: c.grace, Retire: rotation.Replaced, TTL: 720 * time.Hour, Settle: time.Minute,
 		Recent: 24 * time.Hour, MaxRetirePerHour: 1000,
 	}
 	clock := rotation.NewClock(c.clock.Now, c.clock.Elapsed, c.clock.Now(), time.Hour)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/iot"
 	"github.com/aws/aws-sdk-go-v2/service/iot/types"
@@ -42,6 +43,7 @@ type Inventory struct {
 	views *recent[registry.DeviceID, view]
 	fresh *recent[registry.DeviceID, struct{}] // looked at because of a certificate that was not known
 	log   zerolog.Logger
+	now   func() time.Time
 
 	mu     sync.Mutex
 	atWork map[certificate.ID]int // that AWS is being told about

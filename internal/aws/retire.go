@@ -11,6 +11,7 @@ import (
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/registry"
+	"github.com/certvendor/certvendor/rotation"
 )
 
 // Retire implements certificate.Inventory. The store decides, in the
@@ -18,6 +19,9 @@ import (
 // that fails, the caller repeats it, or Settle does. Of other things that hold
 // the certificate the store hears first.
 func (i *Inventory) Retire(ctx context.Context, r certificate.Removal) error {
+	if err := i.successorWorks(ctx, r); err != nil {
+		return err
+	}
 	if err := i.learnHolders(ctx, r.Device, r.Certificate); err != nil {
 		return err
 	}
@@ -35,6 +39,35 @@ func (i *Inventory) Retire(ctx context.Context, r certificate.Removal) error {
 			r.Certificate, r.Device, err), end(false))
 	}
 	return end(true)
+}
+
+// justSeen is how long a sighting shows by itself that AWS lets a certificate
+// connect: it closes the connections of one that is made INACTIVE.
+const justSeen = 5 * time.Minute
+
+// successorWorks keeps a certificate if AWS does not let the one connect that the
+// device was seen on last: somebody else may have made that INACTIVE since, and
+// the store does not hear of it.
+func (i *Inventory) successorWorks(ctx context.Context, r certificate.Removal) error {
+	held, err := i.rows.Held(ctx, r.Device)
+	if err != nil {
+		return err
+	}
+	latest, seen := certificate.Latest(held)
+	if !seen || latest.ID == r.Certificate || i.now().Sub(latest.LastSeen).Abs() < justSeen {
+		return nil // what the rule makes of it
+	}
+	out, err := i.iot.DescribeCertificate(ctx, &iot.DescribeCertificateInput{CertificateId: new(string(latest.ID))})
+	switch {
+	case isNotFound(err):
+		return rotation.Kept{Why: fmt.Sprintf("AWS IoT does not have certificate %s any more, which the device was seen on last", latest.ID)}
+	case err != nil:
+		return fmt.Errorf("describe certificate %s: %w", latest.ID, err)
+	case out.CertificateDescription.Status != types.CertificateStatusActive:
+		return rotation.Kept{Why: fmt.Sprintf("AWS IoT has certificate %s, which the device was seen on last, as %s: make it ACTIVE there, or leave both",
+			latest.ID, out.CertificateDescription.Status)}
+	}
+	return nil
 }
 
 // learnHolders takes into the store who else holds a certificate at AWS: what

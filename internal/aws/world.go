@@ -179,7 +179,7 @@ func (w *World) join(n names) {
 		rows: w.store.Certificates(), marks: w.store.Unsettled(), iot: clients.IoT, names: n, how: c.Registration,
 		views: newRecent[registry.DeviceID, view](viewKept, remembering, c.Now),
 		fresh: newRecent[registry.DeviceID, struct{}](freshEvery, remembering, c.Now),
-		log:   c.Log, atWork: map[certificate.ID]int{},
+		log:   c.Log, now: c.Now, atWork: map[certificate.ID]int{},
 	}
 	w.jobs = &Jobs{Jobs: w.store.Jobs(), meta: w.store, iot: clients.IoT, names: n, group: w.group, settings: c.Job}
 	w.pacer = newPacer(w, c)
