@@ -41,9 +41,8 @@ func (a *App) openAWS(ctx context.Context, instance string, committed func(time.
 		Job:    aws.JobSettings{InProgressTimeout: a.config.Job.InProgressTimeout},
 		Pace:   aws.Pace{PerMinute: a.config.Rotation.PerMinute, MaxInFlight: a.config.Rotation.MaxInFlight},
 		Issuer: func(s *store.Store) (vending.Issuer, error) { return a.awsIssuer(clients, s) },
-		// What AWS IoT's own CA signs is registered by that, and what ACM PCA
-		// signs is paid for.
-		ActsOutside: c.Issuer.Kind == "iot" || c.Issuer.Kind == "pca",
+		// Only with a key from SSM is nothing signed outside of this process.
+		ActsOutside: c.Issuer.Kind != "ssm",
 		Bus:         bus, Now: a.now, Log: a.log, Committed: committed,
 		Tells: a.config.Webhook.Tells, Observes: a.config.Observe,
 	})
