@@ -304,3 +304,25 @@ func TestSpecsThatMakeNoSense(t *testing.T) {
 		}
 	}
 }
+
+// A world that is called for each device is bounded by what that allows, and the
+// plan says how often it will be.
+func TestPlanOfAWorldThatIsCalled(t *testing.T) {
+	s := Spec{Name: "c", Choose: Choice{All: true}, PerMinute: 1000}.WithDefaults()
+	p, err := NewPlanner(s, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 40 {
+		p.Look(Candidate{Device: registry.DeviceID(fmt.Sprint("d", i)), Active: []Active{{ID: "a", NotAfter: noon.Add(time.Hour), Seen: noon}}})
+	}
+	plan := p.Plan(Pace{PerMinute: 1000, MaxInFlight: 1 << 20, Typical: time.Second, Steps: []Step{
+		{What: "Register", Calls: 1, PerMinute: 300}, {What: "Describe", Calls: 2, PerMinute: 80},
+	}})
+	if plan.Pace != 80 || plan.Limit != "the quota of Describe" {
+		t.Errorf("%g a minute, by %s", plan.Pace, plan.Limit)
+	}
+	if plan.Calls["Register"] != 40 || plan.Calls["Describe"] != 80 {
+		t.Errorf("calls %v", plan.Calls)
+	}
+}

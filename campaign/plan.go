@@ -18,6 +18,7 @@ type Plan struct {
 	Seconds  float64        `json:"seconds"`   // until the last has passed, if all are online and none fails
 	Forecast time.Time      `json:"forecast"`  // the same as a time
 	Manual   bool           `json:"manualGates,omitempty"`
+	Calls    map[string]int `json:"calls,omitempty"` // at most so many, by API, of a world that is called
 
 	Members []Member `json:"-"`
 }
@@ -51,6 +52,14 @@ type Pace struct {
 	PerMinute   int           // of the whole group
 	MaxInFlight int           // of the whole group
 	Typical     time.Duration // from being let in to the proof, of one device
+	Steps       []Step        // of a world that is called for each device
+}
+
+// Step is what a world's API does for the rotation of one device.
+type Step struct {
+	What      string
+	Calls     int     // for one device, at most
+	PerMinute float64 // devices that its quota allows
 }
 
 // Planner makes a plan out of one candidate after another.
@@ -128,6 +137,12 @@ func (p *Planner) Plan(pace Pace) Plan {
 	}
 	p.plan.Pace, p.plan.Limit = p.spec.pace(pace)
 	p.plan.Manual = p.spec.Gates == Manual
+	for _, step := range pace.Steps {
+		if p.plan.Calls == nil {
+			p.plan.Calls = map[string]int{}
+		}
+		p.plan.Calls[step.What] = step.Calls * len(members)
+	}
 	took := p.forecast(pace.Typical)
 	p.plan.Seconds, p.plan.Forecast = took.Seconds(), p.now.Add(took)
 	p.expiring(members)
@@ -149,6 +164,9 @@ func (s Spec) pace(p Pace) (perMinute float64, limit string) {
 		}
 	}
 	bound(float64(p.PerMinute), "rotation.per_minute")
+	for _, step := range p.Steps {
+		bound(step.PerMinute, "the quota of "+step.What)
+	}
 	if p.Typical > 0 {
 		atATime := float64(time.Minute) / float64(p.Typical)
 		bound(float64(s.MaxInFlight)*atATime, "max_in_flight of the campaign")

@@ -186,6 +186,9 @@ func printPlan(w io.Writer, p campaign.Plan) {
 		fmt.Fprint(w, ", and each gate is opened at once")
 	}
 	fmt.Fprint(w, "\n\n")
+	if len(p.Calls) > 0 {
+		fmt.Fprintf(w, "calls at most: %s\n\n", counts(p.Calls))
+	}
 	if len(p.Skipped) > 0 {
 		fmt.Fprintf(w, "left out: %s\n\n", counts(p.Skipped))
 	}

@@ -132,6 +132,20 @@ func (a *App) tellCampaigns(o vending.Outcome) {
 	}
 }
 
+// steps are what the world is called for, where it is somewhere else.
+func (a *App) steps() []campaign.Step {
+	if a.cloud == nil {
+		return nil
+	}
+	return a.cloud.Steps(a.config.Rotation.Previous, issuerCalls[a.config.AWS.Issuer.Kind]...)
+}
+
+// issuerCalls are what each kind of issuer on AWS calls for a certificate, where
+// it waits once for it. IssueCertificate of ACM PCA is paid for by the piece.
+var issuerCalls = map[string][]string{
+	"kms": {"Sign"}, "pca": {"IssueCertificate", "GetCertificate"}, "iot": {"CreateCertificateFromCsr"},
+}
+
 // campaigns are what operators need for campaigns.
 func (a *App) campaigns() control.Campaigns {
 	store := a.world.Store().Campaigns()
@@ -139,6 +153,7 @@ func (a *App) campaigns() control.Campaigns {
 		CampaignStore: store, Running: store, Runner: a.runner, Poke: a.pokeCampaigns,
 		Pace: campaign.Pace{
 			PerMinute: a.config.Rotation.PerMinute, MaxInFlight: a.config.Rotation.MaxInFlight, Typical: typicalRotation,
+			Steps: a.steps(),
 		},
 	}
 }

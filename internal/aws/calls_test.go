@@ -25,13 +25,22 @@ func TestCallsOfARotation(t *testing.T) {
 			}
 			c.wantWhole(vended)
 			total, after := int64(0), c.world.Calls()
+			said := callsOfRotation(c.world.config.Registration, mode)
+			delete(said, "AddThingToThingGroup") // the pacer's, which does not run here
 			for _, api := range slices.Sorted(maps.Keys(after)) {
 				if n := after[api].Calls - before[api].Calls; n > 0 {
 					t.Logf("%-28s %d", api, n)
 					total += n
+					if said[api] != int(n) {
+						t.Errorf("%s: %d calls, and a campaign's plan says %d", api, n, said[api])
+					}
+					delete(said, api)
 				}
 			}
 			t.Logf("%-28s %d", "in all", total)
+			if len(said) > 0 {
+				t.Errorf("a campaign's plan says also %v", said)
+			}
 			if mode == certificate.Deactivate && total > callsAllowed {
 				t.Errorf("%d calls, more than %d", total, callsAllowed)
 			}
