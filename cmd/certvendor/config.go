@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"runtime/debug"
 	"strings"
 
@@ -12,7 +14,7 @@ import (
 )
 
 func (c *cli) configuration() *cobra.Command {
-	return group("config", "The configuration", &cobra.Command{
+	return group("config", "The configuration", c.importCDF(), &cobra.Command{
 		Use: "check", Short: "Say what is wrong with --config", Args: cobra.NoArgs,
 		Long: `Say what is wrong with --config.
 
@@ -35,6 +37,35 @@ port and does not look into the data directory.`,
 			return c.say(map[string]any{"config": c.config, "ok": true}, "%s: ok", c.config)
 		},
 	})
+}
+
+func (c *cli) importCDF() *cobra.Command {
+	return &cobra.Command{
+		Use: "import-cdf FILE.env", Short: "Print a configuration of the CDF Certificate Vendor as one of certvendor", Args: cobra.ExactArgs(1),
+		Long: `Print a configuration of the CDF Certificate Vendor as one of certvendor.
+
+FILE.env holds its environment, KEY=VALUE a line, as its installer writes it. What
+is printed says what differs from certvendor's defaults; what was not taken over is
+said on the standard error. Look at the comments in it before you use it.`,
+		RunE: func(_ *cobra.Command, args []string) error {
+			text, err := os.ReadFile(args[0])
+			if err != nil {
+				return fmt.Errorf("config import-cdf: %w", err)
+			}
+			made, err := config.ImportCDF(string(text))
+			if err != nil {
+				return fmt.Errorf("config import-cdf: %s: %w", args[0], err)
+			}
+			if c.json {
+				return c.say(map[string]any{"yaml": made.YAML, "notes": made.Notes}, "")
+			}
+			for _, note := range made.Notes {
+				fmt.Fprintln(c.errs, "certvendor: "+note)
+			}
+			_, err = io.WriteString(c.out, made.YAML)
+			return err
+		},
+	}
 }
 
 // wrong prints each line of an error.
