@@ -18,20 +18,29 @@ func (c *cli) packages() *cobra.Command {
 }
 
 func (c *cli) packageCreate() *cobra.Command {
-	return &cobra.Command{
-		Use: "create NAME...", Short: "Make key, certificate and zip, in place of what the device has", Args: cobra.MinimumNArgs(1),
+	var file string
+	cmd := &cobra.Command{
+		Use: "create NAME... | --file FILE", Short: "Make key, certificate and zip, in place of what the device has",
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, args []string) error {
+			names, err := namedDevices("package create", file, args)
+			if err != nil {
+				return err
+			}
+			bar := newProgress(c.errs, "packages", len(names))
 			made := []control.Package{}
 			failed := false
-			for _, name := range args {
+			for _, name := range names {
+				bar.step()
 				p, err := daemon.CreatePackage(ctx, name)
 				if err != nil {
 					failed = true
+					bar.clear()
 					fmt.Fprintln(c.errs, "certvendor: "+oneLine(err))
 					continue
 				}
 				made = append(made, p)
 			}
+			bar.clear()
 			if len(made) > 0 || c.json {
 				if err := list(c, slice(made), packageColumns, packageRow); err != nil {
 					return err
@@ -43,6 +52,8 @@ func (c *cli) packageCreate() *cobra.Command {
 			return nil
 		}),
 	}
+	cmd.Flags().StringVar(&file, "file", "", "a file with a name a line; - is the standard input")
+	return cmd
 }
 
 func (c *cli) packagePut() *cobra.Command {
