@@ -20,9 +20,9 @@ import (
 	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/certvendor/certvendor/internal/loopback"
 	"github.com/certvendor/certvendor/protocol"
 )
 
@@ -157,13 +157,11 @@ func (w *world) listen() {
 	if err := w.broker.AddHook(&hook{w: w}, nil); err != nil {
 		w.t.Fatal(err)
 	}
-	if err := w.broker.AddListener(listeners.NewNet("tls", listener)); err != nil {
+	stop, err := loopback.ServeMQTT(w.broker, listener)
+	if err != nil {
 		w.t.Fatal(err)
 	}
-	if err := w.broker.Serve(); err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { _ = w.broker.Close() })
+	w.t.Cleanup(func() { _ = stop() })
 }
 
 // provision returns the configuration of a device with a first certificate.

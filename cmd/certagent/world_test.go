@@ -24,9 +24,9 @@ import (
 	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/certvendor/certvendor/internal/loopback"
 	"github.com/certvendor/certvendor/protocol"
 )
 
@@ -94,17 +94,14 @@ func (v *vendor) serve() {
 	}
 	v.address = listener.Addr().String()
 	v.broker = mqtt.New(&mqtt.Options{InlineClient: true, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
-	err = v.broker.AddHook(&ears{v: v}, nil)
-	if err == nil {
-		err = v.broker.AddListener(listeners.NewNet("tls", listener))
+	if err := v.broker.AddHook(&ears{v: v}, nil); err != nil {
+		v.t.Fatal(err)
 	}
-	if err == nil {
-		err = v.broker.Serve()
-	}
+	stop, err := loopback.ServeMQTT(v.broker, listener)
 	if err != nil {
 		v.t.Fatal(err)
 	}
-	v.t.Cleanup(func() { _ = v.broker.Close() })
+	v.t.Cleanup(func() { _ = stop() })
 }
 
 func newKey(t *testing.T) *ecdsa.PrivateKey {

@@ -20,10 +20,10 @@ import (
 	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
-	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/internal/loopback"
 	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/rotation"
 )
@@ -89,9 +89,9 @@ func newWorld(t *testing.T) *world {
 	w.addr = listener.Addr().String()
 	w.broker = mqtt.New(&mqtt.Options{InlineClient: true, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	w.must(w.broker.AddHook(w, nil))
-	w.must(w.broker.AddListener(listeners.NewNet("tls", listener)))
-	w.must(w.broker.Serve())
-	t.Cleanup(func() { _ = w.broker.Close() })
+	stop, err := loopback.ServeMQTT(w.broker, listener)
+	w.must(err)
+	t.Cleanup(func() { _ = stop() })
 	return w
 }
 
