@@ -85,6 +85,11 @@ func (w *world) unchanged(t *testing.T, attack func(*testing.T)) {
 // eventually fails the test unless something becomes true.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
+	eventuallyWithin(t, patience, what, is)
+}
+
+func eventuallyWithin(t *testing.T, patience time.Duration, what string, is func() bool) {
+	t.Helper()
 	for limit := time.Now().Add(patience); !is(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(limit) {
 			t.Fatalf("not so, after %s: %s", patience, what)
