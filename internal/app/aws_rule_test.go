@@ -1,7 +1,6 @@
 package app_test
 
 import (
-	"bufio"
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
@@ -23,7 +22,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -47,7 +45,7 @@ import (
 // broker by mosquitto: a thing that AWS alone knows rotates, over envelopes as
 // the topic rule makes them, and its old certificate is INACTIVE at AWS then.
 func TestServeAWS(t *testing.T) {
-	moto, broker := startMoto(t), newTLSPair(t)
+	moto, broker := moto(t), newTLSPair(t)
 	address := mosquittoFor(t, broker)
 	account := prepareAWS(t, moto)
 	const ruleKey = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
@@ -135,49 +133,9 @@ func wantOperator(t *testing.T, a *app.App, c config.Config, account awsAccount)
 	}
 }
 
-// needs skips a test on a machine without a program, and fails it where CI is
-// set.
-func needs(t *testing.T, program, get string) {
-	t.Helper()
-	if _, err := exec.LookPath(program); err == nil {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("needs %s: %s", program, get)
-	}
-	t.Skipf("needs %s: %s", program, get)
-}
-
-func startMoto(t *testing.T) string {
-	t.Helper()
-	needs(t, "moto_server", "pip install 'moto[server]==5.2.1'")
-	cmd := exec.Command("python3", "../aws/testdata/launch.py", "-H", "127.0.0.1", "-p", "0")
-	said, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	listens := regexp.MustCompile(`Running on (http://127\.0\.0\.1:\d+)`)
-	lines := bufio.NewScanner(said)
-	for lines.Scan() {
-		if found := listens.FindStringSubmatch(lines.Text()); found != nil {
-			go func() { _, _ = io.Copy(io.Discard, said) }()
-			return found[1]
-		}
-	}
-	t.Fatal("moto has ended without listening")
-	return ""
-}
-
 func mosquittoFor(t *testing.T, pair *tlsPair) string {
 	t.Helper()
-	needs(t, "/usr/sbin/mosquitto", "apt-get install mosquitto")
+	program := required(t, "mosquitto", "apt-get install mosquitto")
 	address, err := loopback.Address()
 	if err != nil {
 		t.Fatal(err)
@@ -194,7 +152,7 @@ func mosquittoFor(t *testing.T, pair *tlsPair) string {
 	if err := os.WriteFile(pair.file("mosquitto.conf"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("/usr/sbin/mosquitto", "-c", pair.file("mosquitto.conf"))
+	cmd := exec.Command(program, "-c", pair.file("mosquitto.conf"))
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

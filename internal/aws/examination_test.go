@@ -3,20 +3,16 @@ package aws
 import (
 	"context"
 	"io"
-	"io/fs"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
 	"github.com/certvendor/certvendor/internal/backend/backendtest"
-	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/internal/store/storetest"
 )
 
 // TestExamination sits the examination of every world, with a CA key in this
@@ -42,7 +38,7 @@ func examinedWorld(t *testing.T, config Config) backendtest.World {
 	return backendtest.World{
 		Backend: w.Backend(),
 		Crash: func() backendtest.World {
-			config.Data = killed(t, config.Data)
+			config.Data = storetest.Killed(t, config.Data, storeFile)
 			return examinedWorld(t, config)
 		},
 		Slow:  true,
@@ -117,43 +113,4 @@ func genuine(t *testing.T, config Config, link string) bool {
 		t.Fatal(err)
 	}
 	return wanted.Query().Get("X-Amz-Signature") == asked.Query().Get("X-Amz-Signature")
-}
-
-// killed returns a data directory as kill -9 would leave this one at this
-// moment: see the same in package standalone.
-func killed(t *testing.T, data string) string {
-	t.Helper()
-	to := t.TempDir()
-	copyFile(t, data, to, storeFile+"-wal")
-	err := filepath.WalkDir(data, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		name, err := filepath.Rel(data, path)
-		switch {
-		case err != nil:
-			return err
-		case entry.IsDir():
-			return os.MkdirAll(filepath.Join(to, name), 0o700)
-		case name == store.LockFile || strings.HasPrefix(name, storeFile+"-"):
-			return nil
-		}
-		copyFile(t, data, to, name)
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return to
-}
-
-func copyFile(t *testing.T, from, to, name string) {
-	t.Helper()
-	content, err := os.ReadFile(filepath.Join(from, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(to, name), content, 0o600); err != nil {
-		t.Fatal(err)
-	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/internal/store/storetest"
 	"github.com/certvendor/certvendor/registry"
 )
 
@@ -146,11 +147,11 @@ func TestChangeOfCAKilledAtEachStep(t *testing.T) {
 			inWorld(t, data, func(w *World) {
 				addDevices(t, w, "a")
 				first, old = hold(t, w, "a"), issuerID(w)
-				w.step = func(what string) { left[what] = killed(t, data) }
+				w.step = func(what string) { left[what] = storetest.Killed(t, data, storeFile) }
 				if err := change(w); err != nil {
 					t.Fatal(err)
 				}
-				left["end"], next = killed(t, data), issuerID(w)
+				left["end"], next = storetest.Killed(t, data, storeFile), issuerID(w)
 			})
 			if old == next || len(left) < 3 {
 				t.Fatalf("%d steps, from %.12s to %.12s", len(left), old, next)
@@ -201,11 +202,11 @@ func TestRetirementOfCAKilledAtEachStep(t *testing.T) {
 		if err := w.RetireCA(t.Context(), old, 0); !errors.As(err, &inUse) || inUse.Uses.Certificates != 1 {
 			t.Errorf("retired what is in use: %v", err)
 		}
-		w.step = func(what string) { left[what] = killed(t, data) }
+		w.step = func(what string) { left[what] = storetest.Killed(t, data, storeFile) }
 		if err := w.RetireCA(t.Context(), old, 1); err != nil {
 			t.Fatal(err)
 		}
-		left["end"] = killed(t, data)
+		left["end"] = storetest.Killed(t, data, storeFile)
 	})
 	for what, data := range left {
 		inWorld(t, data, func(w *World) {

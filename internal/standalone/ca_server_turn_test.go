@@ -10,6 +10,7 @@ import (
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/internal/store/storetest"
 	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
 )
@@ -94,13 +95,13 @@ func TestChangeOfServerCAKilledAtEachStep(t *testing.T) {
 				if use {
 					must(w.PrepareServerCA(t.Context()))
 				}
-				w.step = func(what string) { left[what] = killed(t, data) }
+				w.step = func(what string) { left[what] = storetest.Killed(t, data, storeFile) }
 				if use {
 					must(w.UseServerCA(t.Context(), 0))
 				} else {
 					must(w.PrepareServerCA(t.Context()))
 				}
-				left["end"] = killed(t, data)
+				left["end"] = storetest.Killed(t, data, storeFile)
 			})
 			for what, data := range left {
 				inWorld(t, data, func(w *World) {
