@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/rs/zerolog"
 
 	"github.com/certvendor/certvendor/certificate"
@@ -160,11 +159,11 @@ func (w *World) whose(ctx context.Context) (names, error) {
 
 // caller returns the names of the account that the credentials are of.
 func (w *World) caller(ctx context.Context) (names, error) {
-	caller, err := w.config.Clients.STS.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+	arn, err := w.config.Clients.Caller(ctx)
 	if err != nil {
-		return names{}, fmt.Errorf("ask AWS who we are: %w", err)
+		return names{}, err
 	}
-	return namesFrom(deref(caller.Arn), w.config.Clients.Config.Region)
+	return namesFrom(arn, w.config.Clients.Config.Region)
 }
 
 // join makes the ports.
