@@ -17,7 +17,7 @@ import (
 var quotas = map[string]float64{
 	"RegisterCertificate": 10, "RegisterCertificateWithoutCA": 10, "CreateCertificateFromCsr": 15,
 	"DescribeCertificate": 10, "UpdateCertificate": 10, "DeleteCertificate": 10, "ListCertificates": 10,
-	"DescribeCACertificate": 10, "RegisterCACertificate": 10, "GetRegistrationCode": 10,
+	"DescribeCACertificate": 10, "RegisterCACertificate": 10, "UpdateCACertificate": 10, "GetRegistrationCode": 10, "PutParameter": 3,
 	"AttachThingPrincipal": 50, "DetachThingPrincipal": 50, "ListThingPrincipals": 20, "ListThingPrincipalsV2": 20,
 	"ListPrincipalThings": 10, "ListPrincipalThingsV2": 10, "AttachPolicy": 15, "DetachPolicy": 15, "ListAttachedPolicies": 15,
 	"DescribeThing": 350, "UpdateThing": 50, "CreateThing": 50,
