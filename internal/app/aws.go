@@ -31,7 +31,7 @@ func (a *App) openAWS(ctx context.Context, instance string, committed func(time.
 		return nil, err
 	}
 	return aws.Open(ctx, aws.Config{
-		Data: c.Data, Instance: instance, Clients: clients, Registration: aws.Registration(c.Registration),
+		Data: c.Data, Instance: instance, Owner: c.Broker.ClientID, Clients: clients, Registration: aws.Registration(c.Registration),
 		Registry: aws.Source(c.Registry), Assets: assetLibrary(c.AssetLibrary),
 		Group: a.config.Rotation.Group, Rerun: aws.Rerun(c.Rerun),
 		Packages: packagesOf(a.config),
@@ -96,7 +96,7 @@ func (a *App) awsBus(clients *aws.Clients) (*aws.MQTTBus, error) {
 	}
 	bus := aws.MQTTConfig{
 		Way: way, ClientID: c.ClientID, Topics: a.config.Topics(), Identity: aws.Identity(c.Identity),
-		Presence: c.Presence, Now: a.now, Log: a.log,
+		Presence: c.Presence == config.PresenceSubscribe, Now: a.now, Log: a.log,
 	}
 	if c.RuleKey.IsSet() {
 		text, err := c.RuleKey.Value()

@@ -12,6 +12,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 	"github.com/aws/aws-sdk-go-v2/service/acmpca"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/iot"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
@@ -57,6 +59,10 @@ type Clients struct {
 	STS *sts.Client
 	// Lambda is for registries that are behind a function.
 	Lambda *lambda.Client
+	// Dynamo is for the table of presence.
+	Dynamo *dynamodb.Client
+	// IAM is for the role of the topic rules, which only Setup makes.
+	IAM *iam.Client
 
 	// Quotas pace and count every call of these clients, and of those that are
 	// made from Config.
@@ -121,6 +127,8 @@ func clients(c awssdk.Config, double bool) *Clients {
 		PCA:    acmpca.NewFromConfig(c),
 		STS:    sts.NewFromConfig(c),
 		Lambda: lambda.NewFromConfig(c),
+		Dynamo: dynamodb.NewFromConfig(c),
+		IAM:    iam.NewFromConfig(c),
 		Config: c,
 	}
 }

@@ -114,17 +114,17 @@ func (s Scope) RulePolicy() Policy {
 		all = append(all, allow("Envelopes", []string{"iot:Publish"}, []string{n.iot("topic/" + s.Inbox + "/*")}, nil))
 	}
 	if s.Table != "" {
-		all = append(all, allow("Presence", []string{"dynamodb:PutItem"}, []string{n.of("dynamodb", "table/"+s.Table)}, nil))
+		all = append(all, allow("Presence", []string{"dynamodb:PutItem"}, []string{n.table(s.Table)}, nil))
 	}
 	return policy(all)
 }
 
-// RuleTrust returns who may act in the role of the topic rules: AWS IoT, for
-// rules of this account.
+// RuleTrust returns who may act in the role of the topic rules: AWS IoT, for the
+// rules of this daemon.
 func (s Scope) RuleTrust() Policy {
 	statement := allow("", []string{"sts:AssumeRole"}, nil, Condition{
 		"StringEquals": {"aws:SourceAccount": s.Account},
-		"ArnLike":      {"aws:SourceArn": s.names().iot("rule/*")},
+		"ArnLike":      {"aws:SourceArn": s.names().iot("rule/" + ruleName(s.ClientID, "*"))},
 	})
 	statement.Principal = map[string]string{"Service": "iot.amazonaws.com"}
 	return policy([]Statement{statement})
@@ -132,12 +132,15 @@ func (s Scope) RuleTrust() Policy {
 
 // Size is how many characters a policy has, as AWS IoT counts them: without white
 // space.
-func (p Policy) Size() int {
+func (p Policy) Size() int { return len(p.text()) }
+
+// text is the policy as AWS takes it.
+func (p Policy) text() string {
 	text, err := json.Marshal(p)
 	if err != nil {
 		panic("aws: a policy of texts: " + err.Error())
 	}
-	return len(text)
+	return string(text)
 }
 
 func policy(statements []Statement) Policy {

@@ -137,9 +137,9 @@ func (s Scope) rotationJob() []grant {
 		executions = append(executions, "DeleteJobExecution")
 	}
 	return []grant{
-		{"Group", "iot", s.changes("DescribeThingGroup", "CreateThingGroup", "ListThingsInThingGroup"), []string{group}, nil},
+		{"Group", "iot", s.changes("DescribeThingGroup", "CreateThingGroup", "TagResource", "ListThingsInThingGroup"), []string{group}, nil},
 		{"Members", "iot", s.changes("AddThingToThingGroup", "RemoveThingFromThingGroup"), []string{group, things}, nil},
-		{"Job", "iot", s.changes("DescribeJob", "CreateJob", "CancelJob", "ListJobExecutionsForJob"), []string{job, group}, nil},
+		{"Job", "iot", s.changes("DescribeJob", "CreateJob", "TagResource", "CancelJob", "ListJobExecutionsForJob"), []string{job, group}, nil},
 		{"Executions", "iot", s.changes(executions...), []string{job, things}, nil},
 	}
 }

@@ -53,7 +53,7 @@ func everyScope() []Scope {
 
 // What stands in a policy for the sake of another call, or is called without
 // the SDK's types, and so is not found in the source.
-var notInSource = []string{"s3:ListBucket", "kms:Decrypt", "kms:GenerateDataKey", "sts:AssumeRole", "execute-api:Invoke"}
+var notInSource = []string{"s3:ListBucket", "kms:Decrypt", "kms:GenerateDataKey", "sts:AssumeRole", "execute-api:Invoke", "iot:TagResource"}
 
 // freeOfCharge is what everybody may call.
 var freeOfCharge = []string{"sts:GetCallerIdentity"}

@@ -22,6 +22,7 @@ import (
 type Config struct {
 	Data     string // the directory of journal, audit and what else AWS has no place for
 	Instance string // who we are, in leases and in the audit
+	Owner    string // what is made at AWS is tagged with, see ownerTag
 	Clients  *Clients
 
 	Registration Registration
@@ -169,7 +170,7 @@ func (w *World) caller(ctx context.Context) (names, error) {
 // join makes the ports.
 func (w *World) join(n names) {
 	c, clients := w.config, w.config.Clients
-	w.group = &Group{Group: w.store.Group(), iot: clients.IoT, name: c.Group, poke: w.Poke}
+	w.group = &Group{Group: w.store.Group(), iot: clients.IoT, name: c.Group, owner: c.Owner, poke: w.Poke}
 	w.registry = &Registry{
 		Devices: w.store.Devices(), source: c.source(), iot: clients.IoT, log: c.Log, leave: w.group.take,
 		known: newRecent[registry.DeviceID, map[string]string](thingKept, remembering, c.Now),
@@ -180,7 +181,10 @@ func (w *World) join(n names) {
 		fresh: newRecent[registry.DeviceID, struct{}](freshEvery, remembering, c.Now),
 		log:   c.Log, now: c.Now, atWork: map[certificate.ID]int{},
 	}
-	w.jobs = &Jobs{Jobs: w.store.Jobs(), meta: w.store, iot: clients.IoT, names: n, group: w.group, settings: c.Job}
+	w.jobs = &Jobs{
+		Jobs: w.store.Jobs(), meta: w.store, group: w.group,
+		at: remoteJobs{iot: clients.IoT, names: n, owner: c.Owner, settings: c.Job},
+	}
 	w.pacer = newPacer(w, c)
 	w.packages = &Packages{
 		config: c.Packages, rows: w.store.Packages(), s3: clients.S3, presign: presignClient(clients.S3, c.Now),
