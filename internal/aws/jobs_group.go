@@ -17,9 +17,10 @@ import (
 // adds to the thing group when its turn comes. AWS IoT gives it the job then.
 type Group struct {
 	store.Group
-	iot  *iot.Client
-	name string
-	poke func() // somebody waits
+	iot   *iot.Client
+	name  string
+	owner string // see ownerTag
+	poke  func() // somebody waits
 }
 
 var _ rotation.Group = (*Group)(nil)
@@ -39,6 +40,7 @@ func (g *Group) Ensure(ctx context.Context) error {
 	_, err = g.iot.CreateThingGroup(ctx, &iot.CreateThingGroupInput{
 		ThingGroupName:       &g.name,
 		ThingGroupProperties: &types.ThingGroupProperties{ThingGroupDescription: new(groupDescription)},
+		Tags:                 iotTags(g.owner),
 	})
 	if err != nil && codeOf(err) != alreadyExists {
 		return fmt.Errorf("create thing group %s: %w", g.name, err)

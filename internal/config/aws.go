@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -107,9 +108,39 @@ type AWSBroker struct {
 	// RuleKey is what the topic rule shares with the daemon: 64 hex digits. A
 	// reference, as Secret describes; only for rule.
 	RuleKey Secret `yaml:"rule_key"`
-	// Presence has the daemon hear which device connects with which
-	// certificate. Default true.
-	Presence bool `yaml:"presence"`
+	// RuleRole is the ARN of the role that the topic rules act as. Optional:
+	// `certvendor setup` makes one.
+	RuleRole string `yaml:"rule_role"`
+	// Presence is how the daemon knows which device connects with which
+	// certificate: table (a topic rule writes it into a table, which
+	// is read where it matters), subscribe (default: it hears of every one, up to
+	// 100 a second) or off. Also true, for subscribe, and false, for off.
+	Presence Presence `yaml:"presence"`
+}
+
+// Presence is how the daemon knows who connects.
+type Presence string
+
+// The values of Presence.
+const (
+	PresenceTable     Presence = "table"
+	PresenceSubscribe Presence = "subscribe"
+	PresenceOff       Presence = "off"
+)
+
+// UnmarshalText takes a word, or what was a switch before there was a table.
+func (p *Presence) UnmarshalText(text []byte) error {
+	switch word := Presence(text); word {
+	case PresenceTable, PresenceSubscribe, PresenceOff:
+		*p = word
+	case "true":
+		*p = PresenceSubscribe
+	case "false":
+		*p = PresenceOff
+	default:
+		return errors.New("must be table, subscribe or off")
+	}
+	return nil
 }
 
 // AWSPackages are the packages of the world of AWS.
@@ -132,7 +163,7 @@ func defaultAWS() AWS {
 		Data: "data", QuotaShare: 0.5, Quotas: []string{}, Registration: "with-ca", Registry: "things",
 		AssetLibrary: AWSAssetLibrary{Headers: []string{}}, Rerun: "readd",
 		Issuer:   AWSIssuer{Kind: "ssm", PCA: defaultAWSPCA()},
-		Broker:   AWSBroker{Way: "websocket", ClientID: "certvendor", Identity: "rule", Presence: true},
+		Broker:   AWSBroker{Way: "websocket", ClientID: "certvendor", Identity: "rule", Presence: PresenceSubscribe},
 		Packages: AWSPackages{Prefix: "certificates/", Suffix: ".zip"},
 	}
 }
@@ -173,6 +204,7 @@ func (b AWSBroker) validate(p *problems) {
 	}
 	p.check("aws.broker.certificate", (b.Way == "mtls") == (b.Certificate != ""), "must be set for way mtls, and for no other")
 	p.check("aws.broker.key", (b.Certificate == "") == (b.Key == ""), "must be set together with aws.broker.certificate")
+	p.check("aws.broker.rule_role", b.RuleRole == "" || strings.HasPrefix(b.RuleRole, "arn:"), "must be an ARN")
 	p.check("aws.broker.client_id", b.ClientID != "" && len(b.ClientID) <= 110, "must have 1 to 110 characters")
 	p.oneOf("aws.broker.identity", b.Identity, "rule", "direct")
 	p.check("aws.broker.rule_key", (b.Identity == "rule") == b.RuleKey.IsSet(), "must be set for identity rule, and for no other")
