@@ -1,8 +1,8 @@
 package aws
 
 import (
+	"cmp"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -31,6 +31,7 @@ type fakeIoT struct {
 	pems       map[string]string   // by id
 	throttle   int                 // how many calls are throttled yet
 	calls      []string
+	fakeThings
 }
 
 type fakeExecution struct {
@@ -83,9 +84,10 @@ func (f *fakeIoT) routes() http.Handler {
 				_ = json.Unmarshal(text, &body)
 			}
 			status, reply := http.StatusBadRequest, any("ThrottlingException")
-			if f.throttle > 0 {
+			switch {
+			case f.throttle > 0:
 				f.throttle--
-			} else {
+			case f.meter.lets(apiOf[r.Pattern]):
 				status, reply = do(r, body)
 			}
 			if code, failed := reply.(string); failed {
@@ -98,12 +100,8 @@ func (f *fakeIoT) routes() http.Handler {
 		})
 	}
 	none := map[string]any{}
-	mux.HandleFunc("POST /{$}", func(w http.ResponseWriter, _ *http.Request) { // STS
-		w.Header().Set("Content-Type", "text/xml")
-		fmt.Fprint(w, `<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>`+
-			`<Arn>arn:aws-cn:sts::123456789012:assumed-role/certvendor/i-1</Arn><UserId>u</UserId><Account>123456789012</Account>`+
-			`</GetCallerIdentityResult></GetCallerIdentityResponse>`)
-	})
+	mux.HandleFunc("POST /{$}", f.post)
+	f.things(handle)
 	handle("GET /things/{thing}", func(r *http.Request, _ map[string]any) (int, any) {
 		return 200, map[string]any{"thingName": r.PathValue("thing"), "attributes": map[string]string{}}
 	})
@@ -156,18 +154,18 @@ func (f *fakeIoT) routes() http.Handler {
 		page, next := f.paged(r, "nextToken", f.principals[r.PathValue("thing")])
 		var all []map[string]any
 		for _, p := range page {
-			all = append(all, map[string]any{"principal": p, "thingPrincipalType": "EXCLUSIVE_THING"})
+			all = append(all, map[string]any{"principal": p, "thingPrincipalType": cmp.Or(f.attachment, "EXCLUSIVE_THING")})
 		}
 		return 200, map[string]any{"thingPrincipalObjects": all, "nextToken": next}
 	})
 	handle("GET /certificates/{id}", func(r *http.Request, _ map[string]any) (int, any) {
 		return 200, map[string]any{"certificateDescription": map[string]any{
-			"certificateId": r.PathValue("id"), "certificatePem": f.pems[r.PathValue("id")], "status": "ACTIVE",
+			"certificateId": r.PathValue("id"), "certificatePem": f.pems[r.PathValue("id")], "status": f.statusOf(r.PathValue("id")),
 			"creationDate": 1.7e9,
 		}}
 	})
 	handle("POST /attached-policies/{target}", func(r *http.Request, _ map[string]any) (int, any) {
-		page, next := f.paged(r, "marker", []string{"p1", "p2", "p3"})
+		page, next := f.paged(r, "marker", f.policiesOf(r.PathValue("target")))
 		var all []map[string]any
 		for _, p := range page {
 			all = append(all, map[string]any{"policyName": p})

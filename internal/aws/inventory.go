@@ -137,7 +137,8 @@ func statusOf(standing certificate.Standing) types.CertificateStatus {
 }
 
 // Seen implements certificate.Inventory. A certificate that the store does not
-// know as the device's is looked for at AWS first.
+// know as the device's is looked for at AWS first, for no longer than somebody
+// can wait who has asked for something: seenTime.
 func (i *Inventory) Seen(ctx context.Context, s certificate.Sighting) error {
 	err := i.rows.Seen(ctx, s)
 	if !errors.Is(err, certificate.ErrNotHeld) {
@@ -146,12 +147,24 @@ func (i *Inventory) Seen(ctx context.Context, s certificate.Sighting) error {
 	if _, lately := i.fresh.get(s.Device); lately {
 		return err
 	}
-	i.fresh.put(s.Device, struct{}{})
 	i.views.forget(s.Device)
-	if err := i.learn(ctx, s.Device); err != nil {
-		return err
+	if err := i.learnSoon(ctx, s.Device); err != nil {
+		return refuse(nil, err)
 	}
+	i.fresh.put(s.Device, struct{}{})
 	return i.rows.Seen(ctx, s)
+}
+
+// seenTime bounds how long AWS is asked about a certificate that was seen and is
+// not known. When many devices come for the first time, the quotas have most of
+// them wait for longer; they come again, and this is before the queue in which a
+// request is told so.
+const seenTime = 3 * time.Second
+
+func (i *Inventory) learnSoon(ctx context.Context, device registry.DeviceID) error {
+	ctx, cancel := context.WithTimeout(ctx, seenTime)
+	defer cancel()
+	return i.learn(ctx, device)
 }
 
 // doubt has AWS's list of the device's certificates read anew if the store does
