@@ -169,6 +169,8 @@ func (d *double) answer(call string, r *http.Request, in map[string]any) (any, *
 		return d.sign(in)
 	case "ACMPrivateCA.DescribeCertificateAuthority":
 		return d.describeCA(), nil
+	case "ACMPrivateCA.GetCertificateAuthorityCertificate":
+		return map[string]any{"Certificate": pemText(d.ca), "CertificateChain": pemText(d.root)}, nil
 	case "ACMPrivateCA.IssueCertificate":
 		return d.issue(in)
 	case "ACMPrivateCA.GetCertificate":
