@@ -326,3 +326,32 @@ func TestPlanOfAWorldThatIsCalled(t *testing.T) {
 		t.Errorf("calls %v", plan.Calls)
 	}
 }
+
+// TestObstacles: what a world says of a device is a risk of those that take
+// part, and what it says of all is one of each.
+func TestObstacles(t *testing.T) {
+	s := Spec{Name: "c", Choose: Choice{All: true}}.WithDefaults()
+	p, err := NewPlanner(s, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Obstacles = func(c Candidate) []string {
+		if c.Groups > 0 {
+			return []string{"it has no room"}
+		}
+		return nil
+	}
+	full := func(c *Candidate) { c.Groups = 10 }
+	for _, c := range []Candidate{candidate("a", 5), candidate("b", 5, full), candidate("c", 5, full, func(c *Candidate) { c.Blocked = true })} {
+		p.Look(c)
+	}
+	plan := p.Plan(Pace{PerMinute: 1000, MaxInFlight: 500, Typical: time.Second})
+	plan.Threaten("the CA is off")
+	want := []Risk{
+		{What: "it has no room", Devices: 1, Such: []registry.DeviceID{"b"}},
+		{What: "the CA is off", Devices: 2, Such: []registry.DeviceID{"a", "b"}},
+	}
+	if fmt.Sprint(plan.Risks) != fmt.Sprint(want) {
+		t.Errorf("got %+v", plan.Risks)
+	}
+}

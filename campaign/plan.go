@@ -1,6 +1,8 @@
 package campaign
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -68,6 +70,9 @@ type Planner struct {
 	plan    Plan
 	devices []chosen
 	risks   map[string]*Risk
+	// Obstacles says what in this world stands in the way of a device.
+	// Optional.
+	Obstacles func(Candidate) []string
 }
 
 // NewPlanner returns a planner for a spec with defaults.
@@ -89,7 +94,11 @@ func (p *Planner) Look(c Candidate) {
 		return
 	}
 	current, _ := c.current()
-	for _, risk := range p.risksOf(c, current) {
+	risks := p.risksOf(c, current)
+	if p.Obstacles != nil {
+		risks = append(risks, p.Obstacles(c)...)
+	}
+	for _, risk := range risks {
 		p.note(risk, c.Device)
 	}
 	p.devices = append(p.devices, chosen{
@@ -149,9 +158,22 @@ func (p *Planner) Plan(pace Pace) Plan {
 	for _, what := range []string{riskExpired, riskSoon, riskNever, riskUnseen, riskSeveral, riskShared, riskName} {
 		if r := p.risks[what]; r != nil {
 			p.plan.Risks = append(p.plan.Risks, *r)
+			delete(p.risks, what)
 		}
 	}
+	for _, what := range slices.Sorted(maps.Keys(p.risks)) {
+		p.plan.Risks = append(p.plan.Risks, *p.risks[what])
+	}
 	return p.plan
+}
+
+// Threaten adds a risk that every device of the plan runs.
+func (p *Plan) Threaten(what string) {
+	r := Risk{What: what, Devices: p.Devices}
+	for _, m := range p.Members[:min(suchMost, len(p.Members))] {
+		r.Such = append(r.Such, m.Device)
+	}
+	p.Risks = append(p.Risks, r)
 }
 
 // pace returns how many devices a minute are let in at most, and which step it

@@ -172,7 +172,7 @@ func (w *World) join(n names) {
 	c, clients := w.config, w.config.Clients
 	w.group = &Group{
 		Group: w.store.Group(), iot: clients.IoT, name: c.Group, owner: c.Owner, poke: w.Poke,
-		jobs: w.store.Jobs(), rotated: w.rotatedSince,
+		jobs: w.store.Jobs(), rotated: w.rotatedSince, devices: w.store.Devices(),
 	}
 	w.registry = &Registry{
 		Devices: w.store.Devices(), source: c.source(), iot: clients.IoT, log: c.Log, leave: w.group.take,
@@ -183,6 +183,9 @@ func (w *World) join(n names) {
 		views: newRecent[registry.DeviceID, view](viewKept, remembering, c.Now),
 		fresh: newRecent[registry.DeviceID, struct{}](freshEvery, remembering, c.Now),
 		log:   c.Log, now: c.Now, atWork: map[certificate.ID]int{},
+	}
+	if issuer, remembers := w.issuer.(interface{ Forget() }); remembers {
+		w.inventory.refused = issuer.Forget
 	}
 	w.jobs = &Jobs{
 		Jobs: w.store.Jobs(), meta: w.store, group: w.group,
@@ -223,7 +226,7 @@ func (w *World) Backend() backend.Backend {
 		Revoker: Revoker{w.store.Certificates(), w.inventory},
 		Journal: Journal{w.store.Journal(), w.inventory}, Rotations: w.store.Journal(), Brakes: w.store.Brakes(),
 		Group: w.group, Jobs: w.jobs,
-		Issuer: w.issuer, Packages: w.packages, Bus: w.config.Bus, Signs: w.signs(),
+		Issuer: w.issuer, Packages: w.packages, Bus: w.config.Bus, Signs: w.signs(), Joins: w.group.Joins,
 	}
 }
 

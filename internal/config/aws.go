@@ -158,6 +158,10 @@ type AWSPackages struct {
 	Plain bool `yaml:"plain"`
 }
 
+// mostPolicies is how many policies AWS IoT attaches to a certificate (AWS IoT
+// Core quotas, which do not let it be raised).
+const mostPolicies = 10
+
 func defaultAWS() AWS {
 	return AWS{
 		Data: "data", QuotaShare: 0.5, Quotas: []string{}, Registration: "with-ca", Registry: "things",
