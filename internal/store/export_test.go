@@ -16,6 +16,9 @@ var (
 // DraftsKept is a bound that tests go beyond.
 const DraftsKept = draftsKept
 
+// HandedKept is another.
+const HandedKept = handedKept
+
 // OnCommit has fn called before and after every commit. An error kills the
 // store: that commit is not made, or not answered, and nothing is written any
 // more.
@@ -142,4 +145,22 @@ func UnknownToReplay(kind string) bool {
 	defer func() { _ = recover() }() // it is known, and needs a transaction
 	err := (&tx{}).again(Event{Kind: kind})
 	return err != nil && strings.HasPrefix(err.Error(), "this version of certvendor does not know")
+}
+
+// Line returns an event as the audit's files have it.
+func Line(e Event) []byte { return e.line() }
+
+// Object returns a map as the store keeps it.
+func Object(m map[string]string) string { return object(m) }
+
+// NoteMany writes so many events in one commit.
+func (s *Store) NoteMany(ctx context.Context, n int) error {
+	return s.commit(ctx, func(t *tx) error {
+		for range n {
+			if err := t.audit(Event{Kind: "test"}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }

@@ -41,7 +41,8 @@ type tx struct {
 	wrote    bool
 	chains   map[string]int64 // those known to be committed, by what they hold
 	head     head             // of the audit, as this transaction leaves it
-	events   []Event          // of the audit, not yet written
+	records  []record         // of the audit, in order
+	entered  int              // how many of them are written
 	replays  bool             // what is done has its event already: none is made for it
 	after    []func()         // called once it is committed
 }
@@ -295,7 +296,7 @@ func (w *writer) finish(t *tx) error {
 		fn()
 	}
 	if w.s.copier != nil {
-		w.s.copier.wake()
+		w.s.copier.hand(t.records)
 	}
 	return nil
 }
