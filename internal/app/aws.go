@@ -30,10 +30,14 @@ func (a *App) openAWS(ctx context.Context, instance string, committed func(time.
 	if err != nil {
 		return nil, err
 	}
+	prices, err := c.PriceList()
+	if err != nil {
+		return nil, err
+	}
 	return aws.Open(ctx, aws.Config{
 		Data: c.Data, Instance: instance, Clients: clients, Registration: aws.Registration(c.Registration),
 		Registry: aws.Source(c.Registry), Assets: assetLibrary(c.AssetLibrary),
-		Group: a.config.Rotation.Group, Rerun: aws.Rerun(c.Rerun),
+		Group: a.config.Rotation.Group, Rerun: aws.Rerun(c.Rerun), Prices: prices,
 		Packages: aws.PackagesConfig{
 			Bucket: c.Packages.Bucket, Prefix: c.Packages.Prefix, Suffix: c.Packages.Suffix,
 			KMSKey: c.Packages.KMSKey, PlainBucket: c.Packages.Plain, LinkTTL: a.config.Vending.LinkTTL,
