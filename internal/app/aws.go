@@ -30,10 +30,14 @@ func (a *App) openAWS(ctx context.Context, instance string, committed func(time.
 	if err != nil {
 		return nil, err
 	}
+	prices, err := c.PriceList()
+	if err != nil {
+		return nil, err
+	}
 	return aws.Open(ctx, aws.Config{
 		Data: c.Data, Instance: instance, Owner: c.Broker.ClientID, Clients: clients, Registration: aws.Registration(c.Registration),
 		Registry: aws.Source(c.Registry), Assets: assetLibrary(c.AssetLibrary),
-		Group: a.config.Rotation.Group, Rerun: aws.Rerun(c.Rerun),
+		Group: a.config.Rotation.Group, Rerun: aws.Rerun(c.Rerun), Prices: prices,
 		Packages: packagesOf(a.config),
 		Job:      aws.JobSettings{InProgressTimeout: a.config.Job.InProgressTimeout},
 		Pace:     aws.Pace{PerMinute: a.config.Rotation.PerMinute, MaxInFlight: a.config.Rotation.MaxInFlight},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/backend"
 	"github.com/certvendor/certvendor/internal/store"
@@ -31,6 +32,7 @@ type Config struct {
 	Group        string       // the name of the rotation group
 	Pace         Pace
 	Rerun        Rerun
+	Prices       map[string]campaign.Price // of a call, by API; for plans
 	Packages     PackagesConfig
 	Job          JobSettings
 
