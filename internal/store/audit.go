@@ -62,6 +62,8 @@ const (
 
 	CRLNumbered   = "crl.numbered" // a CRL of this number is about to be signed
 	StoreRestored = "store.restored"
+
+	StoreTakenOver = "store.taken_over" // another instance leads; see shared.go
 )
 
 // Event is one row of the audit. Its JSON is a line of the copied files.

@@ -24,7 +24,20 @@ const HandedKept = handedKept
 // more.
 func (s *Store) OnCommit(ctx context.Context, fn func(after bool) error) error {
 	return s.commit(ctx, func(*tx) error { // on the goroutine that calls it
-		s.hook = func(point hookPoint) error { return fn(point == afterCommit) }
+		s.hook = func(point hookPoint) error {
+			if point == afterRecord {
+				return nil
+			}
+			return fn(point == afterCommit)
+		}
+		return nil
+	})
+}
+
+// OnPoint is OnCommit with each point by its name.
+func (s *Store) OnPoint(fn func(point string) error) {
+	_ = s.commitAlways(context.Background(), func(*tx) error {
+		s.hook = func(point hookPoint) error { return fn(string(point)) }
 		return nil
 	})
 }
@@ -163,4 +176,21 @@ func (s *Store) NoteMany(ctx context.Context, n int) error {
 		}
 		return nil
 	})
+}
+
+// LeadQuietly makes a store with a Log lead without a word in its audit, which
+// is then as that of a store without.
+func LeadQuietly(ctx context.Context, s *Store) error {
+	latest, err := s.cfg.Log.Latest(ctx)
+	if err != nil {
+		return err
+	}
+	if latest.Log == "" {
+		if err := s.beginLog(ctx); err != nil {
+			return err
+		}
+	}
+	_, err = s.Follow(ctx)
+	s.leads.Store(err == nil)
+	return err
 }
