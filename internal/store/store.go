@@ -100,6 +100,7 @@ type Store struct {
 
 	drafts    drafts
 	sightings sightings
+	memory    memory
 	pruned    pruned
 	copier    *copier // nil without an AuditDir
 
@@ -141,6 +142,7 @@ func open(ctx context.Context, cfg Config) (*Store, error) {
 	s.life, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	s.drafts.init()
 	s.sightings.init()
+	s.memory.init()
 	if err := s.start(ctx); err != nil {
 		s.end()
 		return nil, errors.Join(err, s.closeReaders(), s.written.Close())

@@ -45,10 +45,13 @@ type tx struct {
 	entered  int              // how many of them are written
 	replays  bool             // what is done has its event already: none is made for it
 	after    []func()         // called once it is committed
+	touch    map[string]touch // of the texts known so far
+	touched  touchedRows
 }
 
 func (t *tx) exec(text string, args ...any) (int64, error) {
 	t.wrote = true
+	t.touches(text)
 	return t.session.exec(text, args...)
 }
 
@@ -136,6 +139,7 @@ type writer struct {
 	s      *Store
 	head   head // of the audit, as committed
 	chains map[string]int64
+	touch  map[string]touch
 	broken error // set by a hook: nothing is written any more
 }
 
@@ -144,7 +148,7 @@ func newWriter(ctx context.Context, s *Store) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{session: session, s: s, chains: map[string]int64{}}
+	w := &writer{session: session, s: s, chains: map[string]int64{}, touch: map[string]touch{}}
 	if w.head, err = readHead(w); err != nil {
 		return nil, errors.Join(fmt.Errorf("read the end of the audit: %w", err), session.close())
 	}
@@ -239,7 +243,10 @@ func (w *writer) transact(ops []*operation) ([]error, error) {
 	if err := w.begin(); err != nil {
 		return outcomes, err
 	}
-	t := &tx{session: w.session, now: w.s.now(), instance: w.s.cfg.Instance, tells: w.s.cfg.Tells, chains: w.chains, head: w.head}
+	t := &tx{
+		session: w.session, now: w.s.now(), instance: w.s.cfg.Instance, tells: w.s.cfg.Tells,
+		chains: w.chains, head: w.head, touch: w.touch,
+	}
 	wrote := false
 	for i, op := range ops {
 		t.wrote = false
@@ -284,7 +291,7 @@ func (w *writer) finish(t *tx) error {
 	if err := w.call(beforeCommit); err != nil {
 		return err
 	}
-	if _, err := w.exec("COMMIT"); err != nil {
+	if err := w.end(t.touched); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
 	w.head = t.head
@@ -299,6 +306,14 @@ func (w *writer) finish(t *tx) error {
 		w.s.copier.hand(t.records)
 	}
 	return nil
+}
+
+// end commits. Nothing is remembered meanwhile of what is changed.
+func (w *writer) end(changes touchedRows) error {
+	w.s.memory.change(changes)
+	defer w.s.memory.changed()
+	_, err := w.exec("COMMIT")
+	return err
 }
 
 // undo rolls back. The outcome of a single operation is its own error, which
