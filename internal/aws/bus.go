@@ -51,6 +51,10 @@ type MQTTConfig struct {
 	Share string
 	// Presence has the bus take the broker's events of devices that connect.
 	Presence bool
+	// Table is where such events are written down, and where a device is looked
+	// for before an ack of which nobody knows over which certificate it came.
+	// Optional.
+	Table *Presence
 
 	Backlog     int           // how many requests may be at work; 100, which is AWS IoT's own window
 	PublishRate float64       // replies a second; 90, because AWS IoT drops what exceeds 100 of one connection
