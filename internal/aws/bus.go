@@ -55,6 +55,9 @@ type MQTTConfig struct {
 	// for before an ack of which nobody knows over which certificate it came.
 	// Optional.
 	Table *Presence
+	// Executions has the bus take the broker's events of executions that have
+	// ended, see HearEnded.
+	Executions bool
 
 	Backlog     int           // how many requests may be at work; 100, which is AWS IoT's own window
 	PublishRate float64       // replies a second; 90, because AWS IoT drops what exceeds 100 of one connection
@@ -75,6 +78,7 @@ type MQTTConfig struct {
 type MQTTBus struct {
 	config   MQTTConfig
 	receiver backend.Receiver
+	ended    func(Ended) // nil: nobody hears
 	seen     *traces
 	counts   busCounts
 	pace     *rate.Limiter
@@ -123,6 +127,12 @@ func NewMQTTBus(c MQTTConfig) (*MQTTBus, error) {
 		b.lines = append(b.lines, &line{
 			bus: b, name: "takes presence", clientID: c.ClientID + "-presence", clean: true,
 			filters: []string{presenceFilter}, take: b.takePresence, hint: true,
+		})
+	}
+	if c.Executions {
+		b.lines = append(b.lines, &line{
+			bus: b, name: "hears of executions", clientID: c.ClientID + "-jobs", clean: true,
+			filters: []string{executionFilter}, take: b.takeExecution, hint: true,
 		})
 	}
 	return b, nil

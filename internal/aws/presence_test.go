@@ -113,22 +113,17 @@ func TestPresenceTable(t *testing.T) {
 }
 
 // presenceCourse is a course with a table that is written by our statements.
-type presenceCourse struct {
-	*course
-	vended certificate.ID
-}
+type presenceCourse struct{ *course }
 
 func newPresenceCourse(t *testing.T) presenceCourse {
 	t.Helper()
-	var table *Presence
 	c := newCourse(t, certificate.Deactivate, nil, func(config *Config) {
-		table = NewPresence(config.Clients.Dynamo, PresenceTable("certvendor"), config.Now)
-		config.Presence = table
+		config.Presence = NewPresence(config.Clients.Dynamo, PresenceTable("certvendor"), config.Now)
 	})
 	withTable(t, c.clients, c.clock.Now)
 	c.grace = time.Hour
 	c.serve()
-	return presenceCourse{course: c}
+	return presenceCourse{c}
 }
 
 func (c *presenceCourse) connects(id certificate.ID) {

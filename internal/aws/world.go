@@ -189,6 +189,9 @@ func (w *World) join(n names) {
 		at: remoteJobs{iot: clients.IoT, names: n, owner: c.Owner, settings: c.Job},
 	}
 	w.pacer = newPacer(w, c)
+	if bus, hears := c.Bus.(interface{ HearEnded(func(Ended)) }); hears {
+		bus.HearEnded(w.pacer.hear)
+	}
 	w.packages = &Packages{
 		config: c.Packages, rows: w.store.Packages(), s3: clients.S3, presign: presignClient(clients.S3, c.Now),
 		credentials: clients.Config.Credentials, now: c.Now, unknown: w.inventory.doubt,
