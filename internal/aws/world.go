@@ -79,6 +79,7 @@ type World struct {
 	jobs      *Jobs
 	packages  *Packages
 	pacer     *Pacer
+	syncer    *Syncer
 	issuer    vending.Issuer
 
 	stop    context.CancelFunc
@@ -119,7 +120,7 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 		return nil, err
 	}
 	w.join(names)
-	return w, nil
+	return w, w.syncer.load(ctx)
 }
 
 func (w *World) openStore(ctx context.Context) (err error) {
@@ -186,6 +187,7 @@ func (w *World) join(n names) {
 	}
 	w.jobs = &Jobs{Jobs: w.store.Jobs(), meta: w.store, iot: clients.IoT, names: n, group: w.group, settings: c.Job}
 	w.pacer = newPacer(w, c)
+	w.syncer = newSyncer(w)
 	w.packages = &Packages{
 		config: c.Packages, rows: w.store.Packages(), s3: clients.S3, presign: presignClient(clients.S3, c.Now),
 		credentials: clients.Config.Credentials, now: c.Now, unknown: w.inventory.doubt,
@@ -246,6 +248,7 @@ func (w *World) Start(ctx context.Context) error {
 		w.running.Go(func() { w.settleForever(running) })
 		w.running.Go(func() { w.pacer.Run(running) })
 	}
+	w.running.Go(func() { w.syncer.Run(running) })
 	return w.config.Bus.Start(ctx)
 }
 
@@ -294,6 +297,9 @@ func (w *World) Close() error {
 
 // Store returns the world's store, for the audit and what it alone knows.
 func (w *World) Store() *store.Store { return w.store }
+
+// Syncer returns what reads AWS IoT's inventory into the store.
+func (w *World) Syncer() *Syncer { return w.syncer }
 
 // Calls returns the counts of the calls to AWS by the name of their API.
 func (w *World) Calls() map[string]Count { return w.config.Clients.Quotas.Counts() }
