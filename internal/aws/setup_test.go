@@ -284,7 +284,8 @@ func TestSetupLeavesAGroupWithThings(t *testing.T) {
 	if _, err := clients.IoT.CreateThing(t.Context(), &iot.CreateThingInput{ThingName: new("pump-1")}); err != nil {
 		t.Fatal(err)
 	}
-	if err := (&Group{iot: clients.IoT, name: "rotate"}).join(t.Context(), "pump-1"); err != nil {
+	in := &iot.AddThingToThingGroupInput{ThingGroupName: new("rotate"), ThingName: new("pump-1")}
+	if _, err := clients.IoT.AddThingToThingGroup(t.Context(), in); err != nil {
 		t.Fatal(err)
 	}
 	for _, step := range planRemoval(t, s) {
