@@ -3,6 +3,12 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"math/big"
 	"os"
 	"os/exec"
 	"regexp"
@@ -41,7 +47,7 @@ func TestAWSScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"mode": mode, "sameas": sameAs, "secret": secret,
+			"mode": mode, "sameas": sameAs, "secret": secret, "authority": authority, "keyless": keyless, "capture": capture,
 			"account": func(ts *testscript.TestScript, _ bool, args []string) { account(ts, clients, args) },
 			"foreign-rule": func(ts *testscript.TestScript, _ bool, args []string) {
 				_, err := clients.IoT.CreateTopicRule(t.Context(), &iot.CreateTopicRuleInput{
@@ -161,5 +167,31 @@ func secret(ts *testscript.TestScript, _ bool, args []string) {
 	text := strings.TrimSpace(ts.ReadFile(args[0]))
 	if len(text) != 64 || strings.Contains(ts.ReadFile("stdout")+ts.ReadFile("stderr"), text) {
 		ts.Fatalf("the key of %s is printed, or is none", args[0])
+	}
+}
+
+// authority NAME makes a CA as NAME.crt and NAME.key.
+func authority(ts *testscript.TestScript, _ bool, args []string) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ts.Check(err)
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: args[0]}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(10, 0, 0),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, ca, ca, key.Public(), key)
+	ts.Check(err)
+	writePEM(ts, args[0]+".crt", "CERTIFICATE", der)
+	der, err = x509.MarshalPKCS8PrivateKey(key)
+	ts.Check(err)
+	writePEM(ts, args[0]+".key", "PRIVATE KEY", der)
+}
+
+// keyless FILE checks that nothing of a key is in the last output.
+func keyless(ts *testscript.TestScript, _ bool, args []string) {
+	said := ts.ReadFile("stdout") + ts.ReadFile("stderr")
+	for line := range strings.Lines(ts.ReadFile(args[0])) {
+		if line = strings.TrimSpace(line); strings.Contains(said, line[:16]) {
+			ts.Fatalf("the key in %s is printed", args[0])
+		}
 	}
 }

@@ -34,14 +34,15 @@ func (a *App) openAWS(ctx context.Context, instance string, committed func(time.
 	if err != nil {
 		return nil, err
 	}
+	prices, err := c.PriceList()
+	if err != nil {
+		return nil, err
+	}
 	return aws.Open(ctx, aws.Config{
 		Data: c.Data, Instance: instance, Owner: c.Broker.ClientID, Clients: clients, Registration: aws.Registration(c.Registration),
 		Registry: aws.Source(c.Registry), Assets: assetLibrary(c.AssetLibrary),
-		Group: a.config.Rotation.Group, Rerun: aws.Rerun(c.Rerun),
-		Packages: aws.PackagesConfig{
-			Bucket: c.Packages.Bucket, Prefix: c.Packages.Prefix, Suffix: c.Packages.Suffix,
-			KMSKey: c.Packages.KMSKey, PlainBucket: c.Packages.Plain, LinkTTL: a.config.Vending.LinkTTL,
-		},
+		Group: a.config.Rotation.Group, Rerun: aws.Rerun(c.Rerun), Prices: prices,
+		Packages: packagesOf(a.config),
 		Presence: table,
 		Job:      aws.JobSettings{InProgressTimeout: a.config.Job.InProgressTimeout},
 		Pace:     aws.Pace{PerMinute: a.config.Rotation.PerMinute, MaxInFlight: a.config.Rotation.MaxInFlight},

@@ -133,6 +133,25 @@ func clients(c awssdk.Config, double bool) *Clients {
 	}
 }
 
+// Caller returns the ARN of whoever the calls are made as.
+func (c *Clients) Caller(ctx context.Context) (string, error) {
+	caller, err := c.STS.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+	if err != nil {
+		return "", fmt.Errorf("ask AWS who we are: %w", err)
+	}
+	return deref(caller.Arn), nil
+}
+
+// Account returns the number of the account that the calls are made in.
+func (c *Clients) Account(ctx context.Context) (string, error) {
+	caller, err := c.Caller(ctx)
+	if err != nil {
+		return "", err
+	}
+	n, err := namesFrom(caller, c.Config.Region)
+	return n.account, err
+}
+
 // attempts is how often a call is made: once more than the SDK would, since
 // the calls of a rotation are few and each is dear to repeat from the start.
 const attempts = 4

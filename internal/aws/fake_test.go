@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ type fakeIoT struct {
 
 	mu         sync.Mutex
 	group      []string
+	others     map[string]int // how many other groups a thing is in
 	executions map[string]*fakeExecution
 	job        map[string]any // as it was made
 	jobStatus  string
@@ -31,6 +33,7 @@ type fakeIoT struct {
 	pems       map[string]string   // by id
 	throttle   int                 // how many calls are throttled yet
 	calls      []string
+	fakeThings
 }
 
 type fakeExecution struct {
@@ -83,9 +86,10 @@ func (f *fakeIoT) routes() http.Handler {
 				_ = json.Unmarshal(text, &body)
 			}
 			status, reply := http.StatusBadRequest, any("ThrottlingException")
-			if f.throttle > 0 {
+			switch {
+			case f.throttle > 0:
 				f.throttle--
-			} else {
+			case f.meter.lets(apiOf[r.Pattern]):
 				status, reply = do(r, body)
 			}
 			if code, failed := reply.(string); failed {
@@ -98,12 +102,8 @@ func (f *fakeIoT) routes() http.Handler {
 		})
 	}
 	none := map[string]any{}
-	mux.HandleFunc("POST /{$}", func(w http.ResponseWriter, _ *http.Request) { // STS
-		w.Header().Set("Content-Type", "text/xml")
-		fmt.Fprint(w, `<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>`+
-			`<Arn>arn:aws-cn:sts::123456789012:assumed-role/certvendor/i-1</Arn><UserId>u</UserId><Account>123456789012</Account>`+
-			`</GetCallerIdentityResult></GetCallerIdentityResponse>`)
-	})
+	mux.HandleFunc("POST /{$}", f.post)
+	f.things(handle)
 	handle("GET /things/{thing}", func(r *http.Request, _ map[string]any) (int, any) {
 		return 200, map[string]any{"thingName": r.PathValue("thing"), "attributes": map[string]string{}}
 	})
@@ -112,7 +112,22 @@ func (f *fakeIoT) routes() http.Handler {
 		page, next := f.paged(r, "nextToken", f.group)
 		return 200, map[string]any{"things": page, "nextToken": next}
 	})
+	handle("GET /things/{thing}/thing-groups", func(r *http.Request, _ map[string]any) (int, any) {
+		var groups []string
+		for i := range f.others[r.PathValue("thing")] {
+			groups = append(groups, fmt.Sprintf("group-%d", i))
+		}
+		page, next := f.paged(r, "nextToken", groups)
+		var all []map[string]any
+		for _, group := range page {
+			all = append(all, map[string]any{"groupName": group})
+		}
+		return 200, map[string]any{"thingGroups": all, "nextToken": next}
+	})
 	handle("PUT /thing-groups/addThingToThingGroup", func(_ *http.Request, body map[string]any) (int, any) {
+		if f.others[body["thingName"].(string)] >= mostGroups {
+			return 400, invalidRequest
+		}
 		f.add(body["thingName"].(string))
 		return 200, none
 	})
@@ -156,18 +171,18 @@ func (f *fakeIoT) routes() http.Handler {
 		page, next := f.paged(r, "nextToken", f.principals[r.PathValue("thing")])
 		var all []map[string]any
 		for _, p := range page {
-			all = append(all, map[string]any{"principal": p, "thingPrincipalType": "EXCLUSIVE_THING"})
+			all = append(all, map[string]any{"principal": p, "thingPrincipalType": cmp.Or(f.attachment, "EXCLUSIVE_THING")})
 		}
 		return 200, map[string]any{"thingPrincipalObjects": all, "nextToken": next}
 	})
 	handle("GET /certificates/{id}", func(r *http.Request, _ map[string]any) (int, any) {
 		return 200, map[string]any{"certificateDescription": map[string]any{
-			"certificateId": r.PathValue("id"), "certificatePem": f.pems[r.PathValue("id")], "status": "ACTIVE",
+			"certificateId": r.PathValue("id"), "certificatePem": f.pems[r.PathValue("id")], "status": f.statusOf(r.PathValue("id")),
 			"creationDate": 1.7e9,
 		}}
 	})
 	handle("POST /attached-policies/{target}", func(r *http.Request, _ map[string]any) (int, any) {
-		page, next := f.paged(r, "marker", []string{"p1", "p2", "p3"})
+		page, next := f.paged(r, "marker", f.policiesOf(r.PathValue("target")))
 		var all []map[string]any
 		for _, p := range page {
 			all = append(all, map[string]any{"policyName": p})

@@ -44,6 +44,9 @@ type Inventory struct {
 	fresh *recent[registry.DeviceID, struct{}] // looked at because of a certificate that was not known
 	log   zerolog.Logger
 	now   func() time.Time
+	// refused is told that AWS IoT will not have a certificate: its CA may be
+	// INACTIVE there by now. Nil: nobody is.
+	refused func()
 
 	presence *Presence // nil: there is no table
 	looked   *recent[registry.DeviceID, struct{}]
@@ -140,7 +143,8 @@ func statusOf(standing certificate.Standing) types.CertificateStatus {
 }
 
 // Seen implements certificate.Inventory. A certificate that the store does not
-// know as the device's is looked for at AWS first.
+// know as the device's is looked for at AWS first, for no longer than somebody
+// can wait who has asked for something: seenTime.
 func (i *Inventory) Seen(ctx context.Context, s certificate.Sighting) error {
 	err := i.rows.Seen(ctx, s)
 	if !errors.Is(err, certificate.ErrNotHeld) {
@@ -149,12 +153,24 @@ func (i *Inventory) Seen(ctx context.Context, s certificate.Sighting) error {
 	if _, lately := i.fresh.get(s.Device); lately {
 		return err
 	}
-	i.fresh.put(s.Device, struct{}{})
 	i.views.forget(s.Device)
-	if err := i.learn(ctx, s.Device); err != nil {
-		return err
+	if err := i.learnSoon(ctx, s.Device); err != nil {
+		return refuse(nil, err)
 	}
+	i.fresh.put(s.Device, struct{}{})
 	return i.rows.Seen(ctx, s)
+}
+
+// seenTime bounds how long AWS is asked about a certificate that was seen and is
+// not known. When many devices come for the first time, the quotas have most of
+// them wait for longer; they come again, and this is before the queue in which a
+// request is told so.
+const seenTime = 3 * time.Second
+
+func (i *Inventory) learnSoon(ctx context.Context, device registry.DeviceID) error {
+	ctx, cancel := context.WithTimeout(ctx, seenTime)
+	defer cancel()
+	return i.learn(ctx, device)
 }
 
 // doubt has AWS's list of the device's certificates read anew if the store does

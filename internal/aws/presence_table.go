@@ -3,8 +3,6 @@ package aws
 import (
 	"fmt"
 	"time"
-
-	"github.com/aws/aws-sdk-go-v2/aws/arn"
 )
 
 // The table of presence has an item for each connection that a device has made,
@@ -26,11 +24,7 @@ const presenceKept = 90 * 24 * time.Hour
 // PresenceTable returns the name of an owner's table of presence.
 func PresenceTable(owner string) string { return writable(owner, '-') + "-presence" }
 
-func (n names) table(name string) string {
-	return arn.ARN{
-		Partition: n.partition, Service: "dynamodb", Region: n.region, AccountID: n.account, Resource: "table/" + name,
-	}.String()
-}
+func (n names) table(name string) string { return n.of("dynamodb", "table/"+name) }
 
 // The statements that write the table. A device is the thing whose alone the
 // certificate is, or else the first level of the client id, as readPresence has

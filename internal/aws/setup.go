@@ -113,7 +113,8 @@ func (s *Setup) join() error {
 	if err != nil {
 		return err
 	}
-	role := &rolePart{account: a, name: c.roleName(), policy: c.policyOf(a.names)}
+	scope := c.scope(a.names)
+	role := &rolePart{account: a, name: c.roleName(), policy: scope.RulePolicy().text(), trust: scope.RuleTrust().text()}
 	table := &tablePart{account: a, name: cmp.Or(c.Table, PresenceTable(c.Owner))}
 	group := &groupPart{account: a, name: c.Job.Group}
 	job := &jobPart{account: a, job: c.Job, at: remoteJobs{iot: a.clients.IoT, names: a.names, owner: a.owner, settings: c.Settings}}

@@ -2,7 +2,6 @@ package aws
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
@@ -16,6 +15,7 @@ type rolePart struct {
 	account
 	name   string
 	policy string
+	trust  string
 	made   bool // in this run
 }
 
@@ -39,43 +39,9 @@ func (c SetupConfig) roleARN(n names) string {
 	return arn.ARN{Partition: n.partition, Service: "iam", AccountID: n.account, Resource: "role/" + c.roleName()}.String()
 }
 
-// statement is one of an IAM policy.
-type statement struct {
-	Effect    string
-	Principal map[string]string            `json:",omitempty"`
-	Action    string                       `json:",omitempty"`
-	Resource  string                       `json:",omitempty"`
-	Condition map[string]map[string]string `json:",omitempty"`
-}
-
-func policyText(statements ...statement) string {
-	text, err := json.Marshal(map[string]any{"Version": "2012-10-17", "Statement": statements})
-	if err != nil {
-		panic(err) // of text only
-	}
-	return string(text)
-}
-
-// policyOf is what the role may do.
-func (c SetupConfig) policyOf(n names) string {
-	var all []statement
-	if c.Identity == ByRule {
-		all = append(all, statement{Effect: "Allow", Action: "iot:Publish", Resource: n.iot("topic/" + c.inbox() + "/*")})
-	}
-	if c.Table != "" {
-		all = append(all, statement{Effect: "Allow", Action: "dynamodb:PutItem", Resource: n.table(c.Table)})
-	}
-	return policyText(all...)
-}
-
-func (p *rolePart) trust() string {
-	return policyText(statement{
-		Effect: "Allow", Principal: map[string]string{"Service": "iot.amazonaws.com"}, Action: "sts:AssumeRole",
-		Condition: map[string]map[string]string{
-			"StringEquals": {"aws:SourceAccount": p.names.account},
-			"ArnLike":      {"aws:SourceArn": p.names.iot("rule/" + ruleName(p.owner, "*"))},
-		},
-	})
+// scope is what the role's policies are made for.
+func (c SetupConfig) scope(n names) Scope {
+	return Scope{Region: n.region, Account: n.account, Identity: c.Identity, Inbox: c.inbox(), Table: c.Table, ClientID: c.Owner}
 }
 
 func (p *rolePart) resource() Resource { return Resource{RoleKind, p.name} }
@@ -116,7 +82,7 @@ func (p *rolePart) look(ctx context.Context) (Step, error) {
 		return step(p.resource(), DoRefuse, p.untagged()), nil
 	}
 	var what []string
-	if !sameJSON(deref(there.AssumeRolePolicyDocument), p.trust()) {
+	if !sameJSON(deref(there.AssumeRolePolicyDocument), p.trust) {
 		what = append(what, "who may assume it")
 	}
 	out, err := p.clients.IAM.GetRolePolicy(ctx, &iam.GetRolePolicyInput{RoleName: &p.name, PolicyName: new(rolePolicy)})
@@ -132,7 +98,7 @@ func (p *rolePart) look(ctx context.Context) (Step, error) {
 func (p *rolePart) make(ctx context.Context, s Step) error {
 	if s.Do == DoCreate {
 		_, err := p.clients.IAM.CreateRole(ctx, &iam.CreateRoleInput{
-			RoleName: &p.name, AssumeRolePolicyDocument: new(p.trust()), Tags: []types.Tag{{Key: new(ownerTag), Value: &p.owner}},
+			RoleName: &p.name, AssumeRolePolicyDocument: &p.trust, Tags: []types.Tag{{Key: new(ownerTag), Value: &p.owner}},
 			Description: new("What the topic rules of certvendor act as."),
 		})
 		if err != nil {
@@ -140,7 +106,7 @@ func (p *rolePart) make(ctx context.Context, s Step) error {
 		}
 		p.made = true
 	}
-	_, err := p.clients.IAM.UpdateAssumeRolePolicy(ctx, &iam.UpdateAssumeRolePolicyInput{RoleName: &p.name, PolicyDocument: new(p.trust())})
+	_, err := p.clients.IAM.UpdateAssumeRolePolicy(ctx, &iam.UpdateAssumeRolePolicyInput{RoleName: &p.name, PolicyDocument: &p.trust})
 	if err != nil {
 		return fmt.Errorf("say who may assume it: %w", err)
 	}

@@ -196,7 +196,7 @@ func TestSetupBringsUpToDate(t *testing.T) {
 	}
 	must(clients.IoT.DisableTopicRule(t.Context(), &iot.DisableTopicRuleInput{RuleName: new("certvendor_connected")}))
 	must(clients.IAM.PutRolePolicy(t.Context(), &iam.PutRolePolicyInput{
-		RoleName: new("certvendor-eu-west-1-rules"), PolicyName: new(rolePolicy), PolicyDocument: new(policyText(statement{Effect: "Deny", Action: "iot:Publish", Resource: "*"})),
+		RoleName: new("certvendor-eu-west-1-rules"), PolicyName: new(rolePolicy), PolicyDocument: new(`{"Version":"2012-10-17","Statement":[{"Effect":"Deny","Action":"iot:Publish","Resource":"*"}]}`),
 	}))
 	must(clients.IoT.CancelJob(t.Context(), &iot.CancelJobInput{JobId: &c.Job.ID}))
 	s = newSetup(t, c)
@@ -284,7 +284,10 @@ func TestSetupLeavesAGroupWithThings(t *testing.T) {
 	if _, err := clients.IoT.CreateThing(t.Context(), &iot.CreateThingInput{ThingName: new("pump-1")}); err != nil {
 		t.Fatal(err)
 	}
-	if err := (&Group{iot: clients.IoT, name: "rotate"}).join(t.Context(), "pump-1"); err != nil {
+	_, err := clients.IoT.AddThingToThingGroup(t.Context(), &iot.AddThingToThingGroupInput{
+		ThingGroupName: new("rotate"), ThingName: new("pump-1"),
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	for _, step := range planRemoval(t, s) {

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/certificate"
 )
 
@@ -33,6 +34,11 @@ type AWS struct {
 	// in place of QuotaShare of AWS's default, for an account with others:
 	// "AttachPolicy=30". Optional.
 	Quotas []string `yaml:"quotas"`
+	// Prices are what a call to an API costs, for `campaign plan`: "Sign=0.000015",
+	// or in tiers, each up to so many calls a month, "IssueCertificate=0.75:1000
+	// 0.35:10000 0.001". The currency is yours. Optional: AWS's price list is not
+	// known to certvendor.
+	Prices []string `yaml:"prices"`
 	// Registration is how new certificates become known to AWS IoT: with-ca
 	// (default: the CA is registered in AWS IoT) or without-ca (it is not;
 	// devices must send SNI when they connect).
@@ -158,9 +164,13 @@ type AWSPackages struct {
 	Plain bool `yaml:"plain"`
 }
 
+// mostPolicies is how many policies AWS IoT attaches to a certificate (AWS IoT
+// Core quotas, which do not let it be raised).
+const mostPolicies = 10
+
 func defaultAWS() AWS {
 	return AWS{
-		Data: "data", QuotaShare: 0.5, Quotas: []string{}, Registration: "with-ca", Registry: "things",
+		Data: "data", QuotaShare: 0.5, Quotas: []string{}, Prices: []string{}, Registration: "with-ca", Registry: "things",
 		AssetLibrary: AWSAssetLibrary{Headers: []string{}}, Rerun: "readd",
 		Issuer:   AWSIssuer{Kind: "ssm", PCA: defaultAWSPCA()},
 		Broker:   AWSBroker{Way: "websocket", ClientID: "certvendor", Identity: "rule", Presence: PresenceTable},
@@ -173,6 +183,8 @@ func (c Config) validateAWS(p *problems) {
 	p.check("aws.data", a.Data != "", "must be set")
 	p.check("aws.quota_share", a.QuotaShare > 0 && a.QuotaShare <= 1, "%g is not more than 0 and at most 1", a.QuotaShare)
 	_, err := a.Rates()
+	p.add(err)
+	_, err = a.PriceList()
 	p.add(err)
 	p.oneOf("aws.registration", a.Registration, "with-ca", "without-ca")
 	p.oneOf("aws.rerun", a.Rerun, "readd", "delete-execution")
@@ -233,4 +245,18 @@ func (a AWS) Rates() (map[string]float64, error) {
 		rates[api] = perSecond
 	}
 	return rates, nil
+}
+
+// PriceList returns Prices by the name of the API.
+func (a AWS) PriceList() (map[string]campaign.Price, error) {
+	prices := map[string]campaign.Price{}
+	for _, text := range a.Prices {
+		api, number, ok := strings.Cut(text, "=")
+		price, err := campaign.ParsePrice(number)
+		if !ok || api == "" || err != nil {
+			return nil, fmt.Errorf(`aws.prices: %.80q: must be an API and what a call costs, such as Sign=0.000015 or IssueCertificate=0.75:1000 0.001`, text)
+		}
+		prices[api] = price
+	}
+	return prices, nil
 }
