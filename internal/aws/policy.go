@@ -157,10 +157,13 @@ const anyLevel = "*"
 // broker returns what the daemon does at the broker.
 func (s Scope) broker() []Statement {
 	n := s.names()
-	bus := MQTTConfig{ClientID: s.ClientID, Topics: s.Topics, Identity: s.Identity, Inbox: s.Inbox, Presence: s.Presence}
+	bus := MQTTConfig{ClientID: s.ClientID, Topics: s.Topics, Identity: s.Identity, Inbox: s.Inbox, Presence: s.Presence, Executions: !s.Observes}
 	filters := bus.filters()
 	if s.Presence {
 		filters = append(filters, presenceFilter)
+	}
+	if !s.Observes {
+		filters = append(filters, executionFilter)
 	}
 	var clients, subscribes, receives []string
 	for _, id := range bus.clientIDs() {

@@ -50,7 +50,7 @@ func (g grant) actions() []string {
 // that is not here is one that the daemon makes in vain.
 func (s Scope) grants() []grant {
 	var all []grant
-	for _, g := range slices.Concat(s.certificates(), s.things(), s.rotationJob(), s.issuer(), s.packages()) {
+	for _, g := range slices.Concat(s.certificates(), s.things(), s.rotationJob(), s.presence(), s.issuer(), s.packages()) {
 		if len(g.calls) > 0 {
 			all = append(all, g)
 		}
@@ -137,11 +137,20 @@ func (s Scope) rotationJob() []grant {
 		executions = append(executions, "DeleteJobExecution")
 	}
 	return []grant{
+		{"Groups", "iot", []string{"ListThingGroupsForThing"}, []string{things}, nil},
 		{"Group", "iot", s.changes("DescribeThingGroup", "CreateThingGroup", "TagResource", "ListThingsInThingGroup"), []string{group}, nil},
 		{"Members", "iot", s.changes("AddThingToThingGroup", "RemoveThingFromThingGroup"), []string{group, things}, nil},
 		{"Job", "iot", s.changes("DescribeJob", "CreateJob", "TagResource", "CancelJob", "ListJobExecutionsForJob"), []string{job, group}, nil},
 		{"Executions", "iot", s.changes(executions...), []string{job, things}, nil},
 	}
+}
+
+// presence is what is read of who has connected.
+func (s Scope) presence() []grant {
+	if s.Table == "" {
+		return nil
+	}
+	return []grant{{"Presence", "dynamodb", []string{"Query", "GetItem"}, []string{s.names().table(s.Table)}, nil}}
 }
 
 func (s Scope) issuer() []grant {
@@ -175,7 +184,7 @@ func (s Scope) privateCA() []grant {
 		return []grant{{"PrivateCARole", "sts", []string{"AssumeRole"}, []string{s.Issuer.Role}, nil}}
 	}
 	return []grant{
-		{"PrivateCA", "acm-pca", append([]string{"DescribeCertificateAuthority"}, s.changes("GetCertificate")...), s.Issuer.CAs, nil},
+		{"PrivateCA", "acm-pca", append([]string{"DescribeCertificateAuthority", "GetCertificateAuthorityCertificate"}, s.changes("GetCertificate")...), s.Issuer.CAs, nil},
 		{"Sign", "acm-pca", s.changes("IssueCertificate"), s.Issuer.CAs, Condition{
 			"StringLike": {"acm-pca:TemplateArn": pcaTemplate(s.names().partition, s.Issuer.FromCSR)},
 		}},

@@ -284,8 +284,10 @@ func TestSetupLeavesAGroupWithThings(t *testing.T) {
 	if _, err := clients.IoT.CreateThing(t.Context(), &iot.CreateThingInput{ThingName: new("pump-1")}); err != nil {
 		t.Fatal(err)
 	}
-	in := &iot.AddThingToThingGroupInput{ThingGroupName: new("rotate"), ThingName: new("pump-1")}
-	if _, err := clients.IoT.AddThingToThingGroup(t.Context(), in); err != nil {
+	_, err := clients.IoT.AddThingToThingGroup(t.Context(), &iot.AddThingToThingGroupInput{
+		ThingGroupName: new("rotate"), ThingName: new("pump-1"),
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	for _, step := range planRemoval(t, s) {
