@@ -51,6 +51,13 @@ type MQTTConfig struct {
 	Share string
 	// Presence has the bus take the broker's events of devices that connect.
 	Presence bool
+	// Table is where such events are written down, and where a device is looked
+	// for before an ack of which nobody knows over which certificate it came.
+	// Optional.
+	Table *Presence
+	// Executions has the bus take the broker's events of executions that have
+	// ended, see HearEnded.
+	Executions bool
 
 	Backlog     int           // how many requests may be at work; 100, which is AWS IoT's own window
 	PublishRate float64       // replies a second; 90, because AWS IoT drops what exceeds 100 of one connection
@@ -71,6 +78,7 @@ type MQTTConfig struct {
 type MQTTBus struct {
 	config   MQTTConfig
 	receiver backend.Receiver
+	ended    func(Ended) // nil: nobody hears
 	seen     *traces
 	counts   busCounts
 	pace     *rate.Limiter
@@ -121,6 +129,12 @@ func NewMQTTBus(c MQTTConfig) (*MQTTBus, error) {
 			filters: []string{presenceFilter}, take: b.takePresence, hint: true,
 		})
 	}
+	if c.Executions {
+		b.lines = append(b.lines, &line{
+			bus: b, name: "hears of executions", clientID: c.ClientID + hearsOfJobs, clean: true,
+			filters: []string{executionFilter}, take: b.takeExecution, hint: true,
+		})
+	}
 	return b, nil
 }
 
@@ -129,6 +143,7 @@ func NewMQTTBus(c MQTTConfig) (*MQTTBus, error) {
 const (
 	publishes     = "-out"
 	takesPresence = "-presence"
+	hearsOfJobs   = "-jobs"
 )
 
 // maxClientID is the quota of AWS IoT, with room for a suffix of ours.
@@ -139,6 +154,9 @@ func (c MQTTConfig) clientIDs() []string {
 	ids := []string{c.ClientID, c.ClientID + publishes}
 	if c.Presence {
 		ids = append(ids, c.ClientID+takesPresence)
+	}
+	if c.Executions {
+		ids = append(ids, c.ClientID+hearsOfJobs)
 	}
 	return ids
 }

@@ -45,6 +45,9 @@ type Inventory struct {
 	log   zerolog.Logger
 	now   func() time.Time
 
+	presence *Presence // nil: there is no table
+	looked   *recent[registry.DeviceID, struct{}]
+
 	mu     sync.Mutex
 	atWork map[certificate.ID]int // that AWS is being told about
 }

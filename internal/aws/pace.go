@@ -55,6 +55,7 @@ type Pacer struct {
 	// done reports whether a device has finished a rotation lately.
 	done  func(context.Context, registry.DeviceID) (bool, error)
 	poked chan struct{}
+	ended chan Ended
 
 	allowance float64 // how many may be added now
 	counted   time.Time
@@ -84,7 +85,7 @@ func newPacer(w *World, c Config) *Pacer {
 	return &Pacer{
 		pace: c.Pace, rerun: c.Rerun, jobs: w.jobs, group: w.group, iot: c.Clients.IoT, now: c.Now, log: c.Log,
 		done:  func(ctx context.Context, id registry.DeviceID) (bool, error) { return w.doneSince(ctx, id, doneLately) },
-		poked: make(chan struct{}, 1), owed: map[registry.DeviceID]bool{},
+		poked: make(chan struct{}, 1), ended: make(chan Ended, endedKept), owed: map[registry.DeviceID]bool{},
 	}
 }
 
@@ -117,6 +118,8 @@ func (p *Pacer) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-p.poked:
+		case e := <-p.ended:
+			p.followUp(ctx, e)
 		case <-rest.C:
 		}
 		wait, err := p.round(ctx)

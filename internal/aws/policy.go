@@ -50,7 +50,8 @@ type Scope struct {
 	Identity Identity
 	ClientID string // of the daemon
 	Inbox    string
-	Presence bool
+	// Presence and Executions are as MQTTConfig has them.
+	Presence, Executions bool
 	// Table is where a topic rule writes who connects. Empty: none does.
 	Table string
 	// OwnCertificate says that the daemon shows the broker a certificate,
@@ -157,10 +158,15 @@ const anyLevel = "*"
 // broker returns what the daemon does at the broker.
 func (s Scope) broker() []Statement {
 	n := s.names()
-	bus := MQTTConfig{ClientID: s.ClientID, Topics: s.Topics, Identity: s.Identity, Inbox: s.Inbox, Presence: s.Presence}
+	bus := MQTTConfig{
+		ClientID: s.ClientID, Topics: s.Topics, Identity: s.Identity, Inbox: s.Inbox, Presence: s.Presence, Executions: s.Executions,
+	}
 	filters := bus.filters()
 	if s.Presence {
 		filters = append(filters, presenceFilter)
+	}
+	if s.Executions {
+		filters = append(filters, executionFilter)
 	}
 	var clients, subscribes, receives []string
 	for _, id := range bus.clientIDs() {

@@ -50,7 +50,7 @@ func (g grant) actions() []string {
 // that is not here is one that the daemon makes in vain.
 func (s Scope) grants() []grant {
 	var all []grant
-	for _, g := range slices.Concat(s.certificates(), s.things(), s.rotationJob(), s.issuer(), s.packages()) {
+	for _, g := range slices.Concat(s.certificates(), s.things(), s.rotationJob(), s.issuer(), s.packages(), s.presence()) {
 		if len(g.calls) > 0 {
 			all = append(all, g)
 		}
@@ -201,4 +201,11 @@ func (s Scope) packages() []grant {
 	via := Condition{"StringLike": {"kms:ViaService": "s3." + s.Region + ".amazonaws.com*"}}
 	maps.Copy(via, condition)
 	return append(all, grant{"PackagesKey", "kms", []string{"GenerateDataKey", "Decrypt"}, []string{key}, via})
+}
+
+func (s Scope) presence() []grant {
+	if s.Table == "" {
+		return nil
+	}
+	return []grant{{"Presence", "dynamodb", []string{"Query"}, []string{s.names().table(s.Table)}, nil}}
 }

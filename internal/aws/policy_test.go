@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/smithy-go/middleware"
@@ -37,7 +38,7 @@ func testScope(change ...func(*Scope)) Scope {
 func everyScope() []Scope {
 	return []Scope{
 		testScope(func(s *Scope) { s.Packages = PackagesConfig{Bucket: "mill", KMSKey: "alias/mill"} }),
-		testScope(func(s *Scope) { s.Registration, s.Rerun = WithoutCA, DeleteExecution }),
+		testScope(func(s *Scope) { s.Registration, s.Rerun, s.Table = WithoutCA, DeleteExecution, "certvendor-presence" }),
 		testScope(func(s *Scope) { s.Issuer = IssuerScope{Kind: kmsIssuer, Key: "k"} }),
 		testScope(func(s *Scope) { s.Issuer = IssuerScope{Kind: pcaIssuer, CAs: []string{fakeCA}} }),
 		testScope(func(s *Scope) {
@@ -163,7 +164,8 @@ func TestDaemonPolicyByConfiguration(t *testing.T) {
 		"no registry": {func(s *Scope) { s.Registry = NoSource }, nil, []string{"iot:DescribeThing", "iot:UpdateThing", "iot:CreateThing"}, false},
 		"an own certificate": {func(s *Scope) { s.OwnCertificate = true }, nil,
 			[]string{"iot:Connect", "iot:Publish", "iot:Receive", "iot:Subscribe"}, false},
-		"direct": {func(s *Scope) { s.Identity = Direct }, nil, nil, true},
+		"a table of presence": {func(s *Scope) { s.Presence, s.Table = false, "t" }, []string{"dynamodb:Query"}, nil, false},
+		"direct":              {func(s *Scope) { s.Identity = Direct }, nil, nil, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := append(strings.Fields(plain), c.more...)
@@ -179,6 +181,34 @@ func TestDaemonPolicyByConfiguration(t *testing.T) {
 		"iot:ListThingPrincipals iot:ListThingPrincipalsV2 iot:Receive iot:Subscribe kms:Decrypt ssm:GetParameter"
 	if observing != reads {
 		t.Errorf("who observes may %s", observing)
+	}
+}
+
+// Every connection of the bus may be made, and every filter of it is granted.
+func TestBrokerPolicyHasEveryLine(t *testing.T) {
+	for _, s := range []Scope{testScope(func(s *Scope) { s.Executions = true }), testScope(func(s *Scope) { s.Identity, s.Presence = Direct, false })} {
+		bus, err := NewMQTTBus(MQTTConfig{
+			Way: nobodyThere{}, ClientID: s.ClientID, Topics: s.Topics, Identity: s.Identity, Keys: anyKeys(s.Identity),
+			Presence: s.Presence, Executions: s.Executions, Now: time.Now,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		may := func(action, on string) {
+			if p := s.BrokerPolicy(); !p.permits(action, s.names().iot(on), nil) {
+				t.Errorf("%s on %s is not allowed", action, on)
+			}
+		}
+		for _, l := range bus.lines {
+			may("iot:Connect", "client/"+l.clientID)
+			for _, filter := range l.filters {
+				may("iot:Subscribe", "topicfilter/"+filter)
+				may("iot:Receive", "topic/"+strings.NewReplacer("+", "pump-7", "#", "pump-7/x").Replace(filter))
+			}
+		}
+		for _, topic := range []string{s.Topics.Accepted("pump-7", protocol.Get), s.Topics.Rejected("pump-7", protocol.Ack)} {
+			may("iot:Publish", "topic/"+topic)
+		}
 	}
 }
 
