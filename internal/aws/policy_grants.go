@@ -81,14 +81,17 @@ func (s Scope) certificates() []grant {
 	certificates, things := n.iot("cert/*"), n.iot("thing/*")
 	return []grant{
 		{"CertificatesRead", "iot", []string{"DescribeCertificate"}, []string{certificates}, nil},
-		{"Certificates", "iot", s.changes("UpdateCertificate", "DeleteCertificate", "AttachPolicy", "DetachPolicy", "ListPrincipalThings"),
-			[]string{certificates}, nil},
+		{"Certificates", "iot", s.changes("UpdateCertificate", "DeleteCertificate", "AttachPolicy", "DetachPolicy"), []string{certificates}, nil},
 		// AWS's reference names the certificate alone; the thing is there in
 		// case that is not all it looks at.
 		{"Attach", "iot", s.changes("AttachThingPrincipal", "DetachThingPrincipal"), []string{certificates, things}, nil},
 		{"Policies", "iot", []string{"ListAttachedPolicies"}, []string{"*"}, s.here()},
 		{"Register", "iot", s.changes(register), []string{"*"}, s.here()},
 		{"Principals", "iot", []string{"ListThingPrincipalsV2"}, []string{things}, nil},
+		{"Holders", "iot", []string{"ListPrincipalThings"}, []string{certificates}, nil},
+		// What `inventory sync` reads, and nothing else does.
+		{"Inventory", "iot", []string{"ListCertificates", "ListThings", "ListAuditFindings"}, []string{"*"}, s.here()},
+		{"Index", "iot", []string{"SearchIndex"}, []string{n.iot("index/AWS_Things")}, nil},
 	}
 }
 
