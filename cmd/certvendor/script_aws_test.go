@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"syscall"
 	"time"
 
 	awssdk "github.com/aws/aws-sdk-go-v2/aws"
@@ -43,8 +44,15 @@ func hasMoto() (bool, error) {
 	return err == nil, nil
 }
 
-// moto starts a double of AWS for the script, whose URL is in the environment.
-func moto(ts *testscript.TestScript, _ bool, _ []string) {
+// moto starts a double of AWS for the script, whose URL is in the environment;
+// `moto stop` ends it.
+func moto(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) > 0 {
+		pid, err := strconv.Atoi(ts.Getenv("MOTO_PID"))
+		ts.Check(err)
+		ts.Check(syscall.Kill(pid, syscall.SIGKILL))
+		return
+	}
 	cmd := exec.Command("python3", launcher, "-H", "127.0.0.1", "-p", "0")
 	said, err := cmd.StderrPipe()
 	ts.Check(err)
@@ -70,7 +78,7 @@ func moto(ts *testscript.TestScript, _ bool, _ []string) {
 		}
 	}()
 	for name, value := range map[string]string{
-		"MOTO": url, "CERTVENDOR_AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret",
+		"MOTO_PID": strconv.Itoa(cmd.Process.Pid), "MOTO": url, "CERTVENDOR_AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret",
 		"AWS_REGION": "eu-west-1", "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
 		"RULE_KEY": "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
 	} {

@@ -9,7 +9,25 @@ import (
 	"github.com/certvendor/certvendor/internal/aws"
 	"github.com/certvendor/certvendor/internal/control"
 	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/vending"
 )
+
+// onRecord returns what a survey asks about each device of a world that is
+// called: a vendor that answers by the store alone. It is asked what it would
+// answer, and nothing else.
+func (a *App) onRecord(instance string, profile vending.Profile) (*control.Recorded, error) {
+	if a.cloud == nil {
+		return nil, nil
+	}
+	live := a.backend
+	defer func() { a.backend = live }()
+	a.backend.Registry, a.backend.Inventory = a.cloud.Recorded()
+	vendor, err := a.vendor(instance, profile)
+	if err != nil {
+		return nil, err
+	}
+	return &control.Recorded{Registry: a.backend.Registry, Inventory: a.backend.Inventory, Rehearse: vendor.Rehearse}, nil
+}
 
 // syncer returns what reads AWS IoT's inventory into the store, or nil.
 func (a *App) syncer() control.Syncer {

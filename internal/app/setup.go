@@ -56,6 +56,9 @@ func (a *App) setup(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if a.recorded, err = a.onRecord(instance, profile); err != nil {
+		return err
+	}
 	a.queue = backend.NewQueue(atWork, a.config.Vending.Patience)
 	a.handler = &vending.Handler{
 		Vendor: vendor, Topics: a.config.Topics(), Queue: a.queue, Publisher: a.backend.Bus,

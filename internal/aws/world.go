@@ -298,6 +298,12 @@ func (w *World) Close() error {
 // Store returns the world's store, for the audit and what it alone knows.
 func (w *World) Store() *store.Store { return w.store }
 
+// Recorded returns what the store has of devices and certificates: AWS is not
+// asked.
+func (w *World) Recorded() (registry.Store, certificate.Inventory) {
+	return w.store.Devices(), w.store.Certificates()
+}
+
 // Syncer returns what reads AWS IoT's inventory into the store.
 func (w *World) Syncer() *Syncer { return w.syncer }
 
