@@ -48,7 +48,7 @@ type App struct {
 	clock   *rotation.Clock
 	closer  *rotation.Closer
 	handler *vending.Handler
-	// recorded is what a survey asks; nil where it asks the world itself.
+	// recorded is what a survey asks.
 	recorded *control.Recorded
 	runner   *campaign.Runner
 	look     chan struct{} // has the runner look at once

@@ -12,17 +12,16 @@ import (
 	"github.com/certvendor/certvendor/vending"
 )
 
-// onRecord returns what a survey asks about each device of a world that is
-// called: a vendor that answers by the store alone. It is asked what it would
-// answer, and nothing else.
+// onRecord returns what a survey asks about each device: a vendor that answers
+// by the store alone, and asks nobody else. It is asked what it would answer,
+// and nothing else.
 func (a *App) onRecord(instance string, profile vending.Profile) (*control.Recorded, error) {
-	if a.cloud == nil {
-		return nil, nil
-	}
 	live := a.backend
 	defer func() { a.backend = live }()
-	a.backend.Registry, a.backend.Inventory = a.cloud.Recorded()
-	vendor, err := a.vendor(instance, profile)
+	if a.cloud != nil {
+		a.backend.Registry, a.backend.Inventory = a.cloud.Recorded()
+	}
+	vendor, err := a.vendor(instance, profile, nil)
 	if err != nil {
 		return nil, err
 	}

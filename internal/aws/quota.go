@@ -28,6 +28,7 @@ var quotas = map[string]float64{
 	"DeleteJobExecution": 10, "DescribeEndpoint": 10,
 	"IssueCertificate": 25, "GetCertificate": 75, "DescribeCertificateAuthority": 20,
 	"GetCertificateAuthorityCertificate": 20, "GetParameter": 40, "Sign": 1000, "GetPublicKey": 2000,
+	"Invoke":     1000,                                                             // of Lambda: as many as run at a time, by default
 	"HeadObject": 5500, "GetObject": 5500, "PutObject": 3500, "DeleteObject": 3500, // S3, a prefix and second
 }
 

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/rs/zerolog"
 
@@ -303,6 +304,9 @@ func (w *World) Store() *store.Store { return w.store }
 func (w *World) Recorded() (registry.Store, certificate.Inventory) {
 	return w.store.Devices(), w.store.Certificates()
 }
+
+// Lambda returns the client for functions.
+func (w *World) Lambda() *lambda.Client { return w.config.Clients.Lambda }
 
 // Syncer returns what reads AWS IoT's inventory into the store.
 func (w *World) Syncer() *Syncer { return w.syncer }
