@@ -317,12 +317,44 @@ func TestPlanOfAWorldThatIsCalled(t *testing.T) {
 		p.Look(Candidate{Device: registry.DeviceID(fmt.Sprint("d", i)), Active: []Active{{ID: "a", NotAfter: noon.Add(time.Hour), Seen: noon}}})
 	}
 	plan := p.Plan(Pace{PerMinute: 1000, MaxInFlight: 1 << 20, Typical: time.Second, Steps: []Step{
-		{What: "Register", Calls: 1, PerMinute: 300}, {What: "Describe", Calls: 2, PerMinute: 80},
+		{What: "Register", Calls: 1, PerMinute: 300}, {What: "Describe", Calls: 2, PerMinute: 80, Price: Price{{Each: 0.5, UpTo: 60}, {Each: 0.25}}},
 	}})
 	if plan.Pace != 80 || plan.Limit != "the quota of Describe" {
 		t.Errorf("%g a minute, by %s", plan.Pace, plan.Limit)
 	}
 	if plan.Calls["Register"] != 40 || plan.Calls["Describe"] != 80 {
 		t.Errorf("calls %v", plan.Calls)
+	}
+	if len(plan.Costs) != 1 || plan.Costs["Describe"] != 35 {
+		t.Errorf("costs %v", plan.Costs)
+	}
+}
+
+// TestObstacles: what a world says of a device is a risk of those that take
+// part, and what it says of all is one of each.
+func TestObstacles(t *testing.T) {
+	s := Spec{Name: "c", Choose: Choice{All: true}}.WithDefaults()
+	p, err := NewPlanner(s, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Obstacles = func(c Candidate) []string {
+		if c.Groups > 0 {
+			return []string{"it has no room"}
+		}
+		return nil
+	}
+	full := func(c *Candidate) { c.Groups = 10 }
+	for _, c := range []Candidate{candidate("a", 5), candidate("b", 5, full), candidate("c", 5, full, func(c *Candidate) { c.Blocked = true })} {
+		p.Look(c)
+	}
+	plan := p.Plan(Pace{PerMinute: 1000, MaxInFlight: 500, Typical: time.Second})
+	plan.Threaten("the CA is off")
+	want := []Risk{
+		{What: "it has no room", Devices: 1, Such: []registry.DeviceID{"b"}},
+		{What: "the CA is off", Devices: 2, Such: []registry.DeviceID{"a", "b"}},
+	}
+	if fmt.Sprint(plan.Risks) != fmt.Sprint(want) {
+		t.Errorf("got %+v", plan.Risks)
 	}
 }

@@ -136,6 +136,10 @@ type Ports struct {
 	// most, or why none can be issued, as Issue would return it; it signs
 	// nothing. Only explaining needs it; nil where the world cannot say.
 	Signs func(context.Context) (until time.Time, err error)
+	// Joins says why a device could not be given a job, or returns nil; it
+	// changes nothing. Only explaining needs it; nil where nothing but the
+	// store stands in the way.
+	Joins func(context.Context, registry.DeviceID) error
 }
 
 // Vendor answers requests. It is safe for concurrent use; the requests of one

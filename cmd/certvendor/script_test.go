@@ -68,8 +68,6 @@ func TestScripts(t *testing.T) {
 			"open":      keepOpen,
 			"closed":    waitClosed,
 			"capture":   capture,
-			"members":   members,
-			"replaced":  replaced,
 			"agents":    agents,
 			"corporate": corporate,
 		},
@@ -120,37 +118,6 @@ func devices(ts *testscript.TestScript, _ bool, args []string) {
 		if time.Now().After(limit) {
 			ts.Fatalf("%d devices, want %d", n, want)
 		}
-	}
-}
-
-// members FILE CAMPAIGN writes the names of a campaign's devices behind what the
-// file holds.
-func members(ts *testscript.TestScript, _ bool, args []string) {
-	daemon := control.Dial(ts.Getenv("CERTVENDOR_CONTROL_SOCKET"))
-	defer daemon.Close()
-	text, err := os.ReadFile(ts.MkAbs(args[0]))
-	ts.Check(err)
-	for m, err := range daemon.CampaignMembers(context.Background(), args[1]) {
-		ts.Check(err)
-		text = append(text, m.Device+"\n"...)
-	}
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]), text, 0o600))
-}
-
-// replaced CA DEVICE has a person revoke what devices hold of a CA, but for one
-// device.
-func replaced(ts *testscript.TestScript, _ bool, args []string) {
-	ctx, daemon := context.Background(), control.Dial(ts.Getenv("CERTVENDOR_CONTROL_SOCKET"))
-	defer daemon.Close()
-	for c, err := range daemon.Certificates(ctx, control.CertificateQuery{Issuer: args[0], Standing: "ACTIVE"}).All() {
-		ts.Check(err)
-		if c.Device == args[1] {
-			continue
-		}
-		_, err := daemon.Revoke(ctx, control.RevokeRequest{
-			Certificates: []string{string(c.ID)}, Reason: "superseded", Brick: []string{c.Device},
-		})
-		ts.Check(err)
 	}
 }
 

@@ -30,17 +30,18 @@ func (a *App) openAWS(ctx context.Context, instance string, committed func(time.
 	if err != nil {
 		return nil, err
 	}
+	prices, err := c.PriceList()
+	if err != nil {
+		return nil, err
+	}
 	return aws.Open(ctx, aws.Config{
-		Data: c.Data, Instance: instance, Clients: clients, Registration: aws.Registration(c.Registration),
+		Data: c.Data, Instance: instance, Owner: c.Broker.ClientID, Clients: clients, Registration: aws.Registration(c.Registration),
 		Registry: aws.Source(c.Registry), Assets: assetLibrary(c.AssetLibrary),
-		Group: a.config.Rotation.Group, Rerun: aws.Rerun(c.Rerun),
-		Packages: aws.PackagesConfig{
-			Bucket: c.Packages.Bucket, Prefix: c.Packages.Prefix, Suffix: c.Packages.Suffix,
-			KMSKey: c.Packages.KMSKey, PlainBucket: c.Packages.Plain, LinkTTL: a.config.Vending.LinkTTL,
-		},
-		Job:    aws.JobSettings{InProgressTimeout: a.config.Job.InProgressTimeout},
-		Pace:   aws.Pace{PerMinute: a.config.Rotation.PerMinute, MaxInFlight: a.config.Rotation.MaxInFlight},
-		Issuer: func(s *store.Store) (vending.Issuer, error) { return a.awsIssuer(clients, s) },
+		Group: a.config.Rotation.Group, Rerun: aws.Rerun(c.Rerun), Prices: prices,
+		Packages: packagesOf(a.config),
+		Job:      aws.JobSettings{InProgressTimeout: a.config.Job.InProgressTimeout},
+		Pace:     aws.Pace{PerMinute: a.config.Rotation.PerMinute, MaxInFlight: a.config.Rotation.MaxInFlight},
+		Issuer:   func(s *store.Store) (vending.Issuer, error) { return a.awsIssuer(clients, s) },
 		// Only with a key from SSM is nothing signed outside of this process.
 		ActsOutside: c.Issuer.Kind != "ssm",
 		Bus:         bus, Now: a.now, Log: a.log, Committed: committed,
@@ -99,7 +100,7 @@ func (a *App) awsBus(clients *aws.Clients) (*aws.MQTTBus, error) {
 	}
 	bus := aws.MQTTConfig{
 		Way: way, ClientID: c.ClientID, Topics: a.config.Topics(), Identity: aws.Identity(c.Identity),
-		Presence: c.Presence, Now: a.now, Log: a.log,
+		Presence: c.Presence == config.PresenceSubscribe, Now: a.now, Log: a.log,
 	}
 	if c.RuleKey.IsSet() {
 		text, err := c.RuleKey.Value()

@@ -89,6 +89,7 @@ func (a *App) vendor(instance string, profile vending.Profile) (*vending.Vendor,
 		Journal: a.backend.Journal, Brakes: a.backend.Brakes, Issuer: a.backend.Issuer, Packages: a.backend.Packages,
 		Limits: newLimits(c.Limits.PerDevice.PerSecond(), c.Limits.Burst, a.clock.Now),
 		Closer: a.closer, Now: a.clock.Now, Signs: a.backend.Signs, Anchors: a.backend.Anchors,
+		Joins: a.backend.Joins,
 	})
 }
 

@@ -112,20 +112,36 @@ func NewMQTTBus(c MQTTConfig) (*MQTTBus, error) {
 		config: c, seen: newTraces(), pace: rate.NewLimiter(rate.Limit(c.PublishRate), 10),
 		window: make(chan struct{}, window), look: lookTime,
 	}
-	b.publisher = &line{bus: b, name: "publishes", clientID: c.ClientID + "-out", clean: true}
+	b.publisher = &line{bus: b, name: "publishes", clientID: c.ClientID + publishes, clean: true}
 	taker := &line{bus: b, name: "takes requests", clientID: c.ClientID, filters: c.filters(), take: b.takeRequest}
 	b.lines = []*line{b.publisher, taker}
 	if c.Presence {
 		b.lines = append(b.lines, &line{
-			bus: b, name: "takes presence", clientID: c.ClientID + "-presence", clean: true,
+			bus: b, name: "takes presence", clientID: c.ClientID + takesPresence, clean: true,
 			filters: []string{presenceFilter}, take: b.takePresence, hint: true,
 		})
 	}
 	return b, nil
 }
 
+// What is added to the client id of connections besides the one that takes
+// requests.
+const (
+	publishes     = "-out"
+	takesPresence = "-presence"
+)
+
 // maxClientID is the quota of AWS IoT, with room for a suffix of ours.
-const maxClientID = 128 - len("-presence")
+const maxClientID = 128 - len(takesPresence)
+
+// clientIDs returns those of all connections.
+func (c MQTTConfig) clientIDs() []string {
+	ids := []string{c.ClientID, c.ClientID + publishes}
+	if c.Presence {
+		ids = append(ids, c.ClientID+takesPresence)
+	}
+	return ids
+}
 
 func (c MQTTConfig) validate() error {
 	switch {

@@ -3,6 +3,7 @@ package aws
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -24,6 +25,7 @@ type fakeIoT struct {
 
 	mu         sync.Mutex
 	group      []string
+	others     map[string]int // how many other groups a thing is in
 	executions map[string]*fakeExecution
 	job        map[string]any // as it was made
 	jobStatus  string
@@ -110,7 +112,22 @@ func (f *fakeIoT) routes() http.Handler {
 		page, next := f.paged(r, "nextToken", f.group)
 		return 200, map[string]any{"things": page, "nextToken": next}
 	})
+	handle("GET /things/{thing}/thing-groups", func(r *http.Request, _ map[string]any) (int, any) {
+		var groups []string
+		for i := range f.others[r.PathValue("thing")] {
+			groups = append(groups, fmt.Sprintf("group-%d", i))
+		}
+		page, next := f.paged(r, "nextToken", groups)
+		var all []map[string]any
+		for _, group := range page {
+			all = append(all, map[string]any{"groupName": group})
+		}
+		return 200, map[string]any{"thingGroups": all, "nextToken": next}
+	})
 	handle("PUT /thing-groups/addThingToThingGroup", func(_ *http.Request, body map[string]any) (int, any) {
+		if f.others[body["thingName"].(string)] >= mostGroups {
+			return 400, invalidRequest
+		}
 		f.add(body["thingName"].(string))
 		return 200, none
 	})

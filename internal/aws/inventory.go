@@ -44,6 +44,9 @@ type Inventory struct {
 	fresh *recent[registry.DeviceID, struct{}] // looked at because of a certificate that was not known
 	log   zerolog.Logger
 	now   func() time.Time
+	// refused is told that AWS IoT will not have a certificate: its CA may be
+	// INACTIVE there by now. Nil: nobody is.
+	refused func()
 
 	mu     sync.Mutex
 	atWork map[certificate.ID]int // that AWS is being told about

@@ -305,6 +305,42 @@ func TestPCAFailures(t *testing.T) {
 	}
 }
 
+// TestPCAThatIsInactiveInIoT: nothing is paid for that AWS IoT would refuse, and
+// what it does not know, or does not say, is no reason.
+func TestPCAThatIsInactiveInIoT(t *testing.T) {
+	order := orderFor(t, "pump-7", ecKey(t))
+	for name, c := range map[string]struct {
+		status, fails string
+		refused       bool
+	}{
+		"ACTIVE":         {status: "ACTIVE"},
+		"INACTIVE":       {status: "INACTIVE", refused: true},
+		"not registered": {fails: notFound},
+		"not to be seen": {fails: "UnauthorizedException"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newPCARig(t, ecKey(t))
+			r.config.Registry = r.iot()
+			r.script(func() {
+				r.iotStatus = c.status
+				r.fail["GET cacertificate"] = c.fails
+			})
+			p := r.issuer(t)
+			_, err := p.Issue(t.Context(), order)
+			if errors.Is(err, certificate.ErrNoCA) != c.refused || err != nil && !c.refused {
+				t.Errorf("got %v", err)
+			}
+			if c.refused && (r.made() > 0 || !strings.Contains(err.Error(), "INACTIVE")) {
+				t.Errorf("%d were made: %v", r.made(), err)
+			}
+			_, said := p.Signs(t.Context())
+			if errors.Is(said, certificate.ErrNoCA) != c.refused {
+				t.Errorf("it says that it signs: %v", said)
+			}
+		})
+	}
+}
+
 // A CA for short lives signs for seven days, whatever is ordered.
 func TestShortLivedCA(t *testing.T) {
 	r := newPCARig(t, ecKey(t))

@@ -2,6 +2,7 @@ package aws
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -19,10 +20,12 @@ import (
 // adds to the thing group when its turn comes. AWS IoT gives it the job then.
 type Group struct {
 	store.Group
-	iot  *iot.Client
-	name string
-	poke func() // somebody waits
-	jobs store.Jobs
+	iot     *iot.Client
+	name    string
+	owner   string // see ownerTag
+	poke    func() // somebody waits
+	jobs    store.Jobs
+	devices store.Devices
 	// rotated reports whether a device has acked, or finished a rotation, since
 	// a time.
 	rotated func(context.Context, registry.DeviceID, time.Time) (bool, error)
@@ -45,6 +48,7 @@ func (g *Group) Ensure(ctx context.Context) error {
 	_, err = g.iot.CreateThingGroup(ctx, &iot.CreateThingGroupInput{
 		ThingGroupName:       &g.name,
 		ThingGroupProperties: &types.ThingGroupProperties{ThingGroupDescription: new(groupDescription)},
+		Tags:                 iotTags(g.owner),
 	})
 	if err != nil && codeOf(err) != alreadyExists {
 		return fmt.Errorf("create thing group %s: %w", g.name, err)
@@ -110,15 +114,19 @@ func (g *Group) take(ctx context.Context, id registry.DeviceID) error {
 	return nil
 }
 
-// join adds a thing to the thing group. Idempotent.
+// join adds a thing to the thing group, or returns an error of kind errCrowded.
+// Idempotent.
 func (g *Group) join(ctx context.Context, id registry.DeviceID) error {
 	_, err := g.iot.AddThingToThingGroup(ctx, &iot.AddThingToThingGroupInput{
 		ThingName: new(string(id)), ThingGroupName: &g.name,
 	})
-	if err != nil {
-		return fmt.Errorf("add thing %s to thing group %s: %w", id, g.name, err)
+	if err == nil {
+		return g.devices.SetCrowded(ctx, id, 0)
 	}
-	return nil
+	if code := codeOf(err); code == limitExceeded || code == invalidRequest {
+		err = errors.Join(g.room(ctx, id), err)
+	}
+	return fmt.Errorf("add thing %s to thing group %s: %w", id, g.name, err)
 }
 
 // things calls each with the names of the things in the thing group, a page at

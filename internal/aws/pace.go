@@ -60,9 +60,9 @@ type Pacer struct {
 
 	allowance float64 // how many may be added now
 	counted   time.Time
-	owed      map[registry.DeviceID]bool // those whose adding has failed
-	looked    time.Time                  // at the executions
-	listed    time.Time                  // the thing group
+	owed      map[registry.DeviceID]time.Time // those whose adding has failed, and when it is tried again
+	looked    time.Time                       // at the executions
+	listed    time.Time                       // the thing group
 }
 
 const (
@@ -77,6 +77,9 @@ const (
 	errorRest = 5 * time.Second
 	// atATime is how many are added in one round.
 	atATime = 100
+	// crowdedRest is how long nothing is tried for a thing that can join no
+	// group.
+	crowdedRest = 10 * time.Minute
 	// doneLately is how long after its rotation a thing that is found in the
 	// group is taken for one that is about to leave it.
 	doneLately = time.Hour
@@ -85,7 +88,7 @@ const (
 func newPacer(w *World, c Config) *Pacer {
 	return &Pacer{
 		pace: c.Pace, rerun: c.Rerun, jobs: w.jobs, group: w.group, iot: c.Clients.IoT, registry: w.registry, now: c.Now, log: c.Log,
-		poked: make(chan struct{}, 1), owed: map[registry.DeviceID]bool{},
+		poked: make(chan struct{}, 1), owed: map[registry.DeviceID]time.Time{},
 	}
 }
 
@@ -160,8 +163,10 @@ func (p *Pacer) admit(ctx context.Context) (more bool, err error) {
 	p.allowance = min(p.allowance+max(now.Sub(p.counted).Minutes(), 0)*float64(p.pace.PerMinute), p.burst())
 	p.counted = now
 	var errs []error
-	for device := range p.owed {
-		errs = append(errs, p.give(ctx, device))
+	for device, at := range p.owed {
+		if !now.Before(at) {
+			errs = append(errs, p.give(ctx, device))
+		}
 	}
 	inFlight, err := p.jobs.InFlight(ctx)
 	if err != nil {
@@ -185,7 +190,7 @@ func (p *Pacer) admit(ctx context.Context) (more bool, err error) {
 // give adds a thing to the thing group, and has one that had the job before get
 // it again. What fails is owed.
 func (p *Pacer) give(ctx context.Context, device registry.DeviceID) error {
-	p.owed[device] = true
+	p.owed[device] = p.now()
 	member, err := p.group.Has(ctx, device)
 	if err != nil {
 		return err
@@ -194,7 +199,12 @@ func (p *Pacer) give(ctx context.Context, device registry.DeviceID) error {
 		if err := p.again(ctx, device); err != nil {
 			return err
 		}
-		if err := p.group.join(ctx, device); err != nil && !isNotFound(err) {
+		switch err := p.group.join(ctx, device); {
+		case errors.Is(err, errCrowded): // a person has to do something
+			p.owed[device] = p.now().Add(crowdedRest)
+			p.log.Warn().Str("device", string(device)).Err(err).Msg("it gets no job")
+			return nil
+		case err != nil && !isNotFound(err):
 			return err
 		}
 	}

@@ -9,9 +9,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/rs/zerolog"
 
+	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/backend"
 	"github.com/certvendor/certvendor/internal/store"
@@ -23,6 +23,7 @@ import (
 type Config struct {
 	Data     string // the directory of journal, audit and what else AWS has no place for
 	Instance string // who we are, in leases and in the audit
+	Owner    string // what is made at AWS is tagged with, see ownerTag
 	Clients  *Clients
 
 	Registration Registration
@@ -31,6 +32,7 @@ type Config struct {
 	Group        string       // the name of the rotation group
 	Pace         Pace
 	Rerun        Rerun
+	Prices       map[string]campaign.Price // of a call, by API; for plans
 	Packages     PackagesConfig
 	Job          JobSettings
 
@@ -160,17 +162,20 @@ func (w *World) whose(ctx context.Context) (names, error) {
 
 // caller returns the names of the account that the credentials are of.
 func (w *World) caller(ctx context.Context) (names, error) {
-	caller, err := w.config.Clients.STS.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+	arn, err := w.config.Clients.Caller(ctx)
 	if err != nil {
-		return names{}, fmt.Errorf("ask AWS who we are: %w", err)
+		return names{}, err
 	}
-	return namesFrom(deref(caller.Arn), w.config.Clients.Config.Region)
+	return namesFrom(arn, w.config.Clients.Config.Region)
 }
 
 // join makes the ports.
 func (w *World) join(n names) {
 	c, clients := w.config, w.config.Clients
-	w.group = &Group{Group: w.store.Group(), iot: clients.IoT, name: c.Group, poke: w.Poke, jobs: w.store.Jobs(), rotated: w.rotatedSince}
+	w.group = &Group{
+		Group: w.store.Group(), iot: clients.IoT, name: c.Group, owner: c.Owner, poke: w.Poke,
+		jobs: w.store.Jobs(), rotated: w.rotatedSince, devices: w.store.Devices(),
+	}
 	w.registry = &Registry{
 		Devices: w.store.Devices(), source: c.source(), iot: clients.IoT, log: c.Log, leave: w.group.take,
 		known: newRecent[registry.DeviceID, map[string]string](thingKept, remembering, c.Now),
@@ -181,7 +186,13 @@ func (w *World) join(n names) {
 		fresh: newRecent[registry.DeviceID, struct{}](freshEvery, remembering, c.Now),
 		log:   c.Log, now: c.Now, atWork: map[certificate.ID]int{},
 	}
-	w.jobs = &Jobs{Jobs: w.store.Jobs(), meta: w.store, iot: clients.IoT, names: n, group: w.group, settings: c.Job}
+	if issuer, remembers := w.issuer.(interface{ Forget() }); remembers {
+		w.inventory.refused = issuer.Forget
+	}
+	w.jobs = &Jobs{
+		Jobs: w.store.Jobs(), meta: w.store, group: w.group,
+		at: remoteJobs{iot: clients.IoT, names: n, owner: c.Owner, settings: c.Job},
+	}
 	w.pacer = newPacer(w, c)
 	w.packages = &Packages{
 		config: c.Packages, rows: w.store.Packages(), s3: clients.S3, presign: presignClient(clients.S3, c.Now),
@@ -217,7 +228,7 @@ func (w *World) Backend() backend.Backend {
 		Revoker: Revoker{w.store.Certificates(), w.inventory},
 		Journal: Journal{w.store.Journal(), w.inventory}, Rotations: w.store.Journal(), Brakes: w.store.Brakes(),
 		Group: w.group, Jobs: w.jobs,
-		Issuer: w.issuer, Packages: w.packages, Bus: w.config.Bus, Signs: w.signs(),
+		Issuer: w.issuer, Packages: w.packages, Bus: w.config.Bus, Signs: w.signs(), Joins: w.group.Joins,
 	}
 }
 

@@ -178,7 +178,11 @@ func (c Config) Naming() certificate.Naming {
 
 // PolicyRule returns the rule for a new certificate's policies.
 func (c Config) PolicyRule() vending.Policy {
-	return vending.Policy{Mode: c.Policy.Mode, Default: c.Policy.Default, Allow: c.Policy.InheritAllow}
+	rule := vending.Policy{Mode: c.Policy.Mode, Default: c.Policy.Default, Allow: c.Policy.InheritAllow}
+	if c.Backend == AWSBackend {
+		rule.Most = mostPolicies
+	}
+	return rule
 }
 
 // Terms returns what becomes of rotations, with the circuit breaker's default

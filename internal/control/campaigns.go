@@ -34,6 +34,10 @@ type Campaigns struct {
 	Runner  *campaign.Runner
 	Pace    campaign.Pace // what bounds every campaign
 	Poke    func()        // has the runner look at once
+	// Obstacles says what in this world stands in the way of a device, and
+	// Hindrance what stands in everybody's; "" is nothing. Optional.
+	Obstacles func(campaign.Candidate) []string
+	Hindrance func(context.Context) string
 }
 
 // maxSpec bounds a campaign's spec, which may name 100,000 devices.
@@ -67,10 +71,18 @@ func (s *Server) plan(ctx context.Context, spec campaign.Spec) (campaign.Plan, e
 	if err != nil {
 		return campaign.Plan{}, err
 	}
+	planner.Obstacles = s.Campaigns.Obstacles
 	if err := s.Campaigns.Candidates(ctx, spec.Attributes(), planner.Look); err != nil {
 		return campaign.Plan{}, err
 	}
-	return planner.Plan(s.Campaigns.Pace), nil
+	plan := planner.Plan(s.Campaigns.Pace)
+	if s.Campaigns.Hindrance == nil || plan.Devices == 0 {
+		return plan, nil
+	}
+	if what := s.Campaigns.Hindrance(ctx); what != "" {
+		plan.Threaten(what)
+	}
+	return plan, nil
 }
 
 func (s *Server) applyCampaign(r *http.Request) (any, error) {
