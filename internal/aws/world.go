@@ -193,6 +193,13 @@ func (w *World) join(n names) {
 		Jobs: w.store.Jobs(), meta: w.store, group: w.group,
 		at: remoteJobs{iot: clients.IoT, names: n, owner: c.Owner, settings: c.Job},
 	}
+	if c.Rerun == JobPerCampaign {
+		own := &ownJobs{
+			rows: w.store.OwnJobs(), jobs: w.jobs, group: w.group,
+			ready: newRecent[string, struct{}](readyFor, remembering, c.Now),
+		}
+		w.jobs.own, w.group.own = own, own
+	}
 	w.pacer = newPacer(w, c)
 	w.packages = &Packages{
 		config: c.Packages, rows: w.store.Packages(), s3: clients.S3, presign: presignClient(clients.S3, c.Now),
