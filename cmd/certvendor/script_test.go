@@ -21,6 +21,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/internal/control"
 	"github.com/certvendor/certvendor/internal/fleet"
 	"github.com/certvendor/certvendor/internal/loopback"
@@ -68,6 +69,7 @@ func TestScripts(t *testing.T) {
 			"open":      keepOpen,
 			"closed":    waitClosed,
 			"capture":   capture,
+			"stands":    stands,
 			"agents":    agents,
 			"corporate": corporate,
 		},
@@ -129,6 +131,26 @@ func mode(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	if got := info.Mode().Perm(); got != os.FileMode(want) {
 		ts.Fatalf("%s has mode %#o, want %#o", args[0], got, want)
+	}
+}
+
+// stands CAMPAIGN WHAT N waits until so many of a campaign's devices stand so; with
+// WHAT alone, until it is in that state.
+func stands(ts *testscript.TestScript, _ bool, args []string) {
+	daemon := control.Dial(ts.Getenv("CERTVENDOR_CONTROL_SOCKET"))
+	defer daemon.Close()
+	for limit := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		is, err := daemon.Campaign(context.Background(), args[0])
+		ts.Check(err)
+		if len(args) == 2 && string(is.State) == args[1] {
+			return
+		}
+		if len(args) == 3 && strconv.Itoa(is.Standings[campaign.Standing(args[1])]) == args[2] {
+			return
+		}
+		if time.Now().After(limit) {
+			ts.Fatalf("campaign %s is %s %v, want %v", args[0], is.State, is.Standings, args[1:])
+		}
 	}
 }
 

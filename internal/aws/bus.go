@@ -51,6 +51,13 @@ type MQTTConfig struct {
 	Share string
 	// Presence has the bus take the broker's events of devices that connect.
 	Presence bool
+	// Table is where such events are written down, and where a device is looked
+	// for before an ack of which nobody knows over which certificate it came.
+	// Optional.
+	Table *Presence
+	// Executions has the bus take the broker's events of executions that have
+	// ended, see HearEnded.
+	Executions bool
 
 	Backlog     int           // how many requests may be at work; 100, which is AWS IoT's own window
 	PublishRate float64       // replies a second; 90, because AWS IoT drops what exceeds 100 of one connection
@@ -71,6 +78,7 @@ type MQTTConfig struct {
 type MQTTBus struct {
 	config   MQTTConfig
 	receiver backend.Receiver
+	ended    func(Ended) // nil: nobody hears
 	seen     *traces
 	counts   busCounts
 	pace     *rate.Limiter
@@ -119,6 +127,12 @@ func NewMQTTBus(c MQTTConfig) (*MQTTBus, error) {
 		b.lines = append(b.lines, &line{
 			bus: b, name: "takes presence", clientID: c.ClientID + takesPresence, clean: true,
 			filters: []string{presenceFilter}, take: b.takePresence, hint: true,
+		})
+	}
+	if c.Executions {
+		b.lines = append(b.lines, &line{
+			bus: b, name: "hears of executions", clientID: c.ClientID + "-jobs", clean: true,
+			filters: []string{executionFilter}, take: b.takeExecution, hint: true,
 		})
 	}
 	return b, nil

@@ -48,6 +48,9 @@ type Inventory struct {
 	// INACTIVE there by now. Nil: nobody is.
 	refused func()
 
+	presence *Presence // nil: there is no table
+	looked   *recent[registry.DeviceID, struct{}]
+
 	mu     sync.Mutex
 	atWork map[certificate.ID]int // that AWS is being told about
 }

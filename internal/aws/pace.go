@@ -59,6 +59,7 @@ type Pacer struct {
 	now      func() time.Time
 	log      zerolog.Logger
 	poked    chan struct{}
+	ended    chan Ended
 
 	allowance float64 // how many may be added now
 	counted   time.Time
@@ -90,7 +91,7 @@ const (
 func newPacer(w *World, c Config) *Pacer {
 	return &Pacer{
 		pace: c.Pace, rerun: c.Rerun, jobs: w.jobs, group: w.group, iot: c.Clients.IoT, registry: w.registry, now: c.Now, log: c.Log,
-		poked: make(chan struct{}, 1), owed: map[registry.DeviceID]time.Time{},
+		poked: make(chan struct{}, 1), ended: make(chan Ended, endedKept), owed: map[registry.DeviceID]time.Time{},
 	}
 }
 
@@ -122,6 +123,8 @@ func (p *Pacer) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-p.poked:
+		case e := <-p.ended:
+			p.followUp(ctx, e)
 		case <-rest.C:
 		}
 		wait, err := p.round(ctx)

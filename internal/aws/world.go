@@ -35,6 +35,7 @@ type Config struct {
 	Prices       map[string]campaign.Price // of a call, by API; for plans
 	Packages     PackagesConfig
 	Job          JobSettings
+	Presence     *Presence // optional: where it is written down who has connected
 
 	// Issuer makes what signs, once the store is open. Where ActsOutside says
 	// that what it does has an effect beyond its answer, every intention is
@@ -182,9 +183,10 @@ func (w *World) join(n names) {
 	}
 	w.inventory = &Inventory{
 		rows: w.store.Certificates(), marks: w.store.Unsettled(), iot: clients.IoT, names: n, how: c.Registration,
-		views: newRecent[registry.DeviceID, view](viewKept, remembering, c.Now),
-		fresh: newRecent[registry.DeviceID, struct{}](freshEvery, remembering, c.Now),
-		log:   c.Log, now: c.Now, atWork: map[certificate.ID]int{},
+		views:  newRecent[registry.DeviceID, view](viewKept, remembering, c.Now),
+		fresh:  newRecent[registry.DeviceID, struct{}](freshEvery, remembering, c.Now),
+		looked: newRecent[registry.DeviceID, struct{}](lookAgain, remembering, c.Now), presence: c.Presence,
+		log: c.Log, now: c.Now, atWork: map[certificate.ID]int{},
 	}
 	if issuer, remembers := w.issuer.(interface{ Forget() }); remembers {
 		w.inventory.refused = issuer.Forget
@@ -201,6 +203,9 @@ func (w *World) join(n names) {
 		w.jobs.own, w.group.own = own, own
 	}
 	w.pacer = newPacer(w, c)
+	if bus, hears := c.Bus.(interface{ HearEnded(func(Ended)) }); hears {
+		bus.HearEnded(w.pacer.hear)
+	}
 	w.packages = &Packages{
 		config: c.Packages, rows: w.store.Packages(), s3: clients.S3, presign: presignClient(clients.S3, c.Now),
 		credentials: clients.Config.Credentials, now: c.Now, unknown: w.inventory.doubt,
@@ -260,6 +265,9 @@ func (w *World) Start(ctx context.Context) error {
 	if !w.config.Observes {
 		w.running.Go(func() { w.settleForever(running) })
 		w.running.Go(func() { w.pacer.Run(running) })
+		if w.config.Presence != nil {
+			w.running.Go(func() { w.watchPresence(running) })
+		}
 	}
 	return w.config.Bus.Start(ctx)
 }

@@ -120,8 +120,8 @@ type AWSBroker struct {
 	// `certvendor setup` makes one.
 	RuleRole string `yaml:"rule_role"`
 	// Presence is how the daemon knows which device connects with which
-	// certificate: table (a topic rule writes it into a table, which
-	// is read where it matters), subscribe (default: it hears of every one, up to
+	// certificate: table (default: a topic rule writes it into a table, which
+	// is read where it matters), subscribe (it hears of every connection, up to
 	// 100 a second) or off. Also true, for subscribe, and false, for off.
 	Presence Presence `yaml:"presence"`
 }
@@ -175,7 +175,7 @@ func defaultAWS() AWS {
 		Data: "data", QuotaShare: 0.5, Quotas: []string{}, Prices: []string{}, Registration: "with-ca", Registry: "things",
 		AssetLibrary: AWSAssetLibrary{Headers: []string{}}, Rerun: "readd",
 		Issuer:   AWSIssuer{Kind: "ssm", PCA: defaultAWSPCA()},
-		Broker:   AWSBroker{Way: "websocket", ClientID: "certvendor", Identity: "rule", Presence: PresenceSubscribe},
+		Broker:   AWSBroker{Way: "websocket", ClientID: "certvendor", Identity: "rule", Presence: PresenceTable},
 		Packages: AWSPackages{Prefix: "certificates/", Suffix: ".zip"},
 	}
 }
