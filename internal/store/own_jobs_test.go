@@ -13,11 +13,11 @@ import (
 // execution has the next one.
 func TestOwnJobIsChosenOnce(t *testing.T) {
 	w := open(t)
-	w.ensure(jobs.New("rotate", protocol.DefaultTopics()))
+	w.ensure(jobs.Job{ID: "job-1", Group: "rotate", Document: []byte("{}")})
 	w.member("d1")
 	w.wantReleased(1, "d1")
 	name := func(campaign string, turn int) store.OwnJob {
-		return store.OwnJob{ID: fmt.Sprint("job-", campaign, turn), Group: fmt.Sprint("group-", turn)}
+		return store.OwnJob{ID: fmt.Sprint("own-", campaign, turn), Group: fmt.Sprint("group-", turn)}
 	}
 	choose := func(number int64, want string) {
 		t.Helper()
@@ -32,19 +32,19 @@ func TestOwnJobIsChosenOnce(t *testing.T) {
 			t.Fatalf("it is %+v, %t, %v", is, had, err)
 		}
 	}
-	choose(1, "job-1")
-	choose(1, "job-1")
+	choose(1, "own-1")
+	choose(1, "own-1")
 	w.reopen()
-	choose(1, "job-1")
+	choose(1, "own-1")
 	w.set("d1", protocol.JobFailed)
-	w.ok(w.OwnJobs().End(w.ctx, "job-1"))
+	w.ok(w.OwnJobs().End(w.ctx, "own-1"))
 	if live, err := w.OwnJobs().Live(w.ctx); err != nil || len(live) > 0 {
 		t.Errorf("live %+v, %v", live, err)
 	}
 	w.ok(w.Group().Add(w.ctx, "d1"))
 	w.wantReleased(1, "d1")
-	choose(2, "job-2")
-	w.ok(w.OwnJobs().End(w.ctx, "job-2")) // somebody has it
+	choose(2, "own-2")
+	w.ok(w.OwnJobs().End(w.ctx, "own-2")) // somebody has it
 	live, err := w.OwnJobs().Live(w.ctx)
 	if err != nil || len(live) != 1 || live[0].Open != 1 || live[0].Over {
 		t.Errorf("live %+v, %v", live, err)
