@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 	"github.com/aws/aws-sdk-go-v2/service/acmpca"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/iot"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
@@ -57,6 +58,8 @@ type Clients struct {
 	STS *sts.Client
 	// Lambda is for registries that are behind a function.
 	Lambda *lambda.Client
+	// Dynamo is for the table of a store that is shared.
+	Dynamo *dynamodb.Client
 
 	// Quotas pace and count every call of these clients, and of those that are
 	// made from Config.
@@ -121,6 +124,7 @@ func clients(c awssdk.Config, double bool) *Clients {
 		PCA:    acmpca.NewFromConfig(c),
 		STS:    sts.NewFromConfig(c),
 		Lambda: lambda.NewFromConfig(c),
+		Dynamo: dynamodb.NewFromConfig(c),
 		Config: c,
 	}
 }
