@@ -61,6 +61,15 @@ func (a *App) standing() string {
 	return fmt.Sprintf("this instance stands by, and %s leads: ask that one", leader)
 }
 
+// newest returns when the newest event was recorded that the clock is held
+// against. That this instance took over is its own, and shows nothing.
+func (a *App) newest(ctx context.Context) (time.Time, error) {
+	if shared := a.shared.Load(); shared != nil {
+		return shared.Newest(), nil
+	}
+	return a.world.Store().Audit().Newest(ctx)
+}
+
 // announce tells whoever has started the program that it is up, once.
 func (a *App) announce() {
 	if a.ready != nil {

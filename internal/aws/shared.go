@@ -32,6 +32,7 @@ type Shared struct {
 	store  *store.Store
 	failed chan error
 	entry  atomic.Int64
+	newest time.Time // of what had happened when this instance took over
 }
 
 // StandBy takes the data directory and opens the copy in it, or makes one. It
@@ -137,7 +138,10 @@ func (s *Shared) lead(ctx context.Context, epoch int64) error {
 		defer close(done)
 		s.keep(keeping)
 	}()
-	err := s.store.Lead(ctx, epoch)
+	var err error
+	if s.newest, err = s.store.Audit().Newest(ctx); err == nil {
+		err = s.store.Lead(ctx, epoch)
+	}
 	stop()
 	<-done
 	if err == nil {
@@ -206,6 +210,21 @@ func (s *Shared) Failed() <-chan error { return s.failed }
 
 // Leader returns who leads, as far as is known here; empty for nobody.
 func (s *Shared) Leader() string { return s.lease.leader() }
+
+// clocksMayDiffer is by how much those of two instances may, without one of them
+// being wrong.
+const clocksMayDiffer = time.Minute
+
+// Newest returns when the newest event was recorded before this instance took
+// over, by the clock of who led then; our own time, if that clock is ahead of ours
+// by no more than clocks may differ.
+func (s *Shared) Newest() time.Time {
+	now := s.config.Now()
+	if ahead := s.newest.Sub(now); ahead > 0 && ahead <= clocksMayDiffer {
+		return now
+	}
+	return s.newest
+}
 
 // Leads reports whether this instance does.
 func (s *Shared) Leads() bool { return s.lease.holds() == nil }
