@@ -30,6 +30,7 @@ import (
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/control"
+	"github.com/certvendor/certvendor/internal/loopback"
 )
 
 const (
@@ -68,6 +69,16 @@ func TestInstancesAreKilledInTurn(t *testing.T) {
 		err := standby.client.Ready(t.Context())
 		return err != nil && strings.Contains(err.Error(), "stands by, and ") && strings.Contains(err.Error(), fmt.Sprintf("/%d leads", leader.cmd.Process.Pid))
 	})
+	for path, want := range map[string]string{
+		"/healthz": "alive: this instance stands by", "/readyz": "leads: ask that one", "/metrics": "certvendor_leads 0\n",
+	} {
+		if text := scrape(t, "http://"+standby.metrics+path); !strings.Contains(text, want) {
+			t.Errorf("%s of who stands by: %q", path, text)
+		}
+	}
+	if text := scrape(t, "http://"+leader.metrics+"/metrics"); !strings.Contains(text, "certvendor_leads 1\n") {
+		t.Error("the one that leads does not say so in its metrics")
+	}
 	if _, err := standby.client.Freeze(t.Context(), control.What{Vending: true}, "a test"); err == nil || !strings.Contains(err.Error(), "stands by") {
 		t.Errorf("who stands by is told to freeze: %v", err)
 	}
@@ -131,6 +142,7 @@ func buildProgram(t *testing.T) string {
 type instance struct {
 	t            *testing.T
 	program, dir string
+	metrics      string
 	cmd          *exec.Cmd
 	ended        chan error
 	client       *control.Client
@@ -143,9 +155,12 @@ func newInstance(t *testing.T, program, name, more string) *instance {
 		t.Fatal(err)
 	}
 	i := &instance{t: t, program: program, dir: dir}
+	if i.metrics, err = loopback.Address(); err != nil {
+		t.Fatal(err)
+	}
 	text := `backend: aws
 control: {socket: s}
-metrics: {listen: ""}
+metrics: {listen: "` + i.metrics + `"}
 policy: {mode: inherit}
 rotation: {grace: 0s, settle: 1s, sweep_every: 500ms}
 vending: {new_keys: 1000/1h}

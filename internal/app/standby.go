@@ -123,13 +123,14 @@ func (a *App) answerStandingBy(ctx context.Context) (ended func() error, err err
 	return ended, nil
 }
 
-// standbyRoutes are those of metrics, with what is known without a world.
+// standbyRoutes are those of metrics, with what is known without a world. That it
+// is not ready is no number there: nobody is to be called out for it.
 func (a *App) standbyRoutes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
 		shared := a.shared.Load()
-		fmt.Fprintf(w, "# TYPE certvendor_ready gauge\ncertvendor_ready 0\n# TYPE certvendor_leads gauge\ncertvendor_leads 0\n"+
-			"# TYPE certvendor_journal_entry gauge\ncertvendor_journal_entry %d\n", shared.Entry())
+		fmt.Fprintf(w, "# TYPE certvendor_leads gauge\ncertvendor_leads 0\n# TYPE certvendor_journal_entry gauge\ncertvendor_journal_entry %d\n",
+			shared.Entry())
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive:", a.standing()) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {

@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/rs/zerolog"
 
+	"github.com/certvendor/certvendor/internal/backend/backendtest"
 	"github.com/certvendor/certvendor/internal/store"
 	"github.com/certvendor/certvendor/internal/store/storetest"
 )
@@ -267,5 +268,54 @@ func TestATableOfSomethingElseIsRefused(t *testing.T) {
 	err := sharedTable{clients.Dynamo, "certvendor"}.ensure(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "aws.journal.table") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestCrashesOfInstancesThatShare sits the crashes of the examination of every
+// world, where after each another instance goes on, with nothing on its disk but
+// what the table has. The one that has crashed is never told.
+func TestCrashesOfInstancesThatShare(t *testing.T) {
+	motoURL(t)
+	backendtest.RunCrashes(t, func(t *testing.T, clock *backendtest.Clock) backendtest.World {
+		account := newAccount()
+		clients := dialMoto(t, account, nil)
+		prepareAccount(t, account, clients, "given", "device")
+		config := testConfig(account, clients, clock.Now, t.TempDir())
+		config.Issuer, config.Sharing = given(softwareCA(t, clock.Now)), Sharing{Table: "certvendor", Lease: time.Hour}
+		return examinedShared(t, config)
+	})
+}
+
+func examinedShared(t *testing.T, config Config) backendtest.World {
+	t.Helper()
+	shared, err := StandBy(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.Shared = shared
+	if err := shared.Lead(t.Context()); err != nil {
+		t.Fatal(errors.Join(err, shared.Close()))
+	}
+	w := examinedWorld(t, config)
+	w.Crash = func() backendtest.World {
+		// Its lease is not waited for.
+		if err := shared.lease.release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		config.Data, config.Shared = t.TempDir(), nil
+		return examinedShared(t, config)
+	}
+	return w
+}
+
+func TestClocksOfInstancesMayDiffer(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for ahead, want := range map[time.Duration]time.Duration{
+		-time.Hour: -time.Hour, 0: 0, time.Second: 0, clocksMayDiffer: 0, clocksMayDiffer + 1: clocksMayDiffer + 1,
+	} {
+		s := &Shared{config: Config{Now: func() time.Time { return now }}, newest: now.Add(ahead)}
+		if got := s.Newest().Sub(now); got != want {
+			t.Errorf("the clock of who led is %s ahead: %s, want %s", ahead, got, want)
+		}
 	}
 }

@@ -67,13 +67,19 @@ func Run(t *testing.T, open Open) {
 		{"edge", edgeScenarios()},
 		{"rehearse", rehearseScenarios()},
 	} {
-		t.Run(part.name, func(t *testing.T) {
-			for _, s := range part.scenarios {
-				t.Run(s.name, func(t *testing.T) {
-					t.Parallel()
-					s.run(t, open)
-				})
-			}
+		t.Run(part.name, func(t *testing.T) { runAll(t, open, part.scenarios) })
+	}
+}
+
+// RunCrashes runs the part of the examination in which the world dies at every
+// step.
+func RunCrashes(t *testing.T, open Open) { runAll(t, open, crashScenarios()) }
+
+func runAll(t *testing.T, open Open, scenarios []scenario) {
+	for _, s := range scenarios {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			s.run(t, open)
 		})
 	}
 }
