@@ -38,7 +38,7 @@ func (a *App) setup(ctx context.Context) (err error) {
 	a.onStop("world", func(context.Context) error { return a.world.Close() })
 	a.backend = a.world.Backend()
 
-	newest, err := a.world.Store().Audit().Newest(ctx)
+	newest, err := a.newest(ctx)
 	if err != nil {
 		return err
 	}
