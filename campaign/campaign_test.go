@@ -75,6 +75,8 @@ func TestGates(t *testing.T) {
 		"one failed, nine may still pass":    {0, Tally{0: {Passed: 3, Failed: 1, Proven: 6}, 1: {Pending: 90}}, late, false, false},
 		"two failed, nine cannot pass":       {0, Tally{0: {Passed: 8, Failed: 2}, 1: {Pending: 90}}, late, false, true},
 		"an offline canary holds the gate":   {0, Tally{0: {Passed: 8, Added: 2}, 1: {Pending: 90}}, map[int]int{0: 2}, false, false},
+		"who is skipped does not pass":       {0, Tally{0: {Passed: 8, Skipped: 1, Late: 1}, 1: {Pending: 90}}, late, false, true},
+		"one is skipped, nine may still":     {0, Tally{0: {Passed: 8, Skipped: 1, Proven: 1}, 1: {Pending: 90}}, late, false, false},
 		"a wave at work":                     {1, Tally{0: {Passed: 10}, 1: {Passed: 80, Vended: 10}}, late, false, false},
 		"a wave with none but offline ones":  {1, Tally{0: {Passed: 10}, 1: {Passed: 80, Added: 10}}, map[int]int{1: 10}, true, false},
 		"a few failures among many":          {1, Tally{0: {Passed: 10}, 1: {Passed: 88, Failed: 2}}, late, true, false},
@@ -90,6 +92,20 @@ func TestGates(t *testing.T) {
 				t.Errorf("aborts for %q, want %t", why, c.abort)
 			}
 		})
+	}
+}
+
+// TestNoCanary: where there is none, nothing is asked of one.
+func TestNoCanary(t *testing.T) {
+	s := Spec{}.WithDefaults()
+	if why := s.tooMany(outlook{tally: Tally{0: {Failed: 1, Passed: 40, Added: 59}}}); why != "" {
+		t.Errorf("aborts for %q", why)
+	}
+	if why := s.tooMany(outlook{tally: Tally{0: {Skipped: 3, Passed: 40}}}); why != "" {
+		t.Errorf("aborts for %q", why)
+	}
+	if why := s.tooMany(outlook{tally: Tally{0: {Failed: 3, Passed: 40}}}); why == "" {
+		t.Error("does not abort")
 	}
 }
 

@@ -25,3 +25,6 @@ END;
 CREATE TRIGGER certificates_stand AFTER UPDATE OF standing ON certificates WHEN old.standing <> new.standing BEGIN
   UPDATE holdings SET standing = new.standing WHERE certificate = new.id AND detached = 0;
 END;
+
+-- What became of each campaign, when and by whom: an array of objects.
+ALTER TABLE campaigns ADD COLUMN history TEXT NOT NULL DEFAULT '[]';
