@@ -37,8 +37,11 @@ func (s Spec) tooMany(o outlook) string {
 	}
 	need, size := s.canaryNeeds(o)
 	if lost := o.count(0, Failed, Skipped, Late); lost > 0 && size-lost < need {
-		return fmt.Sprintf("%d of the canary's %d devices failed, %d were skipped or late, and %d must pass",
-			o.count(0, Failed), size, o.count(0, Skipped, Late), need)
+		away := ""
+		if n := o.count(0, Skipped, Late); n > 0 {
+			away = fmt.Sprintf(", %d were skipped or late", n)
+		}
+		return fmt.Sprintf("%d of the canary's %d devices failed%s, and %d must pass", o.count(0, Failed), size, away, need)
 	}
 	return ""
 }

@@ -78,6 +78,8 @@ func (s *Server) applyCampaign(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.applying.Lock()
+	defer s.applying.Unlock()
 	var plan campaign.Plan
 	switch _, err := s.Campaigns.Find(ctx, spec.Name); {
 	case errors.Is(err, campaign.ErrUnknown):
@@ -169,38 +171,42 @@ func (s *Server) autoView(ctx context.Context) (*Campaign, error) {
 // steer makes an operator's verb: change says what the campaign shall be, or
 // why it cannot.
 func (s *Server) steer(verb string, change func(*campaign.Campaign) error) answer {
-	return func(r *http.Request) (any, error) {
-		ctx := r.Context()
-		c, err := s.findCampaign(ctx, r.PathValue("name"))
-		if err != nil {
-			return nil, err
-		}
-		if err := change(&c); err != nil {
-			return nil, refuse(http.StatusConflict, "campaign %s: %v", c.Name, err)
-		}
-		if err := s.note(ctx, Event{Kind: "campaign_" + verb, Detail: map[string]string{"campaign": c.Name}}); err != nil {
-			return nil, err
-		}
-		c.Acts = peer(ctx)
-		if verb == "resume" {
-			c.Resumed = s.Now()
-		}
-		if c.State.Ended() {
-			c.Ended = s.Now()
-			if err := s.Campaigns.Runner.Withdraw(ctx, c); err != nil {
-				return nil, err
-			}
-		}
-		saved, err := s.Campaigns.Running.Save(ctx, c)
-		if err != nil {
-			return nil, err
-		}
-		if !saved {
-			return nil, refuse(http.StatusConflict, "campaign %s has changed meanwhile: look at it, and say it again", c.Name)
-		}
+	return func(r *http.Request) (view any, err error) {
+		s.Campaigns.Runner.Between(func() { view, err = s.steered(r.Context(), r.PathValue("name"), verb, change) })
 		s.Campaigns.Poke()
-		return s.campaignView(ctx, c.Name, false)
+		return view, err
 	}
+}
+
+func (s *Server) steered(ctx context.Context, name, verb string, change func(*campaign.Campaign) error) (any, error) {
+	c, err := s.findCampaign(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := change(&c); err != nil {
+		return nil, refuse(http.StatusConflict, "campaign %s: %v", c.Name, err)
+	}
+	if err := s.note(ctx, Event{Kind: "campaign_" + verb, Detail: map[string]string{"campaign": c.Name}}); err != nil {
+		return nil, err
+	}
+	c.Acts = peer(ctx)
+	if verb == "resume" {
+		c.Resumed = s.Now()
+	}
+	if c.State.Ended() {
+		c.Ended = s.Now()
+		if err := s.Campaigns.Runner.Withdraw(ctx, c); err != nil {
+			return nil, err
+		}
+	}
+	saved, err := s.Campaigns.Running.Save(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if !saved {
+		return nil, refuse(http.StatusConflict, "campaign %s has changed meanwhile: look at it, and say it again", c.Name)
+	}
+	return s.campaignView(ctx, c.Name, false)
 }
 
 func (s *Server) listCampaignMembers(r *http.Request) (any, error) {

@@ -133,7 +133,7 @@ func (s stretch) addGrouped() error {
 // addCampaign adds the campaign that has not ended, and that a device has not
 // come to its end in.
 func (s stretch) addCampaign() error {
-	running, err := collect(s, value[string], `SELECT name FROM campaigns WHERE state NOT IN ('aborted', 'canceled', 'finished')`)
+	running, err := collect(s, value[string], `SELECT name FROM campaigns WHERE state NOT IN ('preparing', 'aborted', 'canceled', 'finished')`)
 	if err != nil {
 		return err
 	}
