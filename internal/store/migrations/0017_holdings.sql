@@ -28,3 +28,8 @@ END;
 
 -- What became of each campaign, when and by whom: an array of objects.
 ALTER TABLE campaigns ADD COLUMN history TEXT NOT NULL DEFAULT '[]';
+
+-- A plan also asks how many policies a certificate has.
+DROP INDEX certificates_brief;
+CREATE INDEX certificates_brief ON certificates (id, issuer, chain, key_type, not_before, not_after, holders, policies)
+  WHERE standing = 'ACTIVE' AND length(id) > 0;
