@@ -5,11 +5,13 @@ import (
 	"encoding/csv"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/internal/control"
@@ -134,7 +136,7 @@ func (c *cli) watchCampaign(ctx context.Context, daemon *control.Client, name st
 		switch {
 		case line == last:
 		case isTerminal(c.out):
-			fmt.Fprintf(c.out, "\r\x1b[K%s", line)
+			fmt.Fprintf(c.out, "\r\x1b[K%s", fitting(c.out, line))
 		default:
 			fmt.Fprintln(c.out, line)
 		}
@@ -154,6 +156,20 @@ func (c *cli) watchCampaign(ctx context.Context, daemon *control.Client, name st
 		case <-tick.C:
 		}
 	}
+}
+
+// fitting cuts a line that is written over itself to the width of the terminal:
+// of one that goes on in the next, only the end would be written over.
+func fitting(w io.Writer, line string) string {
+	file, ok := w.(*os.File)
+	if !ok {
+		return line
+	}
+	width, _, err := term.GetSize(int(file.Fd()))
+	if runes := []rune(line); err == nil && width > 1 && len(runes) >= width {
+		return string(runes[:width-2]) + "…"
+	}
+	return line
 }
 
 func (c *cli) campaignReport() *cobra.Command {
