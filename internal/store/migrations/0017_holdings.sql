@@ -33,3 +33,6 @@ ALTER TABLE campaigns ADD COLUMN history TEXT NOT NULL DEFAULT '[]';
 DROP INDEX certificates_brief;
 CREATE INDEX certificates_brief ON certificates (id, issuer, chain, key_type, not_before, not_after, holders, policies)
   WHERE standing = 'ACTIVE' AND length(id) > 0;
+
+-- What was removed within the last hour, for the circuit breaker of the next start.
+CREATE INDEX retirements_deactivated ON retirements (deactivated) WHERE deactivated <> 0;
