@@ -51,6 +51,12 @@ func (a *App) setup(ctx context.Context) (err error) {
 		Pruner: a.world.Store().Journal(),
 	}, a.clock, func(string) rotation.Terms { return profile.Terms })
 
+	removals, err := a.world.Store().Journal().RemovedSince(ctx, a.clock.Now().Add(-time.Hour))
+	if err != nil {
+		return err
+	}
+	a.closer.Remember(removals)
+
 	a.runner = a.newRunner()
 	approver, err := a.approver()
 	if err != nil {
