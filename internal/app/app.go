@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -191,6 +192,8 @@ func (a *App) Stop(ctx context.Context) error {
 // Run makes an app and runs it until ctx ends or a part of it fails. ready is
 // called when devices can come in, or when this instance stands by.
 func Run(ctx context.Context, cfg config.Config, log zerolog.Logger, ready func(*App)) error {
+	room := headroom()
+	defer runtime.KeepAlive(room)
 	a, err := newTelling(ctx, cfg, log, time.Now, ready)
 	if errors.Is(err, errStoodBy) {
 		return nil

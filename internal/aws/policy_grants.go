@@ -22,9 +22,9 @@ type grant struct {
 // second version AWS's reference says its own, and the API's documentation the
 // first one's.
 var otherNames = map[string][]string{
-	"ListThingPrincipalsV2": {"ListThingPrincipals", "ListThingPrincipalsV2"},
-	"HeadObject":            {"GetObject"},
-	"Invoke":                {"InvokeFunction"},
+	"iot:ListThingPrincipalsV2": {"ListThingPrincipals", "ListThingPrincipalsV2"},
+	"s3:HeadObject":             {"GetObject"},
+	"lambda:Invoke":             {"InvokeFunction"},
 }
 
 // actions returns the names of the calls in IAM.
@@ -32,7 +32,7 @@ func (g grant) actions() []string {
 	var all []string
 	seen := map[string]bool{}
 	for _, call := range g.calls {
-		names, other := otherNames[call]
+		names, other := otherNames[g.service+":"+call]
 		if !other {
 			names = []string{call}
 		}

@@ -196,6 +196,9 @@ func TestDaemonPolicyByConfiguration(t *testing.T) {
 			"dynamodb:BatchWriteItem", "dynamodb:CreateTable", "dynamodb:DescribeTable", "dynamodb:GetItem", "dynamodb:PutItem",
 			"dynamodb:Query", "dynamodb:UpdateItem",
 		}, nil, false},
+		"the asset library's API": {func(s *Scope) {
+			s.Registry, s.Assets.URL = AssetsSource, "https://abc.execute-api.eu-west-1.amazonaws.com/p"
+		}, []string{"execute-api:Invoke"}, []string{"iot:DescribeThing", "iot:UpdateThing", "iot:CreateThing"}, false},
 		"a function that approves": {func(s *Scope) { s.Approver = "approve" }, []string{"lambda:InvokeFunction"}, nil, false},
 		"a table of presence":      {func(s *Scope) { s.Presence, s.Table = false, "presence" }, []string{"dynamodb:GetItem", "dynamodb:Query"}, nil, false},
 		"direct":                   {func(s *Scope) { s.Identity = Direct }, nil, nil, true},
