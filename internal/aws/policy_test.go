@@ -62,7 +62,9 @@ var freeOfCharge = []string{"sts:GetCallerIdentity"}
 // Every call of the SDK in the daemon's code is in a policy, and every call in a
 // policy is in the code.
 func TestDaemonPolicyHasWhatTheCodeCalls(t *testing.T) {
-	called := callsInSource(t)
+	called := callsInSource(t, func(file string) bool {
+		return !slices.ContainsFunc(theOperators, func(prefix string) bool { return strings.HasPrefix(file, prefix) })
+	})
 	granted := map[string]bool{}
 	for _, s := range everyScope() {
 		for _, g := range s.grants() {
@@ -87,12 +89,36 @@ func TestDaemonPolicyHasWhatTheCodeCalls(t *testing.T) {
 // what their names begin with.
 var theOperators = []string{"setup", "ca_register", "doctor", "policy"}
 
-// callsInSource returns the calls of the daemon's code, by service, and a file
-// that makes each.
-func callsInSource(t *testing.T) map[string]string {
+// Every call of setup is among those that the documentation lists.
+func TestCallsOfSetupAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../docs/aws.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, listed, _ := strings.Cut(string(text), "What `setup` calls")
+	listed, _, _ = strings.Cut(listed, "\n\n")
+	called := callsInSource(t, func(file string) bool {
+		return strings.HasPrefix(file, "setup") || file == "jobs_remote.go" || file == "jobs_group.go"
+	})
+	if len(called) < 20 {
+		t.Errorf("only %d calls are found", len(called))
+	}
+	for call, file := range called {
+		_, name, _ := strings.Cut(call, ":")
+		daemons := slices.Contains([]string{"AddThingToThingGroup", "RemoveThingFromThingGroup", "GetCallerIdentity"}, name)
+		if !daemons && !slices.Contains(strings.FieldsFunc(listed, func(r rune) bool { return strings.ContainsRune(" ,;:.()\n", r) }), name) {
+			t.Errorf("%s calls %s, which docs/aws.md does not list", file, call)
+		}
+	}
+}
+
+// callsInSource returns the calls of some files, by service, and a file that
+// makes each.
+func callsInSource(t *testing.T, in func(file string) bool) map[string]string {
 	t.Helper()
 	services := map[string]string{
 		"iot": "iot", "s3": "s3", "ssm": "ssm", "kms": "kms", "acmpca": "acm-pca", "sts": "sts", "lambda": "lambda", "dynamodb": "dynamodb",
+		"iam": "iam",
 	}
 	files, err := os.ReadDir(".")
 	if err != nil {
@@ -101,8 +127,7 @@ func callsInSource(t *testing.T) map[string]string {
 	calls := map[string]string{}
 	for _, f := range files {
 		name := f.Name()
-		isOperators := slices.ContainsFunc(theOperators, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
-		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") || isOperators {
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") || !in(name) {
 			continue
 		}
 		parsed, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
