@@ -48,7 +48,7 @@ func (a *App) ports() control.Ports {
 		Roots: a.roots, CAs: a.listCAs,
 		Sweep: a.sweep, AddedMember: a.world.Poke, Note: a.note, Timeline: a.timeline,
 		VerifyAudit: a.world.Store().Audit().Verify, Backup: a.backup, Ready: a.Ready, Campaigns: a.campaigns(),
-		Observes: c.Observe,
+		Observes: c.Observe, Syncer: a.syncer(),
 	}
 }
 

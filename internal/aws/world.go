@@ -82,6 +82,7 @@ type World struct {
 	jobs      *Jobs
 	packages  *Packages
 	pacer     *Pacer
+	syncer    *Syncer
 	issuer    vending.Issuer
 
 	stop    context.CancelFunc
@@ -122,7 +123,7 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 		return nil, err
 	}
 	w.join(names)
-	return w, nil
+	return w, w.syncer.load(ctx)
 }
 
 func (w *World) openStore(ctx context.Context) (err error) {
@@ -196,6 +197,7 @@ func (w *World) join(n names) {
 		at: remoteJobs{iot: clients.IoT, names: n, owner: c.Owner, settings: c.Job},
 	}
 	w.pacer = newPacer(w, c)
+	w.syncer = newSyncer(w)
 	if bus, hears := c.Bus.(interface{ HearEnded(func(Ended)) }); hears {
 		bus.HearEnded(w.pacer.hear)
 	}
@@ -262,6 +264,7 @@ func (w *World) Start(ctx context.Context) error {
 			w.running.Go(func() { w.watchPresence(running) })
 		}
 	}
+	w.running.Go(func() { w.syncer.Run(running) })
 	return w.config.Bus.Start(ctx)
 }
 
@@ -310,6 +313,9 @@ func (w *World) Close() error {
 
 // Store returns the world's store, for the audit and what it alone knows.
 func (w *World) Store() *store.Store { return w.store }
+
+// Syncer returns what reads AWS IoT's inventory into the store.
+func (w *World) Syncer() *Syncer { return w.syncer }
 
 // Calls returns the counts of the calls to AWS by the name of their API.
 func (w *World) Calls() map[string]Count { return w.config.Clients.Quotas.Counts() }

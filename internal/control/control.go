@@ -71,6 +71,9 @@ type Ports struct {
 	// RepeatedKeys returns a page of the keys that several certificates were
 	// made for, by id, after one; empty at the end.
 	RepeatedKeys func(ctx context.Context, after certificate.KeyID, limit int) ([]certificate.KeyID, error)
+	// Syncer reads another place's inventory into the store; nil where the
+	// store is the only one.
+	Syncer Syncer
 	// Rehearse says what a request would be answered now; see vending.Vendor.
 	Rehearse func(context.Context, vending.Question) vending.Answer
 	// Explain says what a device's requests would meet now; see
