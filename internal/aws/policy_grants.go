@@ -50,7 +50,7 @@ func (g grant) actions() []string {
 // that is not here is one that the daemon makes in vain.
 func (s Scope) grants() []grant {
 	var all []grant
-	for _, g := range slices.Concat(s.certificates(), s.things(), s.rotationJob(), s.presence(), s.issuer(), s.packages()) {
+	for _, g := range slices.Concat(s.certificates(), s.things(), s.rotationJob(), s.presence(), s.sync(), s.issuer(), s.packages()) {
 		if len(g.calls) > 0 {
 			all = append(all, g)
 		}
@@ -142,6 +142,14 @@ func (s Scope) rotationJob() []grant {
 		{"Members", "iot", s.changes("AddThingToThingGroup", "RemoveThingFromThingGroup"), []string{group, things}, nil},
 		{"Job", "iot", s.changes("DescribeJob", "CreateJob", "TagResource", "CancelJob", "ListJobExecutionsForJob"), []string{job, group}, nil},
 		{"Executions", "iot", s.changes(executions...), []string{job, things}, nil},
+	}
+}
+
+// sync is what reads the fleet's certificates into the store.
+func (s Scope) sync() []grant {
+	return []grant{
+		{"Sync", "iot", []string{"ListThings", "ListCertificates", "ListAuditFindings"}, []string{"*"}, s.here()},
+		{"SyncIndex", "iot", []string{"SearchIndex"}, []string{s.names().iot("index/AWS_Things")}, nil},
 	}
 }
 

@@ -203,7 +203,8 @@ func TestDaemonPolicyByConfiguration(t *testing.T) {
 	}
 	observing := all(testScope(func(s *Scope) { s.Observes = true }))
 	const reads = "iot:Connect iot:DescribeCACertificate iot:DescribeCertificate iot:DescribeThing iot:ListAttachedPolicies " +
-		"iot:ListThingGroupsForThing iot:ListThingPrincipals iot:ListThingPrincipalsV2 iot:Receive iot:Subscribe kms:Decrypt ssm:GetParameter"
+		"iot:ListAuditFindings iot:ListCertificates iot:ListThingGroupsForThing iot:ListThingPrincipals iot:ListThingPrincipalsV2 " +
+		"iot:ListThings iot:Receive iot:SearchIndex iot:Subscribe kms:Decrypt ssm:GetParameter"
 	if observing != reads {
 		t.Errorf("who observes may %s", observing)
 	}
