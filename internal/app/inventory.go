@@ -9,7 +9,24 @@ import (
 	"github.com/certvendor/certvendor/internal/aws"
 	"github.com/certvendor/certvendor/internal/control"
 	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/vending"
 )
+
+// onRecord returns what a survey asks about each device: a vendor that answers
+// by the store alone, and asks nobody else. It is asked what it would answer,
+// and nothing else.
+func (a *App) onRecord(instance string, profile vending.Profile) (*control.Recorded, error) {
+	live := a.backend
+	defer func() { a.backend = live }()
+	if a.cloud != nil {
+		a.backend.Registry, a.backend.Inventory = a.cloud.Recorded()
+	}
+	vendor, err := a.vendor(instance, profile, nil)
+	if err != nil {
+		return nil, err
+	}
+	return &control.Recorded{Registry: a.backend.Registry, Inventory: a.backend.Inventory, Rehearse: vendor.Rehearse}, nil
+}
 
 // syncer returns what reads AWS IoT's inventory into the store, or nil.
 func (a *App) syncer() control.Syncer {

@@ -38,6 +38,7 @@ type fakeIoT struct {
 	throttle   int      // how many calls are throttled yet
 	calls      []string
 	onCall     func(n int) // optional
+	function   func(event map[string]any) any
 	fakeThings
 }
 
@@ -104,6 +105,9 @@ func (f *fakeIoT) routes() http.Handler {
 			if code, failed := reply.(string); failed {
 				w.Header().Set("X-Amzn-ErrorType", code)
 				reply = map[string]string{"message": "as the fake has it"}
+			}
+			if failed, _ := reply.(map[string]any); failed["errorMessage"] != nil {
+				w.Header().Set("X-Amz-Function-Error", "Unhandled")
 			}
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(status)
@@ -181,6 +185,7 @@ func (f *fakeIoT) routes() http.Handler {
 		return 200, map[string]any{"thingPrincipalObjects": all, "nextToken": next}
 	})
 	f.lists(handle)
+	handle("POST /2015-03-31/functions/{name}/invocations", f.invoke)
 	handle("GET /certificates/{id}", func(r *http.Request, _ map[string]any) (int, any) {
 		if f.pems[r.PathValue("id")] == "" {
 			return 404, notFound

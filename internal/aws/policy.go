@@ -50,6 +50,7 @@ type Scope struct {
 	Identity Identity
 	ClientID string // of the daemon
 	Inbox    string
+	// Presence is as MQTTConfig has it.
 	Presence bool
 	// Table is where a topic rule writes who connects. Empty: none does.
 	Table string

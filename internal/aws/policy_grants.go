@@ -50,7 +50,7 @@ func (g grant) actions() []string {
 // that is not here is one that the daemon makes in vain.
 func (s Scope) grants() []grant {
 	var all []grant
-	for _, g := range slices.Concat(s.certificates(), s.things(), s.rotationJob(), s.presence(), s.sync(), s.issuer(), s.packages()) {
+	for _, g := range slices.Concat(s.certificates(), s.things(), s.rotationJob(), s.presence(), s.issuer(), s.packages()) {
 		if len(g.calls) > 0 {
 			all = append(all, g)
 		}
@@ -81,14 +81,17 @@ func (s Scope) certificates() []grant {
 	certificates, things := n.iot("cert/*"), n.iot("thing/*")
 	return []grant{
 		{"CertificatesRead", "iot", []string{"DescribeCertificate"}, []string{certificates}, nil},
-		{"Certificates", "iot", s.changes("UpdateCertificate", "DeleteCertificate", "AttachPolicy", "DetachPolicy", "ListPrincipalThings"),
-			[]string{certificates}, nil},
+		{"Certificates", "iot", s.changes("UpdateCertificate", "DeleteCertificate", "AttachPolicy", "DetachPolicy"), []string{certificates}, nil},
 		// AWS's reference names the certificate alone; the thing is there in
 		// case that is not all it looks at.
 		{"Attach", "iot", s.changes("AttachThingPrincipal", "DetachThingPrincipal"), []string{certificates, things}, nil},
 		{"Policies", "iot", []string{"ListAttachedPolicies"}, []string{"*"}, s.here()},
 		{"Register", "iot", s.changes(register), []string{"*"}, s.here()},
 		{"Principals", "iot", []string{"ListThingPrincipalsV2"}, []string{things}, nil},
+		{"Holders", "iot", []string{"ListPrincipalThings"}, []string{certificates}, nil},
+		// What `inventory sync` reads, and nothing else does.
+		{"Inventory", "iot", []string{"ListCertificates", "ListThings", "ListAuditFindings"}, []string{"*"}, s.here()},
+		{"Index", "iot", []string{"SearchIndex"}, []string{n.iot("index/AWS_Things")}, nil},
 	}
 }
 
@@ -142,14 +145,6 @@ func (s Scope) rotationJob() []grant {
 		{"Members", "iot", s.changes("AddThingToThingGroup", "RemoveThingFromThingGroup"), []string{group, things}, nil},
 		{"Job", "iot", s.changes("DescribeJob", "CreateJob", "TagResource", "CancelJob", "ListJobExecutionsForJob"), []string{job, group}, nil},
 		{"Executions", "iot", s.changes(executions...), []string{job, things}, nil},
-	}
-}
-
-// sync is what reads the fleet's certificates into the store.
-func (s Scope) sync() []grant {
-	return []grant{
-		{"Sync", "iot", []string{"ListThings", "ListCertificates", "ListAuditFindings"}, []string{"*"}, s.here()},
-		{"SyncIndex", "iot", []string{"SearchIndex"}, []string{s.names().iot("index/AWS_Things")}, nil},
 	}
 }
 

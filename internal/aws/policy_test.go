@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/smithy-go/middleware"
@@ -203,10 +204,38 @@ func TestDaemonPolicyByConfiguration(t *testing.T) {
 	}
 	observing := all(testScope(func(s *Scope) { s.Observes = true }))
 	const reads = "iot:Connect iot:DescribeCACertificate iot:DescribeCertificate iot:DescribeThing iot:ListAttachedPolicies " +
-		"iot:ListAuditFindings iot:ListCertificates iot:ListThingGroupsForThing iot:ListThingPrincipals iot:ListThingPrincipalsV2 " +
-		"iot:ListThings iot:Receive iot:SearchIndex iot:Subscribe kms:Decrypt ssm:GetParameter"
+		"iot:ListAuditFindings iot:ListCertificates iot:ListPrincipalThings iot:ListThingGroupsForThing iot:ListThingPrincipals " +
+		"iot:ListThingPrincipalsV2 iot:ListThings iot:Receive iot:SearchIndex iot:Subscribe kms:Decrypt ssm:GetParameter"
 	if observing != reads {
 		t.Errorf("who observes may %s", observing)
+	}
+}
+
+// Every connection of the bus may be made, and every filter of it is granted.
+func TestBrokerPolicyHasEveryLine(t *testing.T) {
+	for _, s := range []Scope{testScope(), testScope(func(s *Scope) { s.Identity, s.Presence = Direct, false })} {
+		bus, err := NewMQTTBus(MQTTConfig{
+			Way: nobodyThere{}, ClientID: s.ClientID, Topics: s.Topics, Identity: s.Identity, Keys: anyKeys(s.Identity),
+			Presence: s.Presence, Executions: !s.Observes, Now: time.Now,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		may := func(action, on string) {
+			if p := s.BrokerPolicy(); !p.permits(action, s.names().iot(on), nil) {
+				t.Errorf("%s on %s is not allowed", action, on)
+			}
+		}
+		for _, l := range bus.lines {
+			may("iot:Connect", "client/"+l.clientID)
+			for _, filter := range l.filters {
+				may("iot:Subscribe", "topicfilter/"+filter)
+				may("iot:Receive", "topic/"+strings.NewReplacer("+", "pump-7", "#", "pump-7/x").Replace(filter))
+			}
+		}
+		for _, topic := range []string{s.Topics.Accepted("pump-7", protocol.Get), s.Topics.Rejected("pump-7", protocol.Ack)} {
+			may("iot:Publish", "topic/"+topic)
+		}
 	}
 }
 

@@ -29,6 +29,7 @@ var quotas = map[string]float64{
 	"IssueCertificate": 25, "GetCertificate": 75, "DescribeCertificateAuthority": 20,
 	"GetCertificateAuthorityCertificate": 20, "GetParameter": 40, "Sign": 1000, "GetPublicKey": 2000,
 	"CreateTopicRule": 5, "Query": 3000, "PutItem": 1000, // DynamoDB, a partition and second
+	"Invoke":     1000,                                                             // of Lambda: as many as run at a time, by default
 	"HeadObject": 5500, "GetObject": 5500, "PutObject": 3500, "DeleteObject": 3500, // S3, a prefix and second
 }
 

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/rs/zerolog"
 
 	"github.com/certvendor/certvendor/campaign"
@@ -313,6 +314,15 @@ func (w *World) Close() error {
 
 // Store returns the world's store, for the audit and what it alone knows.
 func (w *World) Store() *store.Store { return w.store }
+
+// Recorded returns what the store has of devices and certificates: AWS is not
+// asked.
+func (w *World) Recorded() (registry.Store, certificate.Inventory) {
+	return w.store.Devices(), w.store.Certificates()
+}
+
+// Lambda returns the client for functions.
+func (w *World) Lambda() *lambda.Client { return w.config.Clients.Lambda }
 
 // Syncer returns what reads AWS IoT's inventory into the store.
 func (w *World) Syncer() *Syncer { return w.syncer }
