@@ -136,12 +136,17 @@ func (s Scope) rotationJob() []grant {
 	group, things := n.group(s.Group), n.iot("thing/*")
 	job := n.iot("job/" + jobPrefix(s.Group, s.Topics) + "*")
 	executions := []string{"DescribeJobExecution"}
-	if s.Rerun == DeleteExecution {
+	groups := []string{"DescribeThingGroup", "CreateThingGroup", "TagResource", "ListThingsInThingGroup"}
+	switch s.Rerun {
+	case DeleteExecution:
 		executions = append(executions, "DeleteJobExecution")
+	case JobPerCampaign:
+		group += "*" // each campaign's name has something behind it
+		groups = append(groups, "DeleteThingGroup")
 	}
 	return []grant{
 		{"Groups", "iot", []string{"ListThingGroupsForThing"}, []string{things}, nil},
-		{"Group", "iot", s.changes("DescribeThingGroup", "CreateThingGroup", "TagResource", "ListThingsInThingGroup"), []string{group}, nil},
+		{"Group", "iot", s.changes(groups...), []string{group}, nil},
 		{"Members", "iot", s.changes("AddThingToThingGroup", "RemoveThingFromThingGroup"), []string{group, things}, nil},
 		{"Job", "iot", s.changes("DescribeJob", "CreateJob", "TagResource", "CancelJob", "ListJobExecutionsForJob"), []string{job, group}, nil},
 		{"Executions", "iot", s.changes(executions...), []string{job, things}, nil},

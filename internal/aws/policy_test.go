@@ -40,6 +40,7 @@ func everyScope() []Scope {
 		testScope(func(s *Scope) { s.Packages = PackagesConfig{Bucket: "mill", KMSKey: "alias/mill"} }),
 		testScope(func(s *Scope) { s.Registration, s.Rerun = WithoutCA, DeleteExecution }),
 		testScope(func(s *Scope) { s.Presence, s.Table = false, "presence" }),
+		testScope(func(s *Scope) { s.Rerun = JobPerCampaign }),
 		testScope(func(s *Scope) { s.Issuer = IssuerScope{Kind: kmsIssuer, Key: "k"} }),
 		testScope(func(s *Scope) { s.Issuer = IssuerScope{Kind: pcaIssuer, CAs: []string{fakeCA}} }),
 		testScope(func(s *Scope) {

@@ -23,7 +23,7 @@ var quotas = map[string]float64{
 	"DescribeThing": 350, "UpdateThing": 50, "CreateThing": 50,
 	"AddThingToThingGroup": 60, "RemoveThingFromThingGroup": 50, "ListThingsInThingGroup": 25,
 	"ListThingGroupsForThing": 50, "ListThings": 10, "SearchIndex": 15, "ListAuditFindings": 10,
-	"CreateThingGroup": 25, "DescribeThingGroup": 25,
+	"CreateThingGroup": 25, "DescribeThingGroup": 25, "DeleteThingGroup": 25,
 	"CreateJob": 10, "DescribeJob": 10, "CancelJob": 10, "ListJobExecutionsForJob": 10, "DescribeJobExecution": 10,
 	"DeleteJobExecution": 10, "DescribeEndpoint": 10,
 	"IssueCertificate": 25, "GetCertificate": 75, "DescribeCertificateAuthority": 20,

@@ -197,6 +197,13 @@ func (w *World) join(n names) {
 		Jobs: w.store.Jobs(), meta: w.store, group: w.group,
 		at: remoteJobs{iot: clients.IoT, names: n, owner: c.Owner, settings: c.Job},
 	}
+	if c.Rerun == JobPerCampaign {
+		own := &ownJobs{
+			rows: w.store.OwnJobs(), jobs: w.jobs, group: w.group,
+			ready: newRecent[string, struct{}](readyFor, remembering, c.Now),
+		}
+		w.jobs.own, w.group.own = own, own
+	}
 	w.pacer = newPacer(w, c)
 	w.syncer = newSyncer(w)
 	if bus, hears := c.Bus.(interface{ HearEnded(func(Ended)) }); hears {

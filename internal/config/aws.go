@@ -58,8 +58,10 @@ type AWS struct {
 	// Packages are key and certificate in one object of S3, for download.
 	Packages AWSPackages `yaml:"packages"`
 	// Rerun is how a thing gets the job again that has ended without an ack:
-	// readd (default: taken out of the thing group, and added again) or
-	// delete-execution (what it had of the job is deleted before).
+	// readd (default: taken out of the thing group, and added again),
+	// delete-execution (what it had of the job is deleted before) or
+	// job-per-campaign (it is another job: each campaign has one of its own,
+	// with a thing group of its own, and so has who is added again by hand).
 	Rerun string `yaml:"rerun"`
 }
 
@@ -187,7 +189,7 @@ func (c Config) validateAWS(p *problems) {
 	_, err = a.PriceList()
 	p.add(err)
 	p.oneOf("aws.registration", a.Registration, "with-ca", "without-ca")
-	p.oneOf("aws.rerun", a.Rerun, "readd", "delete-execution")
+	p.oneOf("aws.rerun", a.Rerun, "readd", "delete-execution", "job-per-campaign")
 	if a.EndpointURL != "" {
 		u, err := url.Parse(a.EndpointURL)
 		p.check("aws.endpoint_url", err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "", "must be a URL")
