@@ -54,6 +54,10 @@ type Scope struct {
 	Presence bool
 	// Table is where a topic rule writes who connects. Empty: none does.
 	Table string
+	// Journal is the table of a store that is shared. Empty: it is not.
+	Journal string
+	// Approver is the function that is asked about each request. Empty: none is.
+	Approver string
 	// OwnCertificate says that the daemon shows the broker a certificate,
 	// whose policy is BrokerPolicy, and not the credentials of its calls.
 	OwnCertificate bool

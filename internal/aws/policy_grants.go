@@ -50,7 +50,7 @@ func (g grant) actions() []string {
 // that is not here is one that the daemon makes in vain.
 func (s Scope) grants() []grant {
 	var all []grant
-	for _, g := range slices.Concat(s.certificates(), s.things(), s.rotationJob(), s.presence(), s.issuer(), s.packages()) {
+	for _, g := range slices.Concat(s.certificates(), s.things(), s.rotationJob(), s.presence(), s.journal(), s.issuer(), s.packages()) {
 		if len(g.calls) > 0 {
 			all = append(all, g)
 		}
@@ -95,14 +95,23 @@ func (s Scope) certificates() []grant {
 	}
 }
 
-// things returns what is asked of who decides which devices there are.
+// things returns what is asked of who decides which devices there are, and of
+// who approves their requests.
 func (s Scope) things() []grant {
+	all := s.registry()
+	if s.Approver != "" {
+		all = append(all, grant{"Approval", "lambda", []string{"Invoke"}, []string{s.function(s.Approver)}, nil})
+	}
+	return all
+}
+
+func (s Scope) registry() []grant {
 	n := s.names()
 	switch {
 	case s.Registry == NoSource:
 		return nil
 	case s.Registry == AssetsSource && s.Assets.Function != "":
-		return []grant{{"AssetLibrary", "lambda", []string{"Invoke"}, []string{s.function()}, nil}}
+		return []grant{{"AssetLibrary", "lambda", []string{"Invoke"}, []string{s.function(s.Assets.Function)}, nil}}
 	case s.Registry == AssetsSource:
 		return []grant{{"AssetLibrary", "execute-api", []string{"Invoke"}, []string{s.api()}, nil}}
 	}
@@ -111,12 +120,12 @@ func (s Scope) things() []grant {
 	}
 }
 
-// function returns the ARN of the Asset Library's function.
-func (s Scope) function() string {
-	if arn.IsARN(s.Assets.Function) {
-		return s.Assets.Function
+// function returns a function's ARN, by its name or its ARN.
+func (s Scope) function(name string) string {
+	if arn.IsARN(name) {
+		return name
 	}
-	return s.names().of("lambda", "function:"+s.Assets.Function)
+	return s.names().of("lambda", "function:"+name)
 }
 
 // api returns the ARN of the Asset Library's API: whichever API of the account
@@ -159,6 +168,16 @@ func (s Scope) presence() []grant {
 		return nil
 	}
 	return []grant{{"Presence", "dynamodb", []string{"Query", "GetItem"}, []string{s.names().table(s.Table)}, nil}}
+}
+
+// journal is what is done with the table of a store that is shared: also by who
+// observes, since his store is shared no less.
+func (s Scope) journal() []grant {
+	if s.Journal == "" {
+		return nil
+	}
+	calls := []string{"DescribeTable", "CreateTable", "GetItem", "PutItem", "UpdateItem", "Query", "BatchWriteItem"}
+	return []grant{{"Journal", "dynamodb", calls, []string{s.names().table(s.Journal)}, nil}}
 }
 
 func (s Scope) issuer() []grant {

@@ -40,6 +40,7 @@ func everyScope() []Scope {
 		testScope(func(s *Scope) { s.Packages = PackagesConfig{Bucket: "mill", KMSKey: "alias/mill"} }),
 		testScope(func(s *Scope) { s.Registration, s.Rerun = WithoutCA, DeleteExecution }),
 		testScope(func(s *Scope) { s.Presence, s.Table = false, "presence" }),
+		testScope(func(s *Scope) { s.Journal, s.Approver = "journal", "approve" }),
 		testScope(func(s *Scope) { s.Rerun = JobPerCampaign }),
 		testScope(func(s *Scope) { s.Issuer = IssuerScope{Kind: kmsIssuer, Key: "k"} }),
 		testScope(func(s *Scope) { s.Issuer = IssuerScope{Kind: pcaIssuer, CAs: []string{fakeCA}} }),
@@ -191,8 +192,13 @@ func TestDaemonPolicyByConfiguration(t *testing.T) {
 		"no registry": {func(s *Scope) { s.Registry = NoSource }, nil, []string{"iot:DescribeThing", "iot:UpdateThing", "iot:CreateThing"}, false},
 		"an own certificate": {func(s *Scope) { s.OwnCertificate = true }, nil,
 			[]string{"iot:Connect", "iot:Publish", "iot:Receive", "iot:Subscribe"}, false},
-		"a table of presence": {func(s *Scope) { s.Presence, s.Table = false, "presence" }, []string{"dynamodb:GetItem", "dynamodb:Query"}, nil, false},
-		"direct":              {func(s *Scope) { s.Identity = Direct }, nil, nil, true},
+		"a shared store": {func(s *Scope) { s.Journal = "journal" }, []string{
+			"dynamodb:BatchWriteItem", "dynamodb:CreateTable", "dynamodb:DescribeTable", "dynamodb:GetItem", "dynamodb:PutItem",
+			"dynamodb:Query", "dynamodb:UpdateItem",
+		}, nil, false},
+		"a function that approves": {func(s *Scope) { s.Approver = "approve" }, []string{"lambda:InvokeFunction"}, nil, false},
+		"a table of presence":      {func(s *Scope) { s.Presence, s.Table = false, "presence" }, []string{"dynamodb:GetItem", "dynamodb:Query"}, nil, false},
+		"direct":                   {func(s *Scope) { s.Identity = Direct }, nil, nil, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := append(strings.Fields(plain), c.more...)
