@@ -340,6 +340,37 @@ func TestSetupGoesOn(t *testing.T) {
 	}
 }
 
+// A campaign's job and group go too, also where the group is gone already.
+func TestSetupTakesAwayWhatCampaignsHad(t *testing.T) {
+	clients := dialMoto(t, newAccount(), nil)
+	s := newSetup(t, setupConfig(clients))
+	carry(t, s, plan(t, s))
+	at := remoteJobs{iot: clients.IoT, names: s.account.names, owner: s.account.owner}
+	for _, suffix := range []string{"-00ff00ff", "-0123abcd"} {
+		if err := (&groupPart{account: s.account, name: "rotate" + suffix}).make(t.Context(), Step{}); err != nil {
+			t.Fatal(err)
+		}
+		job := s.config.Job
+		job.Group += suffix
+		if err := at.create(t.Context(), job.ID+suffix, job); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := clients.IoT.DeleteThingGroup(t.Context(), &iot.DeleteThingGroupInput{ThingGroupName: new("rotate-0123abcd")}); err != nil {
+		t.Fatal(err)
+	}
+	other := "rotate-by-hand"
+	if _, err := clients.IoT.CreateThingGroup(t.Context(), &iot.CreateThingGroupInput{ThingGroupName: &other}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Remove(t.Context(), planRemoval(t, s), func(Step) {}); err != nil {
+		t.Fatal(err)
+	}
+	if left := inventoryOf(t, clients); !slices.Equal(left, []string{"group " + other}) {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
 // Who hears of requests directly, and of no presence, needs no rules. What a former
 // configuration of his has made is taken away all the same.
 func TestSetupWithoutRules(t *testing.T) {
