@@ -57,7 +57,7 @@ func TestAWSScripts(t *testing.T) {
 			"broker":    func(ts *testscript.TestScript, _ bool, args []string) { startBroker(ts, trialAccount, args) },
 			"trials":    func(ts *testscript.TestScript, _ bool, args []string) { trials(ts, trialAccount, args) },
 			"untouched": func(ts *testscript.TestScript, _ bool, _ []string) { untouched(ts, trialAccount) },
-			"account": func(ts *testscript.TestScript, _ bool, args []string) { account(ts, clients, args) },
+			"account":   func(ts *testscript.TestScript, _ bool, args []string) { account(ts, clients, args) },
 			"foreign-rule": func(ts *testscript.TestScript, _ bool, args []string) {
 				_, err := clients.IoT.CreateTopicRule(t.Context(), &iot.CreateTopicRuleInput{
 					RuleName: &args[0], TopicRulePayload: &types.TopicRulePayload{
