@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"math/big"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -34,7 +35,9 @@ func TestAWSScripts(t *testing.T) {
 	for name, value := range own {
 		t.Setenv(name, value)
 	}
-	clients := dialMoto(t, endpoint)
+	clients := dialMoto(t, endpoint, aws.Account{Region: "eu-west-1"})
+	// The account of doctor's trials, where nobody else makes anything.
+	trialAccount := dialMoto(t, endpoint, aws.Account{Region: "eu-west-2", Role: "arn:aws:iam::222222222222:role/test"})
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/aws",
 		Setup: func(e *testscript.Env) error {
@@ -42,11 +45,17 @@ func TestAWSScripts(t *testing.T) {
 				e.Setenv(name, value)
 			}
 			e.Setenv("CERTVENDOR_AWS_ENDPOINT_URL", endpoint)
+			e.Setenv("CERTVENDOR_CONTROL_SOCKET", filepath.Join(e.WorkDir, "s")) // a Unix socket's path is short
+			e.Setenv("CERTVENDOR_METRICS_LISTEN", "")
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"mode": mode, "sameas": sameAs, "secret": secret, "authority": authority, "keyless": keyless, "capture": capture,
-			"account": func(ts *testscript.TestScript, _ bool, args []string) { account(ts, clients, args) },
+			"ready": ready, "terminate": terminate,
+			"broker":    func(ts *testscript.TestScript, _ bool, args []string) { startBroker(ts, trialAccount, args) },
+			"trials":    func(ts *testscript.TestScript, _ bool, args []string) { trials(ts, trialAccount, args) },
+			"untouched": func(ts *testscript.TestScript, _ bool, _ []string) { untouched(ts, trialAccount) },
+			"account":   func(ts *testscript.TestScript, _ bool, args []string) { account(ts, clients, args) },
 			"foreign-rule": func(ts *testscript.TestScript, _ bool, args []string) {
 				_, err := clients.IoT.CreateTopicRule(t.Context(), &iot.CreateTopicRuleInput{
 					RuleName: &args[0], TopicRulePayload: &types.TopicRulePayload{
@@ -79,13 +88,14 @@ func startMoto(t *testing.T) string {
 	return url
 }
 
-func dialMoto(t *testing.T, endpoint string) *aws.Clients {
+func dialMoto(t *testing.T, endpoint string, account aws.Account) *aws.Clients {
 	t.Helper()
 	quotas, err := aws.NewQuotas(1, nil, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	clients, err := aws.Dial(t.Context(), aws.Account{Region: "eu-west-1", Endpoint: endpoint, Quotas: quotas})
+	account.Endpoint, account.Quotas = endpoint, quotas
+	clients, err := aws.Dial(t.Context(), account)
 	if err != nil {
 		t.Fatal(err)
 	}
