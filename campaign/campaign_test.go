@@ -317,13 +317,16 @@ func TestPlanOfAWorldThatIsCalled(t *testing.T) {
 		p.Look(Candidate{Device: registry.DeviceID(fmt.Sprint("d", i)), Active: []Active{{ID: "a", NotAfter: noon.Add(time.Hour), Seen: noon}}})
 	}
 	plan := p.Plan(Pace{PerMinute: 1000, MaxInFlight: 1 << 20, Typical: time.Second, Steps: []Step{
-		{What: "Register", Calls: 1, PerMinute: 300}, {What: "Describe", Calls: 2, PerMinute: 80},
+		{What: "Register", Calls: 1, PerMinute: 300}, {What: "Describe", Calls: 2, PerMinute: 80, Price: Price{{Each: 0.5, UpTo: 60}, {Each: 0.25}}},
 	}})
 	if plan.Pace != 80 || plan.Limit != "the quota of Describe" {
 		t.Errorf("%g a minute, by %s", plan.Pace, plan.Limit)
 	}
 	if plan.Calls["Register"] != 40 || plan.Calls["Describe"] != 80 {
 		t.Errorf("calls %v", plan.Calls)
+	}
+	if len(plan.Costs) != 1 || plan.Costs["Describe"] != 35 {
+		t.Errorf("costs %v", plan.Costs)
 	}
 }
 

@@ -11,16 +11,17 @@ import (
 
 // Plan foretells a campaign.
 type Plan struct {
-	Devices  int            `json:"devices"`
-	Waves    []int          `json:"waves"` // how many each lets in; the canary first
-	Skipped  map[string]int `json:"skipped,omitempty"`
-	Risks    []Risk         `json:"risks,omitempty"`
-	Limit    string         `json:"limit"`     // the step that bounds the pace
-	Pace     float64        `json:"perMinute"` // devices a minute
-	Seconds  float64        `json:"seconds"`   // until the last has passed, if all are online and none fails
-	Forecast time.Time      `json:"forecast"`  // the same as a time
-	Manual   bool           `json:"manualGates,omitempty"`
-	Calls    map[string]int `json:"calls,omitempty"` // at most so many, by API, of a world that is called
+	Devices  int                `json:"devices"`
+	Waves    []int              `json:"waves"` // how many each lets in; the canary first
+	Skipped  map[string]int     `json:"skipped,omitempty"`
+	Risks    []Risk             `json:"risks,omitempty"`
+	Limit    string             `json:"limit"`     // the step that bounds the pace
+	Pace     float64            `json:"perMinute"` // devices a minute
+	Seconds  float64            `json:"seconds"`   // until the last has passed, if all are online and none fails
+	Forecast time.Time          `json:"forecast"`  // the same as a time
+	Manual   bool               `json:"manualGates,omitempty"`
+	Calls    map[string]int     `json:"calls,omitempty"` // at most so many, by API, of a world that is called
+	Costs    map[string]float64 `json:"costs,omitempty"` // what these cost at most, of the APIs whose price is known
 
 	Members []Member `json:"-"`
 }
@@ -62,6 +63,7 @@ type Step struct {
 	What      string
 	Calls     int     // for one device, at most
 	PerMinute float64 // devices that its quota allows
+	Price     Price   // of a call; empty: unknown
 }
 
 // Planner makes a plan out of one candidate after another.
@@ -146,12 +148,7 @@ func (p *Planner) Plan(pace Pace) Plan {
 	}
 	p.plan.Pace, p.plan.Limit = p.spec.pace(pace)
 	p.plan.Manual = p.spec.Gates == Manual
-	for _, step := range pace.Steps {
-		if p.plan.Calls == nil {
-			p.plan.Calls = map[string]int{}
-		}
-		p.plan.Calls[step.What] = step.Calls * len(members)
-	}
+	p.call(pace.Steps)
 	took := p.forecast(pace.Typical)
 	p.plan.Seconds, p.plan.Forecast = took.Seconds(), p.now.Add(took)
 	p.expiring(members)
@@ -174,6 +171,24 @@ func (p *Plan) Threaten(what string) {
 		r.Such = append(r.Such, m.Device)
 	}
 	p.Risks = append(p.Risks, r)
+}
+
+// call counts what a world is called for, and what that costs.
+func (p *Planner) call(steps []Step) {
+	for _, step := range steps {
+		if p.plan.Calls == nil {
+			p.plan.Calls = map[string]int{}
+		}
+		calls := step.Calls * p.plan.Devices
+		p.plan.Calls[step.What] = calls
+		if len(step.Price) == 0 {
+			continue
+		}
+		if p.plan.Costs == nil {
+			p.plan.Costs = map[string]float64{}
+		}
+		p.plan.Costs[step.What] = step.Price.Of(calls)
+	}
 }
 
 // pace returns how many devices a minute are let in at most, and which step it

@@ -75,7 +75,7 @@ func ParseRequest(text string) (*Request, error) {
 	}
 	// The id is that of the key as the certificate will carry it, whichever
 	// way the request encodes it.
-	spki, err := x509.MarshalPKIXPublicKey(csr.PublicKey)
+	spki, err := SPKI(csr.PublicKey)
 	if err != nil {
 		return nil, refuse("the key cannot be encoded")
 	}

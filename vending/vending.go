@@ -210,7 +210,11 @@ func explain(reason protocol.Reason, detail string) *Error {
 	return &Error{Reason: reason, Detail: detail}
 }
 
-// later rejects for now: the same request may succeed after a while.
+// later rejects for now: the same request may succeed after a while, which a
+// port that knows how long may say by an Error of its own.
 func later(wait time.Duration, err error) *Error {
+	if said := (*Error)(nil); errors.As(err, &said) && said.Reason == protocol.TryAgainLater {
+		wait = max(wait, said.Wait)
+	}
 	return &Error{Reason: protocol.TryAgainLater, Wait: wait, Err: err}
 }

@@ -1,150 +1,178 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
-	"errors"
-	"fmt"
 	"math/big"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
-	"strconv"
-	"syscall"
+	"slices"
+	"strings"
+	"testing"
 	"time"
 
-	awssdk "github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/iot"
 	"github.com/aws/aws-sdk-go-v2/service/iot/types"
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/certvendor/certvendor/internal/control"
+	"github.com/certvendor/certvendor/internal/aws"
 )
 
-// launcher starts moto such that certificates have the ids that AWS gives them.
-var launcher, _ = filepath.Abs("../../internal/aws/testdata/launch.py")
-
-var motoListens = regexp.MustCompile(`Running on (http://127\.0\.0\.1:\d+)`)
-
-// hasMoto reports whether there is a double of AWS; where CI is set there must
-// be.
-func hasMoto() (bool, error) {
-	_, err := exec.LookPath("moto_server")
-	if err != nil && os.Getenv("CI") == "true" {
-		return false, errors.New("needs moto_server on PATH: pip install 'moto[server]==5.2.1'")
+// The scripts of testdata/aws run this program against moto.
+func TestAWSScripts(t *testing.T) {
+	endpoint := startMoto(t)
+	own := map[string]string{
+		"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret",
+		"AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull,
 	}
-	return err == nil, nil
-}
-
-// moto starts a double of AWS for the script, whose URL is in the environment;
-// `moto stop` ends it.
-func moto(ts *testscript.TestScript, _ bool, args []string) {
-	if len(args) > 0 {
-		pid, err := strconv.Atoi(ts.Getenv("MOTO_PID"))
-		ts.Check(err)
-		ts.Check(syscall.Kill(pid, syscall.SIGKILL))
-		return
+	for name, value := range own {
+		t.Setenv(name, value)
 	}
-	cmd := exec.Command("python3", launcher, "-H", "127.0.0.1", "-p", "0")
-	said, err := cmd.StderrPipe()
-	ts.Check(err)
-	ts.Check(cmd.Start())
-	ts.Defer(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	lines := bufio.NewScanner(said)
-	lines.Buffer(nil, 1<<20)
-	url := ""
-	for url == "" && lines.Scan() {
-		if found := motoListens.FindStringSubmatch(lines.Text()); found != nil {
-			url = found[1]
-		}
-	}
-	if url == "" {
-		ts.Fatalf("moto has ended without listening")
-	}
-	go func() { // its log of requests, until it ends
-		for lines.Scan() {
-			continue
-		}
-	}()
-	for name, value := range map[string]string{
-		"MOTO_PID": strconv.Itoa(cmd.Process.Pid), "MOTO": url, "CERTVENDOR_AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret",
-		"AWS_REGION": "eu-west-1", "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-		"RULE_KEY": "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
-	} {
-		ts.Setenv(name, value)
-	}
-}
-
-// motoIoT is a client of the script's double.
-func motoIoT(ts *testscript.TestScript) *iot.Client {
-	url := ts.Getenv("MOTO")
-	return iot.NewFromConfig(awssdk.Config{
-		Region: "eu-west-1", BaseEndpoint: &url, Credentials: credentials.NewStaticCredentialsProvider("AKIAIOSFODNN7EXAMPLE", "secret", ""),
+	clients := dialMoto(t, endpoint)
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/aws",
+		Setup: func(e *testscript.Env) error {
+			for name, value := range own {
+				e.Setenv(name, value)
+			}
+			e.Setenv("CERTVENDOR_AWS_ENDPOINT_URL", endpoint)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"mode": mode, "sameas": sameAs, "secret": secret, "authority": authority, "keyless": keyless, "capture": capture,
+			"account": func(ts *testscript.TestScript, _ bool, args []string) { account(ts, clients, args) },
+			"foreign-rule": func(ts *testscript.TestScript, _ bool, args []string) {
+				_, err := clients.IoT.CreateTopicRule(t.Context(), &iot.CreateTopicRuleInput{
+					RuleName: &args[0], TopicRulePayload: &types.TopicRulePayload{
+						Sql: new("SELECT * FROM '" + args[1] + "'"),
+						Actions: []types.Action{{Lambda: &types.LambdaAction{
+							FunctionArn: new("arn:aws:lambda:eu-west-1:123456789012:function:cdf-certificatevendor"),
+						}}},
+					},
+				})
+				ts.Check(err)
+			},
+		},
 	})
 }
 
-// things FROM TO makes things at the double, each with a certificate.
-func things(ts *testscript.TestScript, _ bool, args []string) {
-	from, err := strconv.Atoi(args[0])
+func startMoto(t *testing.T) string {
+	t.Helper()
+	there, err := hasMoto()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !there {
+		t.Skip(getMoto)
+	}
+	url, stop, err := launchMoto()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	return url
+}
+
+func dialMoto(t *testing.T, endpoint string) *aws.Clients {
+	t.Helper()
+	quotas, err := aws.NewQuotas(1, nil, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clients, err := aws.Dial(t.Context(), aws.Account{Region: "eu-west-1", Endpoint: endpoint, Quotas: quotas})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return clients
+}
+
+// account KIND-NAME... checks what the account has of groups, roles, topic rules
+// and tables, and that it has a job where it has a group.
+func account(ts *testscript.TestScript, c *aws.Clients, want []string) {
+	ctx, have := context.Background(), []string{}
+	groups, err := c.IoT.ListThingGroups(ctx, &iot.ListThingGroupsInput{})
 	ts.Check(err)
-	to, err := strconv.Atoi(args[1])
+	for _, g := range groups.ThingGroups {
+		have = append(have, "group "+*g.GroupName)
+	}
+	roles, err := c.IAM.ListRoles(ctx, &iam.ListRolesInput{})
 	ts.Check(err)
-	client, ctx := motoIoT(ts), context.Background()
-	for i := from; i < to; i++ {
-		name := fmt.Sprintf("thing-%03d", i)
-		_, err := client.CreateThing(ctx, &iot.CreateThingInput{ThingName: &name})
-		ts.Check(err)
-		made, err := client.RegisterCertificateWithoutCA(ctx, &iot.RegisterCertificateWithoutCAInput{
-			CertificatePem: new(leafFor(ts, name)), Status: types.CertificateStatusActive,
-		})
-		ts.Check(err)
-		_, err = client.AttachThingPrincipal(ctx, &iot.AttachThingPrincipalInput{ThingName: &name, Principal: made.CertificateArn})
-		ts.Check(err)
-		ts.Setenv("CERTIFICATE", *made.CertificateId)
+	for _, r := range roles.Roles {
+		have = append(have, "role "+*r.RoleName)
+	}
+	rules, err := c.IoT.ListTopicRules(ctx, &iot.ListTopicRulesInput{})
+	ts.Check(err)
+	for _, r := range rules.Rules {
+		have = append(have, "rule "+*r.RuleName)
+	}
+	tables, err := c.Dynamo.ListTables(ctx, &dynamodb.ListTablesInput{})
+	ts.Check(err)
+	for _, name := range tables.TableNames {
+		have = append(have, "table "+name)
+	}
+	made, err := c.IoT.ListJobs(ctx, &iot.ListJobsInput{})
+	ts.Check(err)
+	if len(made.Jobs) != len(groups.ThingGroups) {
+		ts.Fatalf("%d jobs for %d groups", len(made.Jobs), len(groups.ThingGroups))
+	}
+	slices.Sort(have)
+	if slices.Equal(want, []string{"none"}) {
+		want = []string{}
+	}
+	if !slices.Equal(have, want) {
+		ts.Fatalf("the account has %q, want %q", have, want)
 	}
 }
 
-func leafFor(ts *testscript.TestScript, name string) string {
+// sameas FILE OLD=NEW... checks that the last output is the file's text, with
+// other words in it.
+func sameAs(ts *testscript.TestScript, _ bool, args []string) {
+	want := strings.Join(strings.Fields(ts.ReadFile(args[0])), " ")
+	for _, words := range args[1:] {
+		from, to, _ := strings.Cut(words, "=")
+		want = regexp.MustCompile(`\b`+from+`\b`).ReplaceAllString(want, to)
+	}
+	if got := strings.Join(strings.Fields(ts.ReadFile("stdout")), " "); got != want {
+		ts.Fatalf("printed\n%s\nwant\n%s", got, want)
+	}
+}
+
+// secret FILE checks that the last output does not hold what a file holds.
+func secret(ts *testscript.TestScript, _ bool, args []string) {
+	text := strings.TrimSpace(ts.ReadFile(args[0]))
+	if len(text) != 64 || strings.Contains(ts.ReadFile("stdout")+ts.ReadFile("stderr"), text) {
+		ts.Fatalf("the key of %s is printed, or is none", args[0])
+	}
+}
+
+// authority NAME makes a CA as NAME.crt and NAME.key.
+func authority(ts *testscript.TestScript, _ bool, args []string) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	ts.Check(err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(8760 * time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: args[0]}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(10, 0, 0),
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	der, err := x509.CreateCertificate(rand.Reader, ca, ca, key.Public(), key)
 	ts.Check(err)
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	writePEM(ts, args[0]+".crt", "CERTIFICATE", der)
+	der, err = x509.MarshalPKCS8PrivateKey(key)
+	ts.Check(err)
+	writePEM(ts, args[0]+".key", "PRIVATE KEY", der)
 }
 
-// synced waits until a sync has read so many, or with no number until the daemon
-// answers: without a broker it is never ready.
-func synced(ts *testscript.TestScript, _ bool, args []string) {
-	least := 0
-	if len(args) > 0 {
-		var err error
-		least, err = strconv.Atoi(args[0])
-		ts.Check(err)
-	}
-	daemon := control.Dial(ts.Getenv("CERTVENDOR_CONTROL_SOCKET"))
-	defer daemon.Close()
-	for limit := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		s, err := daemon.Sync(context.Background())
-		if err == nil && s.Read >= least {
-			return
-		}
-		if time.Now().After(limit) {
-			ts.Fatalf("the sync stands at %+v: %v", s, err)
+// keyless FILE checks that nothing of a key is in the last output.
+func keyless(ts *testscript.TestScript, _ bool, args []string) {
+	said := ts.ReadFile("stdout") + ts.ReadFile("stderr")
+	for line := range strings.Lines(ts.ReadFile(args[0])) {
+		if line = strings.TrimSpace(line); strings.Contains(said, line[:16]) {
+			ts.Fatalf("the key in %s is printed", args[0])
 		}
 	}
 }

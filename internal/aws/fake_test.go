@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -38,6 +39,7 @@ type fakeIoT struct {
 	calls      []string
 	onCall     func(n int) // optional
 	function   func(event map[string]any) any
+	fakeThings
 }
 
 type fakeExecution struct {
@@ -94,9 +96,10 @@ func (f *fakeIoT) routes() http.Handler {
 				_ = json.Unmarshal(text, &body)
 			}
 			status, reply := http.StatusBadRequest, any("ThrottlingException")
-			if f.throttle > 0 {
+			switch {
+			case f.throttle > 0:
 				f.throttle--
-			} else {
+			case f.meter.lets(apiOf[r.Pattern]):
 				status, reply = do(r, body)
 			}
 			if code, failed := reply.(string); failed {
@@ -112,12 +115,8 @@ func (f *fakeIoT) routes() http.Handler {
 		})
 	}
 	none := map[string]any{}
-	mux.HandleFunc("POST /{$}", func(w http.ResponseWriter, _ *http.Request) { // STS
-		w.Header().Set("Content-Type", "text/xml")
-		fmt.Fprint(w, `<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>`+
-			`<Arn>arn:aws-cn:sts::123456789012:assumed-role/certvendor/i-1</Arn><UserId>u</UserId><Account>123456789012</Account>`+
-			`</GetCallerIdentityResult></GetCallerIdentityResponse>`)
-	})
+	mux.HandleFunc("POST /{$}", f.post)
+	f.handleThings(handle)
 	handle("GET /things/{thing}", func(r *http.Request, _ map[string]any) (int, any) {
 		return 200, map[string]any{"thingName": r.PathValue("thing"), "attributes": map[string]string{}}
 	})
@@ -181,7 +180,7 @@ func (f *fakeIoT) routes() http.Handler {
 		page, next := f.paged(r, "nextToken", f.principals[r.PathValue("thing")])
 		var all []map[string]any
 		for _, p := range page {
-			all = append(all, map[string]any{"principal": p, "thingPrincipalType": "EXCLUSIVE_THING"})
+			all = append(all, map[string]any{"principal": p, "thingPrincipalType": cmp.Or(f.attachment, "EXCLUSIVE_THING")})
 		}
 		return 200, map[string]any{"thingPrincipalObjects": all, "nextToken": next}
 	})
@@ -197,7 +196,7 @@ func (f *fakeIoT) routes() http.Handler {
 		}}
 	})
 	handle("POST /attached-policies/{target}", func(r *http.Request, _ map[string]any) (int, any) {
-		page, next := f.paged(r, "marker", []string{"p1", "p2", "p3"})
+		page, next := f.paged(r, "marker", f.policiesOf(r.PathValue("target")))
 		var all []map[string]any
 		for _, p := range page {
 			all = append(all, map[string]any{"policyName": p})
@@ -224,17 +223,6 @@ func (f *fakeIoT) lists(handle func(string, func(*http.Request, map[string]any) 
 			all = append(all, map[string]any{"thingName": thing, "attributes": map[string]string{"site": "here"}})
 		}
 		return 200, map[string]any{"things": all, "nextToken": next}
-	})
-	handle("GET /principals/things", func(r *http.Request, _ map[string]any) (int, any) {
-		var holders []string
-		for thing, principals := range f.principals {
-			if slices.Contains(principals, r.Header.Get("X-Amzn-Principal")) {
-				holders = append(holders, thing)
-			}
-		}
-		slices.Sort(holders)
-		page, next := f.paged(r, "nextToken", holders)
-		return 200, map[string]any{"things": page, "nextToken": next}
 	})
 	handle("POST /indices/search", func(r *http.Request, body map[string]any) (int, any) {
 		var all []map[string]any

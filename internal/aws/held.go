@@ -61,12 +61,20 @@ func (i *Inventory) learn(ctx context.Context, device registry.DeviceID) error {
 	return nil
 }
 
-// view returns what AWS says of a thing's principals. A thing that is not there
-// has none.
+// view returns what AWS says, or said lately, of a thing's principals.
 func (i *Inventory) view(ctx context.Context, device registry.DeviceID) (view, error) {
 	if seen, lately := i.views.get(device); lately {
 		return seen, nil
 	}
+	seen, err := i.attached(ctx, device)
+	if err == nil {
+		i.views.put(device, seen)
+	}
+	return seen, err
+}
+
+// attached asks AWS for a thing's principals. A thing that is not there has none.
+func (i *Inventory) attached(ctx context.Context, device registry.DeviceID) (view, error) {
 	var seen view
 	pages := iot.NewListThingPrincipalsV2Paginator(i.iot, &iot.ListThingPrincipalsV2Input{ThingName: new(string(device))})
 	for pages.HasMorePages() {
@@ -84,7 +92,6 @@ func (i *Inventory) view(ctx context.Context, device registry.DeviceID) (view, e
 			}
 		}
 	}
-	i.views.put(device, seen)
 	return seen, nil
 }
 

@@ -48,6 +48,9 @@ type Inventory struct {
 	// INACTIVE there by now. Nil: nobody is.
 	refused func()
 
+	presence *Presence // nil: there is no table
+	looked   *recent[registry.DeviceID, struct{}]
+
 	mu     sync.Mutex
 	atWork map[certificate.ID]int // that AWS is being told about
 }
@@ -141,7 +144,8 @@ func statusOf(standing certificate.Standing) types.CertificateStatus {
 
 // Seen implements certificate.Inventory. A certificate that the store does not
 // know as the device's is looked for at AWS first, and so is one that is
-// INACTIVE here because AWS had it so.
+// INACTIVE here because AWS had it so; for no longer than somebody can wait who
+// has asked for something: seenTime.
 func (i *Inventory) Seen(ctx context.Context, s certificate.Sighting) error {
 	err := i.rows.Seen(ctx, s)
 	if !errors.Is(err, certificate.ErrNotHeld) && !errors.Is(err, certificate.ErrNotActive) {
@@ -158,12 +162,24 @@ func (i *Inventory) Seen(ctx context.Context, s certificate.Sighting) error {
 		i.fresh.put(s.Device, struct{}{})
 		return i.rows.Seen(ctx, s)
 	}
-	i.fresh.put(s.Device, struct{}{})
 	i.views.forget(s.Device)
-	if err := i.learn(ctx, s.Device); err != nil {
-		return err
+	if err := i.learnSoon(ctx, s.Device); err != nil {
+		return refuse(nil, err)
 	}
+	i.fresh.put(s.Device, struct{}{})
 	return i.rows.Seen(ctx, s)
+}
+
+// seenTime bounds how long AWS is asked about a certificate that was seen and is
+// not known. When many devices come for the first time, the quotas have most of
+// them wait for longer; they come again, and this is before the queue in which a
+// request is told so.
+const seenTime = 3 * time.Second
+
+func (i *Inventory) learnSoon(ctx context.Context, device registry.DeviceID) error {
+	ctx, cancel := context.WithTimeout(ctx, seenTime)
+	defer cancel()
+	return i.learn(ctx, device)
 }
 
 // isOnAgain asks AWS about a certificate that it had INACTIVE when it was read,
@@ -173,6 +189,8 @@ func (i *Inventory) isOnAgain(ctx context.Context, id certificate.ID) (bool, err
 	if err != nil || !elsewhere {
 		return false, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, seenTime)
+	defer cancel()
 	read := i.now()
 	c, err := i.describe(ctx, id)
 	if err != nil {

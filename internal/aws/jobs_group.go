@@ -10,6 +10,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/iot/types"
 
 	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/jobs"
+	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
 	"github.com/certvendor/certvendor/rotation"
 )
@@ -20,8 +22,13 @@ type Group struct {
 	store.Group
 	iot     *iot.Client
 	name    string
+	owner   string // see ownerTag
 	poke    func() // somebody waits
+	jobs    store.Jobs
 	devices store.Devices
+	// rotated reports whether a device has acked, or finished a rotation, since
+	// a time.
+	rotated func(context.Context, registry.DeviceID, time.Time) (bool, error)
 }
 
 var _ rotation.Group = (*Group)(nil)
@@ -41,6 +48,7 @@ func (g *Group) Ensure(ctx context.Context) error {
 	_, err = g.iot.CreateThingGroup(ctx, &iot.CreateThingGroupInput{
 		ThingGroupName:       &g.name,
 		ThingGroupProperties: &types.ThingGroupProperties{ThingGroupDescription: new(groupDescription)},
+		Tags:                 iotTags(g.owner),
 	})
 	if err != nil && codeOf(err) != alreadyExists {
 		return fmt.Errorf("create thing group %s: %w", g.name, err)
@@ -67,8 +75,32 @@ func (g *Group) Remove(ctx context.Context, id registry.DeviceID, since time.Tim
 	if err != nil || still {
 		return err
 	}
+	if err := g.succeeded(ctx, id); err != nil {
+		return err
+	}
 	defer g.poke() // a place in flight may be free
 	return g.take(ctx, id)
+}
+
+// succeeded says of the job of a device that leaves because it has acked what
+// AWS would say a moment later: that it has done it. The store has not heard yet
+// that the job was begun, and has called it REMOVED.
+func (g *Group) succeeded(ctx context.Context, id registry.DeviceID) error {
+	newest, some, err := g.jobs.Newest(ctx, id)
+	if err != nil || !some || newest.Status != protocol.JobRemoved {
+		return err
+	}
+	rotated, err := g.rotated(ctx, id, newest.QueuedAt)
+	if err != nil || !rotated {
+		return err
+	}
+	_, err = g.jobs.Update(ctx, id, newest.JobID, newest.Number, func(e jobs.Execution) (jobs.Execution, error) {
+		if e.Status != protocol.JobRemoved {
+			return e, nil
+		}
+		return e.End(protocol.JobSucceeded, e.UpdatedAt), nil
+	})
+	return err
 }
 
 // take takes a thing out of the thing group. Idempotent.

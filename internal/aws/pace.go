@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/iot"
 	"github.com/rs/zerolog"
 
 	"github.com/certvendor/certvendor/registry"
+	"github.com/certvendor/certvendor/rotation"
 )
 
 // Pace says how fast the group's members get their job. The rollout rate of a
@@ -50,11 +52,12 @@ type Pacer struct {
 	jobs  *Jobs
 	group *Group
 	iot   *iot.Client
-	now   func() time.Time
-	log   zerolog.Logger
-	// done reports whether a device has finished a rotation lately.
-	done  func(context.Context, registry.DeviceID) (bool, error)
-	poked chan struct{}
+	// registry knows the things that others have added.
+	registry *Registry
+	now      func() time.Time
+	log      zerolog.Logger
+	poked    chan struct{}
+	ended    chan Ended
 
 	allowance float64 // how many may be added now
 	counted   time.Time
@@ -85,20 +88,18 @@ const (
 
 func newPacer(w *World, c Config) *Pacer {
 	return &Pacer{
-		pace: c.Pace, rerun: c.Rerun, jobs: w.jobs, group: w.group, iot: c.Clients.IoT, now: c.Now, log: c.Log,
-		done:  func(ctx context.Context, id registry.DeviceID) (bool, error) { return w.doneSince(ctx, id, doneLately) },
-		poked: make(chan struct{}, 1), owed: map[registry.DeviceID]time.Time{},
+		pace: c.Pace, rerun: c.Rerun, jobs: w.jobs, group: w.group, iot: c.Clients.IoT, registry: w.registry, now: c.Now, log: c.Log,
+		poked: make(chan struct{}, 1), ended: make(chan Ended, endedKept), owed: map[registry.DeviceID]time.Time{},
 	}
 }
 
-// doneSince reports whether a device has finished a rotation within a time.
-func (w *World) doneSince(ctx context.Context, id registry.DeviceID, within time.Duration) (bool, error) {
+// rotatedSince reports whether a device has acked, or finished a rotation, since
+// a time.
+func (w *World) rotatedSince(ctx context.Context, id registry.DeviceID, since time.Time) (bool, error) {
 	history, err := w.store.Journal().Find(ctx, id)
-	if err != nil {
-		return false, err
-	}
-	last := history.LastFinished()
-	return last != nil && w.config.Now().Sub(last.ClosedAt) < within, nil
+	return slices.ContainsFunc(history.Rotations, func(r rotation.Rotation) bool {
+		return r.AckedAt.After(since) || r.State == rotation.Finished && r.ClosedAt.After(since)
+	}), err
 }
 
 // poke makes Run look at once. It never blocks.
@@ -120,6 +121,8 @@ func (p *Pacer) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-p.poked:
+		case e := <-p.ended:
+			p.followUp(ctx, e)
 		case <-rest.C:
 		}
 		wait, err := p.round(ctx)
@@ -257,12 +260,19 @@ func (p *Pacer) meet(ctx context.Context, device registry.DeviceID) error {
 	if err != nil || known {
 		return err
 	}
-	done, err := p.done(ctx, device)
+	done, err := p.group.rotated(ctx, device, p.now().Add(-doneLately))
 	switch {
 	case err != nil:
 		return err
 	case done:
 		return p.group.take(ctx, device)
+	}
+	// Its row in the store is what lets it have its turn.
+	switch _, err := p.registry.Device(ctx, device); {
+	case errors.Is(err, registry.ErrUnknown):
+		return nil // it would be refused whatever it asks
+	case err != nil:
+		return err
 	}
 	return p.group.Group.Add(ctx, device)
 }

@@ -121,7 +121,7 @@ func detailsOf(e *types.JobExecution) map[string]string {
 // and so left the group, is no failure: its own last word came too late.
 func (p *Pacer) set(ctx context.Context, e jobs.Execution, status protocol.JobStatus, details map[string]string) error {
 	if status == protocol.JobRemoved {
-		done, err := p.done(ctx, e.Device)
+		done, err := p.group.rotated(ctx, e.Device, e.QueuedAt)
 		if err != nil {
 			return err
 		}

@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
-	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/rs/zerolog"
 
+	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/backend"
 	"github.com/certvendor/certvendor/internal/store"
@@ -24,6 +24,7 @@ import (
 type Config struct {
 	Data     string // the directory of journal, audit and what else AWS has no place for
 	Instance string // who we are, in leases and in the audit
+	Owner    string // what is made at AWS is tagged with, see ownerTag
 	Clients  *Clients
 
 	Registration Registration
@@ -32,8 +33,10 @@ type Config struct {
 	Group        string       // the name of the rotation group
 	Pace         Pace
 	Rerun        Rerun
+	Prices       map[string]campaign.Price // of a call, by API; for plans
 	Packages     PackagesConfig
 	Job          JobSettings
+	Presence     *Presence // optional: where it is written down who has connected
 
 	// Issuer makes what signs, once the store is open. Where ActsOutside says
 	// that what it does has an effect beyond its answer, every intention is
@@ -162,33 +165,43 @@ func (w *World) whose(ctx context.Context) (names, error) {
 
 // caller returns the names of the account that the credentials are of.
 func (w *World) caller(ctx context.Context) (names, error) {
-	caller, err := w.config.Clients.STS.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+	arn, err := w.config.Clients.Caller(ctx)
 	if err != nil {
-		return names{}, fmt.Errorf("ask AWS who we are: %w", err)
+		return names{}, err
 	}
-	return namesFrom(deref(caller.Arn), w.config.Clients.Config.Region)
+	return namesFrom(arn, w.config.Clients.Config.Region)
 }
 
 // join makes the ports.
 func (w *World) join(n names) {
 	c, clients := w.config, w.config.Clients
-	w.group = &Group{Group: w.store.Group(), iot: clients.IoT, name: c.Group, poke: w.Poke, devices: w.store.Devices()}
+	w.group = &Group{
+		Group: w.store.Group(), iot: clients.IoT, name: c.Group, owner: c.Owner, poke: w.Poke,
+		jobs: w.store.Jobs(), rotated: w.rotatedSince, devices: w.store.Devices(),
+	}
 	w.registry = &Registry{
 		Devices: w.store.Devices(), source: c.source(), iot: clients.IoT, log: c.Log, leave: w.group.take,
 		known: newRecent[registry.DeviceID, map[string]string](thingKept, remembering, c.Now),
 	}
 	w.inventory = &Inventory{
 		rows: w.store.Certificates(), marks: w.store.Unsettled(), iot: clients.IoT, names: n, how: c.Registration,
-		views: newRecent[registry.DeviceID, view](viewKept, remembering, c.Now),
-		fresh: newRecent[registry.DeviceID, struct{}](freshEvery, remembering, c.Now),
-		log:   c.Log, now: c.Now, atWork: map[certificate.ID]int{},
+		views:  newRecent[registry.DeviceID, view](viewKept, remembering, c.Now),
+		fresh:  newRecent[registry.DeviceID, struct{}](freshEvery, remembering, c.Now),
+		looked: newRecent[registry.DeviceID, struct{}](lookAgain, remembering, c.Now), presence: c.Presence,
+		log: c.Log, now: c.Now, atWork: map[certificate.ID]int{},
 	}
 	if issuer, remembers := w.issuer.(interface{ Forget() }); remembers {
 		w.inventory.refused = issuer.Forget
 	}
-	w.jobs = &Jobs{Jobs: w.store.Jobs(), meta: w.store, iot: clients.IoT, names: n, group: w.group, settings: c.Job}
+	w.jobs = &Jobs{
+		Jobs: w.store.Jobs(), meta: w.store, group: w.group,
+		at: remoteJobs{iot: clients.IoT, names: n, owner: c.Owner, settings: c.Job},
+	}
 	w.pacer = newPacer(w, c)
 	w.syncer = newSyncer(w)
+	if bus, hears := c.Bus.(interface{ HearEnded(func(Ended)) }); hears {
+		bus.HearEnded(w.pacer.hear)
+	}
 	w.packages = &Packages{
 		config: c.Packages, rows: w.store.Packages(), s3: clients.S3, presign: presignClient(clients.S3, c.Now),
 		credentials: clients.Config.Credentials, now: c.Now, unknown: w.inventory.doubt,
@@ -248,6 +261,9 @@ func (w *World) Start(ctx context.Context) error {
 	if !w.config.Observes {
 		w.running.Go(func() { w.settleForever(running) })
 		w.running.Go(func() { w.pacer.Run(running) })
+		if w.config.Presence != nil {
+			w.running.Go(func() { w.watchPresence(running) })
+		}
 	}
 	w.running.Go(func() { w.syncer.Run(running) })
 	return w.config.Bus.Start(ctx)

@@ -30,6 +30,7 @@ func TestLoadAWSRefuses(t *testing.T) {
 	for name, tc := range map[string]struct{ from, to, want string }{
 		"a share of nothing":       {"quotas:", "quota_share: 0\n  quotas:", "aws.quota_share"},
 		"a quota without a number": {"AttachPolicy=30", "AttachPolicy", "aws.quotas"},
+		"a price without a number": {"quotas:", "prices: [Sign=much]\n  quotas:", "aws.prices"},
 		"no CA":                    {"issuer: {ca", "issuer: {kind: kms, key: k, ca: \"b\"} #", "aws.issuer.ca"},
 		"an unknown issuer":        {"issuer: {ca", "issuer: {kind: paper, ca", "aws.issuer.kind"},
 		"KMS without a key":        {"issuer: {ca", "issuer: {kind: kms, ca", "aws.issuer.key"},

@@ -286,6 +286,7 @@ func (s *Server) memberView(ctx context.Context, m campaign.Member) (CampaignMem
 			view.Rotation = &one
 		}
 	}
+	view.Later = view.Rotation != nil && history.Rotations[0].Number > view.Rotation.Number
 	return view, nil
 }
 
@@ -317,6 +318,7 @@ type CampaignMember struct {
 	Added    time.Time         `json:"added,omitzero"`
 	Since    time.Time         `json:"since,omitzero"`
 	Rotation *Rotation         `json:"rotation,omitempty"`
+	Later    bool              `json:"later,omitempty"` // it has begun another rotation since
 }
 
 // What operators do to a campaign.

@@ -112,7 +112,7 @@ func (s stretch) addActive() error {
 		})
 	}, []any{&id, &issuer, &chain, &keyType, &begin, &end, &seen, &shared}, `SELECT h.device, h.certificate, c.issuer, c.chain,
 		c.key_type, c.not_before, c.not_after, h.seen, c.holders > 1 FROM holdings h CROSS JOIN certificates c INDEXED BY certificates_brief ON c.id = h.certificate
-		WHERE h.device >= ? AND h.device <= ? AND h.detached = 0 AND c.standing = 'ACTIVE' AND length(c.id) > 0`)
+		WHERE h.device >= ? AND h.device <= ? AND h.detached = 0 AND h.standing = 'ACTIVE' AND c.standing = 'ACTIVE' AND length(c.id) > 0`)
 }
 
 func (s stretch) addOpen() error {

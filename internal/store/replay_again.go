@@ -62,6 +62,8 @@ func (t *tx) again(e Event) error {
 		return t.againAnchors(e)
 	case Frozen, Thawed, CAMade, CRLNumbered, StoreRestored:
 		return t.againMeta(e)
+	case StoreTakenOver:
+		return nil // whoever restores it leads
 	}
 	for _, note := range notes {
 		if strings.HasPrefix(e.Kind, note) {
