@@ -50,7 +50,7 @@ func (g grant) actions() []string {
 // that is not here is one that the daemon makes in vain.
 func (s Scope) grants() []grant {
 	var all []grant
-	for _, g := range slices.Concat(s.certificates(), s.things(), s.rotationJob(), s.presence(), s.issuer(), s.packages()) {
+	for _, g := range slices.Concat(s.certificates(), s.inventory(), s.things(), s.approval(), s.rotationJob(), s.presence(), s.issuer(), s.packages()) {
 		if len(g.calls) > 0 {
 			all = append(all, g)
 		}
@@ -80,8 +80,8 @@ func (s Scope) certificates() []grant {
 	}
 	certificates, things := n.iot("cert/*"), n.iot("thing/*")
 	return []grant{
-		{"CertificatesRead", "iot", []string{"DescribeCertificate"}, []string{certificates}, nil},
-		{"Certificates", "iot", s.changes("UpdateCertificate", "DeleteCertificate", "AttachPolicy", "DetachPolicy", "ListPrincipalThings"),
+		{"CertificatesRead", "iot", []string{"DescribeCertificate", "ListPrincipalThings"}, []string{certificates}, nil},
+		{"Certificates", "iot", s.changes("UpdateCertificate", "DeleteCertificate", "AttachPolicy", "DetachPolicy"),
 			[]string{certificates}, nil},
 		// AWS's reference names the certificate alone; the thing is there in
 		// case that is not all it looks at.
@@ -92,6 +92,22 @@ func (s Scope) certificates() []grant {
 	}
 }
 
+// inventory is what `inventory sync` lists, besides what is read of each.
+func (s Scope) inventory() []grant {
+	return []grant{
+		{"Inventory", "iot", []string{"ListCertificates", "ListThings", "ListAuditFindings"}, []string{"*"}, s.here()},
+		{"Index", "iot", []string{"SearchIndex"}, []string{s.names().iot("index/AWS_Things")}, nil},
+	}
+}
+
+// approval is the function that approves requests.
+func (s Scope) approval() []grant {
+	if s.Approval == "" {
+		return nil
+	}
+	return []grant{{"Approval", "lambda", []string{"Invoke"}, []string{s.function(s.Approval)}, nil}}
+}
+
 // things returns what is asked of who decides which devices there are.
 func (s Scope) things() []grant {
 	n := s.names()
@@ -99,7 +115,7 @@ func (s Scope) things() []grant {
 	case s.Registry == NoSource:
 		return nil
 	case s.Registry == AssetsSource && s.Assets.Function != "":
-		return []grant{{"AssetLibrary", "lambda", []string{"Invoke"}, []string{s.function()}, nil}}
+		return []grant{{"AssetLibrary", "lambda", []string{"Invoke"}, []string{s.function(s.Assets.Function)}, nil}}
 	case s.Registry == AssetsSource:
 		return []grant{{"AssetLibrary", "execute-api", []string{"Invoke"}, []string{s.api()}, nil}}
 	}
@@ -108,12 +124,12 @@ func (s Scope) things() []grant {
 	}
 }
 
-// function returns the ARN of the Asset Library's function.
-func (s Scope) function() string {
-	if arn.IsARN(s.Assets.Function) {
-		return s.Assets.Function
+// function returns the ARN of a function.
+func (s Scope) function(name string) string {
+	if arn.IsARN(name) {
+		return name
 	}
-	return s.names().of("lambda", "function:"+s.Assets.Function)
+	return s.names().of("lambda", "function:"+name)
 }
 
 // api returns the ARN of the Asset Library's API: whichever API of the account
@@ -180,15 +196,19 @@ func (s Scope) issuer() []grant {
 // privateCA returns what is asked of ACM PCA: nothing of this identity's own
 // where a role is assumed for it.
 func (s Scope) privateCA() []grant {
-	if s.Issuer.Role != "" {
-		return []grant{{"PrivateCARole", "sts", []string{"AssumeRole"}, []string{s.Issuer.Role}, nil}}
+	var all []grant
+	if s.Registration == WithCA { // whichever CA certificate is that of ACM PCA's
+		all = append(all, grant{"CA", "iot", []string{"DescribeCACertificate"}, []string{s.names().iot("cacert/*")}, nil})
 	}
-	return []grant{
+	if s.Issuer.Role != "" {
+		return append(all, grant{"PrivateCARole", "sts", []string{"AssumeRole"}, []string{s.Issuer.Role}, nil})
+	}
+	return append(all, []grant{
 		{"PrivateCA", "acm-pca", append([]string{"DescribeCertificateAuthority", "GetCertificateAuthorityCertificate"}, s.changes("GetCertificate")...), s.Issuer.CAs, nil},
 		{"Sign", "acm-pca", s.changes("IssueCertificate"), s.Issuer.CAs, Condition{
 			"StringLike": {"acm-pca:TemplateArn": pcaTemplate(s.names().partition, s.Issuer.FromCSR)},
 		}},
-	}
+	}...)
 }
 
 func (s Scope) packages() []grant {

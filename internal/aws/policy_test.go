@@ -181,9 +181,10 @@ func TestDaemonPolicyByConfiguration(t *testing.T) {
 			[]string{"kms:GetPublicKey", "kms:Sign"}, []string{"ssm:GetParameter", "kms:Decrypt"}, false},
 		"ACM PCA": {func(s *Scope) { s.Issuer = IssuerScope{Kind: pcaIssuer, CAs: []string{fakeCA}} },
 			[]string{"acm-pca:DescribeCertificateAuthority", "acm-pca:GetCertificate", "acm-pca:GetCertificateAuthorityCertificate", "acm-pca:IssueCertificate"},
-			[]string{"ssm:GetParameter", "kms:Decrypt", "iot:DescribeCACertificate"}, false},
+			[]string{"ssm:GetParameter", "kms:Decrypt"}, false},
 		"ACM PCA of another account": {func(s *Scope) { s.Issuer = IssuerScope{Kind: pcaIssuer, CAs: []string{fakeCA}, Role: "r"} },
-			[]string{"sts:AssumeRole"}, []string{"ssm:GetParameter", "kms:Decrypt", "iot:DescribeCACertificate"}, false},
+			[]string{"sts:AssumeRole"}, []string{"ssm:GetParameter", "kms:Decrypt"}, false},
+		"a function that approves": {func(s *Scope) { s.Approval = "approve" }, []string{"lambda:InvokeFunction"}, nil, false},
 		"AWS IoT's own CA": {func(s *Scope) { s.Issuer.Kind = iotIssuer },
 			[]string{"iot:CreateCertificateFromCsr"}, []string{"ssm:GetParameter", "kms:Decrypt", "iot:DescribeCACertificate"}, false},
 		"no registry": {func(s *Scope) { s.Registry = NoSource }, nil, []string{"iot:DescribeThing", "iot:UpdateThing", "iot:CreateThing"}, false},
@@ -203,7 +204,8 @@ func TestDaemonPolicyByConfiguration(t *testing.T) {
 	}
 	observing := all(testScope(func(s *Scope) { s.Observes = true }))
 	const reads = "iot:Connect iot:DescribeCACertificate iot:DescribeCertificate iot:DescribeThing iot:ListAttachedPolicies " +
-		"iot:ListThingGroupsForThing iot:ListThingPrincipals iot:ListThingPrincipalsV2 iot:Receive iot:Subscribe kms:Decrypt ssm:GetParameter"
+		"iot:ListAuditFindings iot:ListCertificates iot:ListPrincipalThings iot:ListThingGroupsForThing iot:ListThingPrincipals " +
+		"iot:ListThingPrincipalsV2 iot:ListThings iot:Receive iot:SearchIndex iot:Subscribe kms:Decrypt ssm:GetParameter"
 	if observing != reads {
 		t.Errorf("who observes may %s", observing)
 	}
