@@ -45,23 +45,11 @@ On a terminal the progress is shown until the sync ends; an interrupt ends the
 watching and not the sync.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, args []string) error {
-			asked := control.SyncRequest{Source: from, Query: query, Full: full}
-			if !slices.Contains(syncFrom, from) {
-				return fmt.Errorf("inventory sync: --from %.40q: is none of %s", from, strings.Join(syncFrom, ", "))
+			asked, err := syncRequest(ctx, daemon, from, args)
+			if err != nil {
+				return err
 			}
-			if (from == "csv") != (len(args) == 1) {
-				return errors.New("inventory sync: --from csv takes a FILE, and nothing else does")
-			}
-			if from == "csv" {
-				names, err := readSyncNames(args[0])
-				if err != nil {
-					return err
-				}
-				if err := daemon.NameForSync(ctx, names); err != nil {
-					return err
-				}
-				asked.Source = "names"
-			}
+			asked.Query, asked.Full = query, full
 			s, err := daemon.BeginSync(ctx, asked)
 			if err != nil {
 				return err
@@ -77,6 +65,25 @@ watching and not the sync.`,
 	cmd.Flags().BoolVar(&full, "full", false, "read again what is known already")
 	cmd.Flags().BoolVar(&watch, "watch", false, "wait until it has ended")
 	return cmd
+}
+
+// syncRequest says where a sync begins; what a file names is noted before.
+func syncRequest(ctx context.Context, daemon *control.Client, from string, args []string) (control.SyncRequest, error) {
+	asked := control.SyncRequest{Source: from}
+	switch {
+	case !slices.Contains(syncFrom, from):
+		return asked, fmt.Errorf("inventory sync: --from %.40q: is none of %s", from, strings.Join(syncFrom, ", "))
+	case (from == "csv") != (len(args) == 1):
+		return asked, errors.New("inventory sync: --from csv takes a FILE, and nothing else does")
+	case from != "csv":
+		return asked, nil
+	}
+	asked.Source = "names"
+	names, err := readSyncNames(args[0])
+	if err != nil {
+		return asked, err
+	}
+	return asked, daemon.NameForSync(ctx, names)
 }
 
 func (c *cli) inventoryShow() *cobra.Command {

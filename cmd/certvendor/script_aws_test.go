@@ -80,7 +80,7 @@ func startMoto(t *testing.T) string {
 	if !there {
 		t.Skip(getMoto)
 	}
-	url, _, stop, err := launchMoto()
+	url, stop, err := launchMoto()
 	if err != nil {
 		t.Fatal(err)
 	}

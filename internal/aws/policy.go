@@ -39,6 +39,7 @@ type Scope struct {
 	Registration Registration
 	Registry     Source
 	Assets       AssetLibrary
+	Approval     string // the function that approves requests; empty: none does
 	Issuer       IssuerScope
 	Group        string
 	Rerun        Rerun
@@ -56,8 +57,6 @@ type Scope struct {
 	Table string
 	// Journal is the table of a store that is shared. Empty: it is not.
 	Journal string
-	// Approver is the function that is asked about each request. Empty: none is.
-	Approver string
 	// OwnCertificate says that the daemon shows the broker a certificate,
 	// whose policy is BrokerPolicy, and not the credentials of its calls.
 	OwnCertificate bool

@@ -50,7 +50,9 @@ func (g grant) actions() []string {
 // that is not here is one that the daemon makes in vain.
 func (s Scope) grants() []grant {
 	var all []grant
-	for _, g := range slices.Concat(s.certificates(), s.things(), s.rotationJob(), s.presence(), s.journal(), s.issuer(), s.packages()) {
+	for _, g := range slices.Concat(
+		s.certificates(), s.inventory(), s.things(), s.approval(), s.rotationJob(), s.presence(), s.journal(), s.issuer(), s.packages(),
+	) {
 		if len(g.calls) > 0 {
 			all = append(all, g)
 		}
@@ -80,32 +82,36 @@ func (s Scope) certificates() []grant {
 	}
 	certificates, things := n.iot("cert/*"), n.iot("thing/*")
 	return []grant{
-		{"CertificatesRead", "iot", []string{"DescribeCertificate"}, []string{certificates}, nil},
-		{"Certificates", "iot", s.changes("UpdateCertificate", "DeleteCertificate", "AttachPolicy", "DetachPolicy"), []string{certificates}, nil},
+		{"CertificatesRead", "iot", []string{"DescribeCertificate", "ListPrincipalThings"}, []string{certificates}, nil},
+		{"Certificates", "iot", s.changes("UpdateCertificate", "DeleteCertificate", "AttachPolicy", "DetachPolicy"),
+			[]string{certificates}, nil},
 		// AWS's reference names the certificate alone; the thing is there in
 		// case that is not all it looks at.
 		{"Attach", "iot", s.changes("AttachThingPrincipal", "DetachThingPrincipal"), []string{certificates, things}, nil},
 		{"Policies", "iot", []string{"ListAttachedPolicies"}, []string{"*"}, s.here()},
 		{"Register", "iot", s.changes(register), []string{"*"}, s.here()},
 		{"Principals", "iot", []string{"ListThingPrincipalsV2"}, []string{things}, nil},
-		{"Holders", "iot", []string{"ListPrincipalThings"}, []string{certificates}, nil},
-		// What `inventory sync` reads, and nothing else does.
+	}
+}
+
+// inventory is what `inventory sync` lists, besides what is read of each.
+func (s Scope) inventory() []grant {
+	return []grant{
 		{"Inventory", "iot", []string{"ListCertificates", "ListThings", "ListAuditFindings"}, []string{"*"}, s.here()},
-		{"Index", "iot", []string{"SearchIndex"}, []string{n.iot("index/AWS_Things")}, nil},
+		{"Index", "iot", []string{"SearchIndex"}, []string{s.names().iot("index/AWS_Things")}, nil},
 	}
 }
 
-// things returns what is asked of who decides which devices there are, and of
-// who approves their requests.
+// approval is the function that approves requests.
+func (s Scope) approval() []grant {
+	if s.Approval == "" {
+		return nil
+	}
+	return []grant{{"Approval", "lambda", []string{"Invoke"}, []string{s.function(s.Approval)}, nil}}
+}
+
+// things returns what is asked of who decides which devices there are.
 func (s Scope) things() []grant {
-	all := s.registry()
-	if s.Approver != "" {
-		all = append(all, grant{"Approval", "lambda", []string{"Invoke"}, []string{s.function(s.Approver)}, nil})
-	}
-	return all
-}
-
-func (s Scope) registry() []grant {
 	n := s.names()
 	switch {
 	case s.Registry == NoSource:
@@ -120,7 +126,7 @@ func (s Scope) registry() []grant {
 	}
 }
 
-// function returns a function's ARN, by its name or its ARN.
+// function returns the ARN of a function.
 func (s Scope) function(name string) string {
 	if arn.IsARN(name) {
 		return name
@@ -207,15 +213,19 @@ func (s Scope) issuer() []grant {
 // privateCA returns what is asked of ACM PCA: nothing of this identity's own
 // where a role is assumed for it.
 func (s Scope) privateCA() []grant {
-	if s.Issuer.Role != "" {
-		return []grant{{"PrivateCARole", "sts", []string{"AssumeRole"}, []string{s.Issuer.Role}, nil}}
+	var all []grant
+	if s.Registration == WithCA { // whichever CA certificate is that of ACM PCA's
+		all = append(all, grant{"CA", "iot", []string{"DescribeCACertificate"}, []string{s.names().iot("cacert/*")}, nil})
 	}
-	return []grant{
+	if s.Issuer.Role != "" {
+		return append(all, grant{"PrivateCARole", "sts", []string{"AssumeRole"}, []string{s.Issuer.Role}, nil})
+	}
+	return append(all, []grant{
 		{"PrivateCA", "acm-pca", append([]string{"DescribeCertificateAuthority", "GetCertificateAuthorityCertificate"}, s.changes("GetCertificate")...), s.Issuer.CAs, nil},
 		{"Sign", "acm-pca", s.changes("IssueCertificate"), s.Issuer.CAs, Condition{
 			"StringLike": {"acm-pca:TemplateArn": pcaTemplate(s.names().partition, s.Issuer.FromCSR)},
 		}},
-	}
+	}...)
 }
 
 func (s Scope) packages() []grant {

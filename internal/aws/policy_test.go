@@ -40,7 +40,7 @@ func everyScope() []Scope {
 		testScope(func(s *Scope) { s.Packages = PackagesConfig{Bucket: "mill", KMSKey: "alias/mill"} }),
 		testScope(func(s *Scope) { s.Registration, s.Rerun = WithoutCA, DeleteExecution }),
 		testScope(func(s *Scope) { s.Presence, s.Table = false, "presence" }),
-		testScope(func(s *Scope) { s.Journal, s.Approver = "journal", "approve" }),
+		testScope(func(s *Scope) { s.Journal = "journal" }),
 		testScope(func(s *Scope) { s.Rerun = JobPerCampaign }),
 		testScope(func(s *Scope) { s.Issuer = IssuerScope{Kind: kmsIssuer, Key: "k"} }),
 		testScope(func(s *Scope) { s.Issuer = IssuerScope{Kind: pcaIssuer, CAs: []string{fakeCA}} }),
@@ -184,9 +184,10 @@ func TestDaemonPolicyByConfiguration(t *testing.T) {
 			[]string{"kms:GetPublicKey", "kms:Sign"}, []string{"ssm:GetParameter", "kms:Decrypt"}, false},
 		"ACM PCA": {func(s *Scope) { s.Issuer = IssuerScope{Kind: pcaIssuer, CAs: []string{fakeCA}} },
 			[]string{"acm-pca:DescribeCertificateAuthority", "acm-pca:GetCertificate", "acm-pca:GetCertificateAuthorityCertificate", "acm-pca:IssueCertificate"},
-			[]string{"ssm:GetParameter", "kms:Decrypt", "iot:DescribeCACertificate"}, false},
+			[]string{"ssm:GetParameter", "kms:Decrypt"}, false},
 		"ACM PCA of another account": {func(s *Scope) { s.Issuer = IssuerScope{Kind: pcaIssuer, CAs: []string{fakeCA}, Role: "r"} },
-			[]string{"sts:AssumeRole"}, []string{"ssm:GetParameter", "kms:Decrypt", "iot:DescribeCACertificate"}, false},
+			[]string{"sts:AssumeRole"}, []string{"ssm:GetParameter", "kms:Decrypt"}, false},
+		"a function that approves": {func(s *Scope) { s.Approval = "approve" }, []string{"lambda:InvokeFunction"}, nil, false},
 		"AWS IoT's own CA": {func(s *Scope) { s.Issuer.Kind = iotIssuer },
 			[]string{"iot:CreateCertificateFromCsr"}, []string{"ssm:GetParameter", "kms:Decrypt", "iot:DescribeCACertificate"}, false},
 		"no registry": {func(s *Scope) { s.Registry = NoSource }, nil, []string{"iot:DescribeThing", "iot:UpdateThing", "iot:CreateThing"}, false},
@@ -199,9 +200,8 @@ func TestDaemonPolicyByConfiguration(t *testing.T) {
 		"the asset library's API": {func(s *Scope) {
 			s.Registry, s.Assets.URL = AssetsSource, "https://abc.execute-api.eu-west-1.amazonaws.com/p"
 		}, []string{"execute-api:Invoke"}, []string{"iot:DescribeThing", "iot:UpdateThing", "iot:CreateThing"}, false},
-		"a function that approves": {func(s *Scope) { s.Approver = "approve" }, []string{"lambda:InvokeFunction"}, nil, false},
-		"a table of presence":      {func(s *Scope) { s.Presence, s.Table = false, "presence" }, []string{"dynamodb:GetItem", "dynamodb:Query"}, nil, false},
-		"direct":                   {func(s *Scope) { s.Identity = Direct }, nil, nil, true},
+		"a table of presence": {func(s *Scope) { s.Presence, s.Table = false, "presence" }, []string{"dynamodb:GetItem", "dynamodb:Query"}, nil, false},
+		"direct":              {func(s *Scope) { s.Identity = Direct }, nil, nil, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := append(strings.Fields(plain), c.more...)
