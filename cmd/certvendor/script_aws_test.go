@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -10,7 +9,6 @@ import (
 	"crypto/x509/pkix"
 	"math/big"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -75,36 +73,19 @@ func TestAWSScripts(t *testing.T) {
 
 func startMoto(t *testing.T) string {
 	t.Helper()
-	if _, err := exec.LookPath("moto_server"); err != nil {
-		const get = "needs moto_server on PATH: pip install 'moto[server]==5.2.1'"
-		if os.Getenv("CI") == "true" {
-			t.Fatal(get)
-		}
-		t.Skip(get)
-	}
-	command := exec.Command("python3", "../../internal/aws/testdata/launch.py", "-H", "127.0.0.1", "-p", "0")
-	said, err := command.StderrPipe()
+	there, err := hasMoto()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := command.Start(); err != nil {
+	if !there {
+		t.Skip(getMoto)
+	}
+	url, _, stop, err := launchMoto()
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = command.Process.Kill(); _ = command.Wait() })
-	listens := regexp.MustCompile(`Running on (http://127\.0\.0\.1:\d+)`)
-	lines := bufio.NewScanner(said)
-	for lines.Scan() {
-		if found := listens.FindStringSubmatch(lines.Text()); found != nil {
-			go func() {
-				for lines.Scan() { // its log, until it ends
-					continue
-				}
-			}()
-			return found[1]
-		}
-	}
-	t.Fatal("moto has ended without listening")
-	return ""
+	t.Cleanup(stop)
+	return url
 }
 
 func dialMoto(t *testing.T, endpoint string, account aws.Account) *aws.Clients {

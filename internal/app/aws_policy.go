@@ -57,7 +57,8 @@ func scopeOf(c config.Config, region, account string) aws.Scope {
 		},
 		Packages: packagesOf(c), Observes: c.Observe,
 		Topics: c.Topics(), Identity: aws.Identity(a.Broker.Identity), ClientID: a.Broker.ClientID, Inbox: aws.Inbox,
-		Presence: a.Broker.Presence == config.PresenceSubscribe, Executions: !c.Observe, OwnCertificate: a.Broker.Way == "mtls",
+		Presence: a.Broker.Presence == config.PresenceSubscribe, OwnCertificate: a.Broker.Way == "mtls",
+		Journal: a.Journal.Table, Approver: c.Approval.Function,
 	}
 	if a.Broker.Presence == config.PresenceTable {
 		scope.Table = aws.PresenceTable(a.Broker.ClientID)

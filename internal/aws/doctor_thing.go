@@ -13,10 +13,10 @@ import (
 	"github.com/certvendor/certvendor/registry"
 )
 
-// What AWS IoT allows by default (General Reference, AWS IoT Core quotas).
 const (
-	mostPolicies = 10 // of a certificate
-	mostGroups   = 10 // of a thing
+	// mostPolicies is how many policies a certificate may have (AWS IoT Core
+	// quotas).
+	mostPolicies = 10
 	lastSoon     = 30 * 24 * time.Hour
 )
 

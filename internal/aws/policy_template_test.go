@@ -169,7 +169,7 @@ func TestTemplateIsWhatTheCodeMakes(t *testing.T) {
 		s := newStack(t, map[string]string{"CA": ca, "RuleKey": string(key), "PackagesBucket": bucket, "ThingGroupName": "spinners"})
 		scope := testScope(func(scope *Scope) {
 			scope.Region, scope.Group, scope.Issuer.CA = "cn-north-1", "spinners", certificate.ID(ca)
-			scope.Presence, scope.Executions, scope.Table = false, true, PresenceTable("certvendor")
+			scope.Presence, scope.Table = false, PresenceTable("certvendor")
 			scope.Packages = PackagesConfig{Bucket: bucket, Prefix: "certificates/", Suffix: ".zip"}
 		})
 		inline := func(role string) any {

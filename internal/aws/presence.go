@@ -69,6 +69,27 @@ func (p *Presence) Of(ctx context.Context, device registry.DeviceID) ([]vending.
 	return all, nil
 }
 
+// Refused returns when AWS IoT has last not let a device in with a certificate, and
+// the zero time if it never did.
+func (p *Presence) Refused(ctx context.Context, device registry.DeviceID, id certificate.ID) (time.Time, error) {
+	out, err := p.dynamo.GetItem(ctx, &dynamodb.GetItemInput{TableName: &p.table, Key: map[string]types.AttributeValue{
+		presenceDevice: &types.AttributeValueMemberS{Value: string(device)},
+		presenceSeen:   &types.AttributeValueMemberS{Value: refusedPrefix + string(id)},
+	}})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read presence of device %s in table %s: %w", device, p.table, err)
+	}
+	at, is := out.Item[presenceAt].(*types.AttributeValueMemberN)
+	if !is {
+		return time.Time{}, nil
+	}
+	millis, err := strconv.ParseInt(at.Value, 10, 64)
+	if err != nil {
+		return time.Time{}, nil // not what our statement writes
+	}
+	return notAfter(time.UnixMilli(millis), p.now()), nil
+}
+
 // readSeen reads what connectedSQL writes into presenceSeen.
 func readSeen(device registry.DeviceID, value types.AttributeValue, now time.Time) (vending.Caller, bool) {
 	text, is := value.(*types.AttributeValueMemberS)

@@ -106,11 +106,33 @@ func (w *World) lookAround(ctx context.Context, after registry.DeviceID) (regist
 			if _, lately := w.inventory.looked.get(r.Device); lately || !r.State.Ready() || r.IsProven() {
 				continue
 			}
-			if err := w.inventory.look(ctx, r.Device); err != nil {
+			if err := w.lookFor(ctx, r); err != nil {
 				return after, err
 			}
 			n++
 		}
 	}
 	return after, nil
+}
+
+// lookFor looks for the device of a rotation, and warns if AWS IoT has refused it
+// with its new certificate: it will come back with the old one for as long as it
+// has that.
+func (w *World) lookFor(ctx context.Context, r rotation.Rotation) error {
+	if err := w.inventory.look(ctx, r.Device); err != nil {
+		return err
+	}
+	refused, err := w.inventory.presence.Refused(ctx, r.Device, r.Certificate)
+	if err != nil || refused.Before(r.VendedAt) {
+		return err
+	}
+	held, err := w.inventory.rows.Held(ctx, r.Device)
+	if err != nil {
+		return err
+	}
+	if own, _ := certificate.Find(held, r.Certificate); own.LastSeen.Before(refused) {
+		w.config.Log.Warn().Str("device", string(r.Device)).Str("certificate", string(r.Certificate)).Time("at", refused).
+			Msg("AWS IoT does not let the device connect with its new certificate: does a policy of it allow that?")
+	}
+	return nil
 }

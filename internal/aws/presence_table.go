@@ -13,6 +13,7 @@ import (
 const (
 	presenceDevice  = "device"
 	presenceSeen    = "seen"
+	presenceAt      = "at"
 	presenceExpires = "expires"
 	refusedPrefix   = "refused-" // of presenceSeen: sorts behind every time
 )
@@ -35,7 +36,7 @@ var (
 
 func presenceSQL(seen, filter string) string {
 	return fmt.Sprintf("SELECT CASE isUndefined(thingName) WHEN true THEN regexp_substr(clientId, '^[^/]+') ELSE thingName END AS %s, "+
-		"%s AS %s, principalIdentifier AS certificate, timestamp AS at, clientId AS client, "+
+		"%s AS %s, principalIdentifier AS certificate, timestamp AS %s, clientId AS client, "+
 		"floor(timestamp / 1000) + %d AS %s FROM '%s' WHERE regexp_matches(principalIdentifier, '^[0-9a-f]{64}$')",
-		presenceDevice, seen, presenceSeen, int64(presenceKept/time.Second), presenceExpires, filter)
+		presenceDevice, seen, presenceSeen, presenceAt, int64(presenceKept/time.Second), presenceExpires, filter)
 }

@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	"github.com/rs/zerolog"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/backend/backendtest"
@@ -169,7 +171,9 @@ func TestTheTableKeepsWhatADeviceIsOn(t *testing.T) {
 // A device that acks nothing is proven by its connection, but not by one of
 // before. Without a table nothing is taken away.
 func TestTheTableProves(t *testing.T) {
+	var said bytes.Buffer
 	c := newPresenceCourse(t)
+	c.world.config.Log = zerolog.New(&said)
 	csr := backendtest.CSR(c.key, courseThing)
 	got := c.ask(c.old, "get", fmt.Sprintf(`{"csr": %q}`, csr))
 	state := func() rotation.State {
@@ -186,9 +190,17 @@ func TestTheTableProves(t *testing.T) {
 		c.must(err)
 	}
 	around()
-	if is := state(); is != rotation.Vended {
-		t.Fatalf("the rotation is %s", is)
+	if is := state(); is != rotation.Vended || said.Len() > 0 {
+		t.Fatalf("the rotation is %s; said %s", is, said.String())
 	}
+	c.clock.Advance(lookAgain)
+	refusal := event(courseThing, "", string(got.CertificateID), c.clock.Now())
+	writes(t, c.clients, refusedSQL, strings.Replace(refusal, "connected", "connect_failed", 1))
+	around()
+	if is := state(); is != rotation.Vended || !strings.Contains(said.String(), "does not let the device connect") {
+		t.Fatalf("the rotation is %s; said %s", is, said.String())
+	}
+	said.Reset()
 	c.connects(got.CertificateID)
 	around()
 	if is := state(); is != rotation.Vended {
@@ -196,6 +208,9 @@ func TestTheTableProves(t *testing.T) {
 	}
 	c.clock.Advance(lookAgain)
 	around()
+	if said.Len() > 0 {
+		t.Errorf("said of a device that has come: %s", said.String())
+	}
 	if is := state(); is != rotation.Proven && is != rotation.Finished {
 		t.Fatalf("the rotation is %s", is)
 	}

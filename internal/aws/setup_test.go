@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -283,7 +284,10 @@ func TestSetupLeavesAGroupWithThings(t *testing.T) {
 	if _, err := clients.IoT.CreateThing(t.Context(), &iot.CreateThingInput{ThingName: new("pump-1")}); err != nil {
 		t.Fatal(err)
 	}
-	if err := (&Group{iot: clients.IoT, name: "rotate"}).join(t.Context(), "pump-1"); err != nil {
+	_, err := clients.IoT.AddThingToThingGroup(t.Context(), &iot.AddThingToThingGroupInput{
+		ThingGroupName: new("rotate"), ThingName: new("pump-1"),
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	for _, step := range planRemoval(t, s) {
@@ -333,6 +337,84 @@ func TestSetupGoesOn(t *testing.T) {
 	}
 	if left := inventoryOf(t, clients); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// Who hears of requests directly, and of no presence, needs no rules. What a former
+// configuration of his has made is taken away all the same.
+func TestSetupWithoutRules(t *testing.T) {
+	clients := dialMoto(t, newAccount(), nil)
+	full := newSetup(t, setupConfig(clients))
+	carry(t, full, plan(t, full))
+	c := setupConfig(clients)
+	c.Identity, c.Table, c.Key = Direct, "", ""
+	s := newSetup(t, c)
+	wantSteps(t, plan(t, s), "keep thing group rotate", "keep job "+c.Job.ID, "keep events JOB_EXECUTION")
+	if err := s.Remove(t.Context(), planRemoval(t, s), func(Step) {}); err != nil {
+		t.Fatal(err)
+	}
+	if left := inventoryOf(t, clients); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A role of somebody else's is used as it is.
+func TestSetupWithARoleOfOnesOwn(t *testing.T) {
+	clients := dialMoto(t, newAccount(), nil)
+	c := setupConfig(clients)
+	c.Role, c.Owner = "arn:aws:iam::123456789012:role/rules", strings.Repeat("long", 20)
+	s := newSetup(t, c)
+	carry(t, s, plan(t, s))
+	rule, err := clients.IoT.GetTopicRule(t.Context(), &iot.GetTopicRuleInput{RuleName: new(ruleName(c.Owner, "get"))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if is := *rule.Rule.Actions[0].Republish.RoleArn; is != c.Role {
+		t.Errorf("the rule acts as %s", is)
+	}
+	for _, what := range inventoryOf(t, clients) {
+		if strings.HasPrefix(what, "role ") {
+			t.Errorf("has made %s", what)
+		}
+	}
+	c.Role = ""
+	if _, err := NewSetup(t.Context(), c); err == nil || !strings.Contains(err.Error(), "aws.broker.rule_role") {
+		t.Errorf("a name that is too long for a role: %v", err)
+	}
+}
+
+// late is AWS IoT before IAM has told it of a role.
+type late struct {
+	left int
+	next http.RoundTripper
+}
+
+func (l *late) RoundTrip(request *http.Request) (*http.Response, error) {
+	if l.left == 0 || request.Method != http.MethodPost || !strings.HasPrefix(request.URL.Path, "/rules/") {
+		return l.next.RoundTrip(request)
+	}
+	l.left--
+	return &http.Response{
+		StatusCode: http.StatusBadRequest, Header: http.Header{"X-Amzn-Errortype": {invalidRequest}}, Request: request,
+		Body: io.NopCloser(strings.NewReader(`{"message": "iot is unable to perform sts:AssumeRole"}`)),
+	}, nil
+}
+
+// A role that was made a moment ago is waited for, and no other.
+func TestSetupWaitsForItsRole(t *testing.T) {
+	iam := &late{left: 1}
+	clients := dialMoto(t, newAccount(), func(next http.RoundTripper) http.RoundTripper { iam.next = next; return iam })
+	s := newSetup(t, setupConfig(clients))
+	carry(t, s, plan(t, s))
+	if iam.left > 0 {
+		t.Error("nothing was refused")
+	}
+	if _, err := clients.IoT.DeleteTopicRule(t.Context(), &iot.DeleteTopicRuleInput{RuleName: new("certvendor_get")}); err != nil {
+		t.Fatal(err)
+	}
+	iam.left, s = 1, newSetup(t, setupConfig(clients))
+	if err := s.Carry(t.Context(), plan(t, s), func(Step) {}); err == nil || !strings.Contains(err.Error(), "sts:AssumeRole") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"path/filepath"
 	"sync"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/rs/zerolog"
 
+	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/backend"
 	"github.com/certvendor/certvendor/internal/store"
@@ -24,6 +25,10 @@ type Config struct {
 	Instance string // who we are, in leases and in the audit
 	Owner    string // what is made at AWS is tagged with, see ownerTag
 	Clients  *Clients
+	// Sharing is for StandBy; Shared is what StandBy has made of it, and leads.
+	// Nil: the store is this machine's alone.
+	Sharing Sharing
+	Shared  *Shared
 
 	Registration Registration
 	Registry     Source
@@ -31,6 +36,7 @@ type Config struct {
 	Group        string       // the name of the rotation group
 	Pace         Pace
 	Rerun        Rerun
+	Prices       map[string]campaign.Price // of a call, by API; for plans
 	Packages     PackagesConfig
 	Job          JobSettings
 	Presence     *Presence // optional: where it is written down who has connected
@@ -80,6 +86,7 @@ type World struct {
 	jobs      *Jobs
 	packages  *Packages
 	pacer     *Pacer
+	syncer    *Syncer
 	issuer    vending.Issuer
 
 	stop    context.CancelFunc
@@ -103,9 +110,6 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 			err = errors.Join(err, w.Close())
 		}
 	}()
-	if w.lock, err = store.TakeLock(config.Data, "aws.data", config.Now()); err != nil {
-		return nil, err
-	}
 	if err := w.openStore(ctx); err != nil {
 		return nil, err
 	}
@@ -120,20 +124,22 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 		return nil, err
 	}
 	w.join(names)
-	return w, nil
+	return w, w.syncer.load(ctx)
 }
 
 func (w *World) openStore(ctx context.Context) (err error) {
 	c := w.config
-	w.store, err = store.Open(ctx, store.Config{
-		Path: filepath.Join(c.Data, storeFile), Instance: c.Instance, Now: c.Now,
-		AuditDir: filepath.Join(c.Data, auditDir), Observe: c.Committed,
-		DurableIntent: c.ActsOutside, Elsewhere: true, Tells: c.Tells,
-	})
-	if err != nil || c.Observes {
-		return err
+	if c.Shared != nil {
+		w.store = c.Shared.store
+	} else {
+		if w.lock, err = store.TakeLock(c.Data, "aws.data", c.Now()); err == nil {
+			w.store, err = store.Open(ctx, c.storeConfig())
+		}
+		if err != nil || c.Observes {
+			return err
+		}
 	}
-	// The lock is ours alone: whoever held a lease is gone.
+	// The store is ours alone, or ours to lead: whoever held a lease is gone.
 	_, err = w.store.Journal().VoidLeases(ctx)
 	return err
 }
@@ -171,7 +177,10 @@ func (w *World) caller(ctx context.Context) (names, error) {
 // join makes the ports.
 func (w *World) join(n names) {
 	c, clients := w.config, w.config.Clients
-	w.group = &Group{Group: w.store.Group(), iot: clients.IoT, name: c.Group, owner: c.Owner, poke: w.Poke}
+	w.group = &Group{
+		Group: w.store.Group(), iot: clients.IoT, name: c.Group, owner: c.Owner, poke: w.Poke,
+		jobs: w.store.Jobs(), rotated: w.rotatedSince, devices: w.store.Devices(),
+	}
 	w.registry = &Registry{
 		Devices: w.store.Devices(), source: c.source(), iot: clients.IoT, log: c.Log, leave: w.group.take,
 		known: newRecent[registry.DeviceID, map[string]string](thingKept, remembering, c.Now),
@@ -183,11 +192,22 @@ func (w *World) join(n names) {
 		looked: newRecent[registry.DeviceID, struct{}](lookAgain, remembering, c.Now), presence: c.Presence,
 		log: c.Log, now: c.Now, atWork: map[certificate.ID]int{},
 	}
+	if issuer, remembers := w.issuer.(interface{ Forget() }); remembers {
+		w.inventory.refused = issuer.Forget
+	}
 	w.jobs = &Jobs{
 		Jobs: w.store.Jobs(), meta: w.store, group: w.group,
 		at: remoteJobs{iot: clients.IoT, names: n, owner: c.Owner, settings: c.Job},
 	}
+	if c.Rerun == JobPerCampaign {
+		own := &ownJobs{
+			rows: w.store.OwnJobs(), jobs: w.jobs, group: w.group,
+			ready: newRecent[string, struct{}](readyFor, remembering, c.Now),
+		}
+		w.jobs.own, w.group.own = own, own
+	}
 	w.pacer = newPacer(w, c)
+	w.syncer = newSyncer(w)
 	if bus, hears := c.Bus.(interface{ HearEnded(func(Ended)) }); hears {
 		bus.HearEnded(w.pacer.hear)
 	}
@@ -225,7 +245,7 @@ func (w *World) Backend() backend.Backend {
 		Revoker: Revoker{w.store.Certificates(), w.inventory},
 		Journal: Journal{w.store.Journal(), w.inventory}, Rotations: w.store.Journal(), Brakes: w.store.Brakes(),
 		Group: w.group, Jobs: w.jobs,
-		Issuer: w.issuer, Packages: w.packages, Bus: w.config.Bus, Signs: w.signs(),
+		Issuer: w.issuer, Packages: w.packages, Bus: w.config.Bus, Signs: w.signs(), Joins: w.group.Joins,
 	}
 }
 
@@ -247,6 +267,9 @@ const settleEvery = time.Minute
 func (w *World) Start(ctx context.Context) error {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	w.stop = stop
+	if w.config.Shared != nil {
+		w.running.Go(func() { w.config.Shared.Run(running) })
+	}
 	if !w.config.Observes {
 		w.running.Go(func() { w.settleForever(running) })
 		w.running.Go(func() { w.pacer.Run(running) })
@@ -254,6 +277,7 @@ func (w *World) Start(ctx context.Context) error {
 			w.running.Go(func() { w.watchPresence(running) })
 		}
 	}
+	w.running.Go(func() { w.syncer.Run(running) })
 	return w.config.Bus.Start(ctx)
 }
 
@@ -273,7 +297,12 @@ func (w *World) settleForever(ctx context.Context) {
 }
 
 // Failed yields an error if a part dies while the world runs.
-func (w *World) Failed() <-chan error { return w.failed }
+func (w *World) Failed() <-chan error {
+	if w.config.Shared != nil {
+		return w.config.Shared.Failed()
+	}
+	return w.failed
+}
 
 // Drain lets nobody in any more and lets requests finish, until ctx ends.
 func (w *World) Drain(ctx context.Context) error { return w.config.Bus.Close(ctx) }
@@ -291,6 +320,9 @@ func (w *World) Close() error {
 		cancel()
 		_ = w.config.Bus.Close(now) // what it leaves at work is cut off
 	}
+	if w.config.Shared != nil {
+		return w.config.Shared.Close()
+	}
 	if w.store != nil {
 		errs = append(errs, w.store.Close())
 	}
@@ -302,6 +334,18 @@ func (w *World) Close() error {
 
 // Store returns the world's store, for the audit and what it alone knows.
 func (w *World) Store() *store.Store { return w.store }
+
+// Recorded returns what the store has of devices and certificates: AWS is not
+// asked.
+func (w *World) Recorded() (registry.Store, certificate.Inventory) {
+	return w.store.Devices(), w.store.Certificates()
+}
+
+// Lambda returns the client for functions.
+func (w *World) Lambda() *lambda.Client { return w.config.Clients.Lambda }
+
+// Syncer returns what reads AWS IoT's inventory into the store.
+func (w *World) Syncer() *Syncer { return w.syncer }
 
 // Calls returns the counts of the calls to AWS by the name of their API.
 func (w *World) Calls() map[string]Count { return w.config.Clients.Quotas.Counts() }

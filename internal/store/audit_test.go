@@ -187,9 +187,10 @@ func TestLongRowsAreTakenUp(t *testing.T) {
 	w.wantHolds(5)
 }
 
-// tamper changes the file of a store that is closed.
+// tamper changes the file of a store that is closed, and has no copy after that.
 func (w *world) tamper(texts ...string) {
 	w.t.Helper()
+	w.shadow, w.cfg.Log = nil, nil
 	db, err := sql.Open("sqlite", w.cfg.Path)
 	w.ok(err)
 	defer db.Close()
@@ -268,6 +269,7 @@ func TestTamperingIsFoundWithoutFiles(t *testing.T) {
 		`UPDATE audit SET detail = '{"i":"2"}' WHERE seq = 2`: "row 2 ",
 	} {
 		w := open(t)
+		w.alone()
 		w.notes(5)
 		w.wantHolds(5)
 		w.ok(w.Write(w.ctx, text))

@@ -16,12 +16,38 @@ var (
 // DraftsKept is a bound that tests go beyond.
 const DraftsKept = draftsKept
 
+// HandedKept and RememberedDevices are others.
+const (
+	HandedKept        = handedKept
+	RememberedDevices = rememberedDevices
+)
+
+// Remembered returns how many devices are in memory.
+func (s *Store) Remembered() int {
+	s.memory.mu.Lock()
+	defer s.memory.mu.Unlock()
+	return len(s.memory.devices)
+}
+
 // OnCommit has fn called before and after every commit. An error kills the
 // store: that commit is not made, or not answered, and nothing is written any
 // more.
 func (s *Store) OnCommit(ctx context.Context, fn func(after bool) error) error {
 	return s.commit(ctx, func(*tx) error { // on the goroutine that calls it
-		s.hook = func(point hookPoint) error { return fn(point == afterCommit) }
+		s.hook = func(point hookPoint) error {
+			if point == afterRecord {
+				return nil
+			}
+			return fn(point == afterCommit)
+		}
+		return nil
+	})
+}
+
+// OnPoint is OnCommit with each point by its name.
+func (s *Store) OnPoint(fn func(point string) error) {
+	_ = s.commitAlways(context.Background(), func(*tx) error {
+		s.hook = func(point hookPoint) error { return fn(string(point)) }
 		return nil
 	})
 }
@@ -142,4 +168,39 @@ func UnknownToReplay(kind string) bool {
 	defer func() { _ = recover() }() // it is known, and needs a transaction
 	err := (&tx{}).again(Event{Kind: kind})
 	return err != nil && strings.HasPrefix(err.Error(), "this version of certvendor does not know")
+}
+
+// Line returns an event as the audit's files have it.
+func Line(e Event) []byte { return e.line() }
+
+// Object returns a map as the store keeps it.
+func Object(m map[string]string) string { return object(m) }
+
+// NoteMany writes so many events in one commit.
+func (s *Store) NoteMany(ctx context.Context, n int) error {
+	return s.commit(ctx, func(t *tx) error {
+		for range n {
+			if err := t.audit(Event{Kind: "test"}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// LeadQuietly makes a store with a Log lead without a word in its audit, which
+// is then as that of a store without.
+func LeadQuietly(ctx context.Context, s *Store) error {
+	latest, err := s.cfg.Log.Latest(ctx)
+	if err != nil {
+		return err
+	}
+	if latest.Log == "" {
+		if err := s.beginLog(ctx); err != nil {
+			return err
+		}
+	}
+	_, err = s.Follow(ctx)
+	s.leads.Store(err == nil)
+	return err
 }

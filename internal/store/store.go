@@ -72,6 +72,17 @@ type Config struct {
 	// AuditDir is where the audit is copied to, in segments of 64 MiB. Empty:
 	// it stays in the store only.
 	AuditDir string
+	// Log is shared by several copies of the store; see shared.go. A store with a
+	// Log follows when it is opened: see Follow and Lead. Nil: the store is this
+	// file alone.
+	Log     Log
+	LogName string // names a log that is not begun; without a slash
+	// Lost is called once a copy that led does not any more, on the goroutine
+	// that writes. Optional.
+	Lost func(error)
+	// SnapshotAfter is how many bytes of entries at least are between two
+	// snapshots. Default 8 MiB.
+	SnapshotAfter int64
 }
 
 // Store is an open store. Its methods, and those of the handles it gives out,
@@ -100,11 +111,22 @@ type Store struct {
 
 	drafts    drafts
 	sightings sightings
+	memory    memory
 	pruned    pruned
 	copier    *copier // nil without an AuditDir
 
 	// hook is called around every commit; tests kill the store with it.
 	hook func(point hookPoint) error
+
+	// Of a store that is shared.
+	leads         atomic.Bool
+	named         atomic.Bool // it is a copy of what a log is of
+	checked       atomic.Bool // the log has what it has
+	seq           atomic.Int64
+	sinceSnapshot atomic.Int64 // bytes of entries
+	snapshotSize  atomic.Int64
+	patience      context.Context // of an entry that is being recorded; ends a while after Close has begun
+	giveUp        context.CancelFunc
 }
 
 // Open opens the store, makes it if the file is not there, and brings an older
@@ -118,6 +140,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.SnapshotAfter == 0 {
+		cfg.SnapshotAfter = snapshotLeast
+	}
 	s, err := open(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", cfg.Path, err)
@@ -126,10 +151,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 }
 
 func open(ctx context.Context, cfg Config) (*Store, error) {
-	if err := create(cfg.Path); err != nil {
-		return nil, err
-	}
-	if err := migrate(ctx, cfg.Path, migrations()); err != nil {
+	if err := prepare(ctx, cfg); err != nil {
 		return nil, err
 	}
 	s := &Store{
@@ -139,13 +161,29 @@ func open(ctx context.Context, cfg Config) (*Store, error) {
 		read: connect(cfg.Path, readers, "query_only(1)"), written: connect(cfg.Path, 1, "wal_autocheckpoint(0)"),
 	}
 	s.life, s.end = context.WithCancel(context.WithoutCancel(ctx))
+	s.patience, s.giveUp = context.WithCancel(s.life)
 	s.drafts.init()
 	s.sightings.init()
+	s.memory.init()
 	if err := s.start(ctx); err != nil {
 		s.end()
 		return nil, errors.Join(err, s.closeReaders(), s.written.Close())
 	}
 	return s, nil
+}
+
+// prepare makes the file, or brings it to this version's schema.
+func prepare(ctx context.Context, cfg Config) error {
+	if cfg.Log != nil {
+		return joinLog(ctx, cfg)
+	}
+	if err := create(cfg.Path); err != nil {
+		return err
+	}
+	if err := migrate(ctx, cfg.Path, migrations()); err != nil {
+		return err
+	}
+	return leaveLog(ctx, cfg.Path)
 }
 
 // start brings up the writer first, then what works beside it.
@@ -175,7 +213,9 @@ func (s *Store) start(ctx context.Context) error {
 func (s *Store) Close() error {
 	s.once.Do(func() {
 		close(s.closing)
+		impatient := time.AfterFunc(recordTime, s.giveUp)
 		<-s.stopped
+		impatient.Stop()
 		s.end()
 		s.work.Wait()
 		var copied error

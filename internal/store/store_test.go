@@ -19,6 +19,7 @@ import (
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/internal/store/storetest"
 	"github.com/certvendor/certvendor/registry"
 	"github.com/certvendor/certvendor/rotation"
 )
@@ -52,6 +53,9 @@ type world struct {
 	ctx   context.Context
 	clock *clock
 	cfg   store.Config
+	// shadow gets every commit of the test, so that what a copy makes of it can
+	// be held against the store in the end. Nil: the test has a log of its own.
+	shadow *storetest.Log
 }
 
 // fresh returns a new store's file, which is made once: that takes longer than
@@ -84,9 +88,14 @@ func open(t *testing.T, change ...func(*store.Config)) *world {
 		fn(&cfg)
 	}
 	w := &world{t: t, ctx: t.Context(), clock: c, cfg: cfg}
+	if w.cfg.Log == nil {
+		w.shadow = &storetest.Log{}
+		w.cfg.Log, w.cfg.LogName = w.shadow, "shadow"
+	}
 	w.ok(os.WriteFile(cfg.Path, fresh(), 0o600))
 	w.open()
 	t.Cleanup(func() { w.Close() })
+	t.Cleanup(w.holdAgainstCopy)
 	return w
 }
 
@@ -97,6 +106,9 @@ func (w *world) open() {
 		w.t.Fatal(err)
 	}
 	w.Store = s
+	if w.shadow != nil {
+		w.ok(store.LeadQuietly(w.ctx, s))
+	}
 }
 
 // reopen closes the store and opens it again, as a restart does.

@@ -18,6 +18,7 @@ type hookPoint string
 
 const (
 	beforeCommit hookPoint = "before commit"
+	afterRecord  hookPoint = "after record" // in the Log, where there is one
 	afterCommit  hookPoint = "after commit"
 )
 
@@ -30,6 +31,7 @@ type operation struct {
 	// caller is. Nil: nothing.
 	finish func(error)
 	done   chan error
+	always bool // also of a copy that does not lead
 }
 
 // tx is the transaction that is open, as an operation sees it.
@@ -41,14 +43,36 @@ type tx struct {
 	wrote    bool
 	chains   map[string]int64 // those known to be committed, by what they hold
 	head     head             // of the audit, as this transaction leaves it
-	events   []Event          // of the audit, not yet written
+	records  []record         // of the audit, in order
+	entered  int              // how many of them are written
 	replays  bool             // what is done has its event already: none is made for it
 	after    []func()         // called once it is committed
+	touch    map[string]touch // of the texts known so far
+	touched  touchedRows
+
+	// Of a store that is shared: what was carried out, and where this
+	// transaction leaves the copy.
+	recording  *recording
+	seq, epoch int64
+	schema     int
+	follows    bool // what is carried out is in the log
+	takesOver  bool
+	unrecorded bool
 }
 
 func (t *tx) exec(text string, args ...any) (int64, error) {
+	t.touches(text)
+	return t.carry(text, args)
+}
+
+// carry carries a statement out, and records it where the store is shared.
+func (t *tx) carry(text string, args []any) (int64, error) {
 	t.wrote = true
-	return t.session.exec(text, args...)
+	n, err := t.session.exec(text, args...)
+	if err == nil && t.recording != nil {
+		err = t.recording.add(text, args, n)
+	}
+	return n, err
 }
 
 // change is exec for a statement whose count of rows does not matter.
@@ -83,7 +107,15 @@ func commitFor[T any](ctx context.Context, s *Store, run func(*tx) (T, error)) (
 // commitThen is commit with a word about the outcome, whichever it is, and
 // whether or not the caller still waits.
 func (s *Store) commitThen(ctx context.Context, run func(*tx) error, finish func(error)) error {
-	op := &operation{run: run, finish: finish, done: make(chan error, 1)}
+	return s.await(ctx, &operation{run: run, finish: finish, done: make(chan error, 1)})
+}
+
+// commitAlways is commit, also of a copy that does not lead.
+func (s *Store) commitAlways(ctx context.Context, run func(*tx) error) error {
+	return s.await(ctx, &operation{run: run, done: make(chan error, 1), always: true})
+}
+
+func (s *Store) await(ctx context.Context, op *operation) error {
 	if err := s.enqueue(ctx, op); err != nil {
 		op.answer(err)
 		return err
@@ -106,6 +138,9 @@ func (s *Store) commitThen(ctx context.Context, run func(*tx) error, finish func
 func (s *Store) enqueue(ctx context.Context, op *operation) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if s.cfg.Log != nil && !op.always && !s.leads.Load() {
+		return ErrFollows
 	}
 	select {
 	case <-s.closing:
@@ -135,7 +170,11 @@ type writer struct {
 	s      *Store
 	head   head // of the audit, as committed
 	chains map[string]int64
-	broken error // set by a hook: nothing is written any more
+	touch  map[string]touch
+	broken error // nothing is written any more
+
+	seq, epoch int64 // of a store that is shared, as committed
+	schema     int
 }
 
 func newWriter(ctx context.Context, s *Store) (*writer, error) {
@@ -143,9 +182,15 @@ func newWriter(ctx context.Context, s *Store) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{session: session, s: s, chains: map[string]int64{}}
+	w := &writer{session: session, s: s, chains: map[string]int64{}, touch: map[string]touch{}}
 	if w.head, err = readHead(w); err != nil {
 		return nil, errors.Join(fmt.Errorf("read the end of the audit: %w", err), session.close())
+	}
+	if s.cfg.Log != nil {
+		err = w.readPlace()
+	}
+	if err != nil {
+		return nil, errors.Join(err, session.close())
 	}
 	return w, nil
 }
@@ -238,7 +283,7 @@ func (w *writer) transact(ops []*operation) ([]error, error) {
 	if err := w.begin(); err != nil {
 		return outcomes, err
 	}
-	t := &tx{session: w.session, now: w.s.now(), instance: w.s.cfg.Instance, tells: w.s.cfg.Tells, chains: w.chains, head: w.head}
+	t := w.transaction()
 	wrote := false
 	for i, op := range ops {
 		t.wrote = false
@@ -254,10 +299,21 @@ func (w *writer) transact(ops []*operation) ([]error, error) {
 	if err := w.finish(t); err != nil {
 		return w.undo(ops, outcomes, err)
 	}
-	if w.s.cfg.Observe != nil {
+	if w.s.cfg.Observe != nil && !t.follows && !t.unrecorded {
 		w.s.cfg.Observe(time.Since(started), len(ops))
 	}
 	return outcomes, nil
+}
+
+func (w *writer) transaction() *tx {
+	t := &tx{
+		session: w.session, now: w.s.now(), instance: w.s.cfg.Instance, tells: w.s.cfg.Tells, chains: w.chains, head: w.head,
+		touch: w.touch, seq: w.seq, epoch: w.epoch, schema: w.schema,
+	}
+	if w.s.cfg.Log != nil {
+		t.recording = &recording{}
+	}
+	return t
 }
 
 // begin opens a transaction, also after one that could not be rolled back.
@@ -283,10 +339,14 @@ func (w *writer) finish(t *tx) error {
 	if err := w.call(beforeCommit); err != nil {
 		return err
 	}
-	if _, err := w.exec("COMMIT"); err != nil {
-		return fmt.Errorf("commit: %w", err)
+	if err := w.share(t); err != nil {
+		return err
 	}
-	w.head = t.head
+	if err := w.end(t.touched); err != nil {
+		return w.commitFailed(err)
+	}
+	w.head, w.seq, w.epoch, w.schema = t.head, t.seq, t.epoch, t.schema
+	w.s.seq.Store(w.seq)
 	w.s.commits.Add(1)
 	if err := w.call(afterCommit); err != nil {
 		return err
@@ -295,9 +355,17 @@ func (w *writer) finish(t *tx) error {
 		fn()
 	}
 	if w.s.copier != nil {
-		w.s.copier.wake()
+		w.s.copier.hand(t.records)
 	}
 	return nil
+}
+
+// end commits. Nothing is remembered meanwhile of what is changed.
+func (w *writer) end(changes touchedRows) error {
+	w.s.memory.change(changes)
+	defer w.s.memory.changed()
+	_, err := w.exec("COMMIT")
+	return err
 }
 
 // undo rolls back. The outcome of a single operation is its own error, which
