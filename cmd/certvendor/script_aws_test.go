@@ -71,7 +71,7 @@ func startMoto(t *testing.T) string {
 	if !there {
 		t.Skip(getMoto)
 	}
-	url, stop, err := launchMoto()
+	url, _, stop, err := launchMoto()
 	if err != nil {
 		t.Fatal(err)
 	}

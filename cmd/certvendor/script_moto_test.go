@@ -17,7 +17,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"sync"
+	"syscall"
 	"time"
 
 	awssdk "github.com/aws/aws-sdk-go-v2/aws"
@@ -47,15 +47,16 @@ func hasMoto() (bool, error) {
 	return err == nil, nil
 }
 
-// launchMoto starts a double of AWS. It returns its URL, and what ends it.
-func launchMoto() (url string, stop func(), err error) {
+// launchMoto starts a double of AWS. It returns its URL, its process id, and what
+// ends it.
+func launchMoto() (url string, pid int, stop func(), err error) {
 	cmd := exec.Command("python3", launcher, "-H", "127.0.0.1", "-p", "0")
 	said, err := cmd.StderrPipe()
 	if err != nil {
-		return "", nil, err
+		return "", 0, nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		return "", nil, err
+		return "", 0, nil, err
 	}
 	stop = func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }
 	lines := bufio.NewScanner(said)
@@ -67,34 +68,27 @@ func launchMoto() (url string, stop func(), err error) {
 					continue
 				}
 			}()
-			return found[1], stop, nil
+			return found[1], cmd.Process.Pid, stop, nil
 		}
 	}
 	stop()
-	return "", nil, errors.New("moto has ended without listening")
+	return "", 0, nil, errors.New("moto has ended without listening")
 }
-
-// motos are what ends those that run, by URL.
-var motos sync.Map
 
 // moto starts a double of AWS for the script, whose URL is in the environment;
 // `moto stop` ends it.
 func moto(ts *testscript.TestScript, _ bool, args []string) {
-	if len(args) > 0 { // stop
-		end, running := motos.LoadAndDelete(ts.Getenv("MOTO"))
-		if !running {
-			ts.Fatalf("moto does not run")
-		}
-		end.(func())()
+	if len(args) > 0 {
+		pid, err := strconv.Atoi(ts.Getenv("MOTO_PID"))
+		ts.Check(err)
+		ts.Check(syscall.Kill(pid, syscall.SIGKILL))
 		return
 	}
-	url, end, err := launchMoto()
+	url, pid, stop, err := launchMoto()
 	ts.Check(err)
-	stop := sync.OnceFunc(end)
-	motos.Store(url, stop)
 	ts.Defer(stop)
 	for name, value := range map[string]string{
-		"MOTO": url, "CERTVENDOR_AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret",
+		"MOTO": url, "MOTO_PID": strconv.Itoa(pid), "CERTVENDOR_AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret",
 		"AWS_REGION": "eu-west-1", "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
 		"RULE_KEY": "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
 	} {

@@ -51,13 +51,14 @@ func scopeOf(c config.Config, region, account string) aws.Scope {
 	a := c.AWS
 	scope := aws.Scope{
 		Region: region, Account: account, Registration: aws.Registration(a.Registration),
-		Registry: aws.Source(a.Registry), Assets: assetLibrary(a.AssetLibrary), Approval: c.Approval.Function, Group: c.Rotation.Group, Rerun: aws.Rerun(a.Rerun),
+		Registry: aws.Source(a.Registry), Assets: assetLibrary(a.AssetLibrary), Group: c.Rotation.Group, Rerun: aws.Rerun(a.Rerun),
 		Issuer: aws.IssuerScope{
 			Kind: a.Issuer.Kind, CA: certificate.ID(a.Issuer.CA), Key: a.Issuer.Key, Role: a.Issuer.PCA.Role, FromCSR: a.Issuer.PCA.FromCSR,
 		},
 		Packages: packagesOf(c), Observes: c.Observe,
 		Topics: c.Topics(), Identity: aws.Identity(a.Broker.Identity), ClientID: a.Broker.ClientID, Inbox: aws.Inbox,
 		Presence: a.Broker.Presence == config.PresenceSubscribe, OwnCertificate: a.Broker.Way == "mtls",
+		Journal: a.Journal.Table, Approver: c.Approval.Function,
 	}
 	if a.Broker.Presence == config.PresenceTable {
 		scope.Table = aws.PresenceTable(a.Broker.ClientID)

@@ -304,11 +304,17 @@ func parsePEM(t *testing.T, text string) *x509.Certificate {
 
 func thingCSR(t *testing.T) (crypto.Signer, string) {
 	t.Helper()
+	return csrOf(t, "thing-1")
+}
+
+// csrOf returns a new key, and the request for a certificate of a name.
+func csrOf(t *testing.T, name string) (crypto.Signer, string) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "thing-1"}}, key)
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: name}}, key)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,7 +38,7 @@ func (a *App) setup(ctx context.Context) (err error) {
 	a.onStop("world", func(context.Context) error { return a.world.Close() })
 	a.backend = a.world.Backend()
 
-	newest, err := a.world.Store().Audit().Newest(ctx)
+	newest, err := a.newest(ctx)
 	if err != nil {
 		return err
 	}
@@ -50,6 +50,12 @@ func (a *App) setup(ctx context.Context) (err error) {
 		Group: a.backend.Group, Registry: a.backend.Registry, Packages: a.backend.Packages, Brakes: a.backend.Brakes,
 		Pruner: a.world.Store().Journal(),
 	}, a.clock, func(string) rotation.Terms { return profile.Terms })
+
+	removals, err := a.world.Store().Journal().RemovedSince(ctx, a.clock.Now().Add(-time.Hour))
+	if err != nil {
+		return err
+	}
+	a.closer.Remember(removals)
 
 	a.runner = a.newRunner()
 	approver, err := a.approver()

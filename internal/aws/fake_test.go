@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -40,6 +41,7 @@ type fakeIoT struct {
 	onCall     func(n int) // optional
 	function   func(event map[string]any) any
 	fakeThings
+	fakeOwnJobs
 }
 
 type fakeExecution struct {
@@ -120,7 +122,13 @@ func (f *fakeIoT) routes() http.Handler {
 	handle("GET /things/{thing}", func(r *http.Request, _ map[string]any) (int, any) {
 		return 200, map[string]any{"thingName": r.PathValue("thing"), "attributes": map[string]string{}}
 	})
-	handle("GET /thing-groups/{group}", func(*http.Request, map[string]any) (int, any) { return 200, none })
+	handle("GET /thing-groups/{group}", func(r *http.Request, _ map[string]any) (int, any) {
+		if group := r.PathValue("group"); group != "rotate" && f.groups[group] == nil {
+			return 404, notFound
+		}
+		return 200, none
+	})
+	f.ownJobs(handle)
 	handle("GET /thing-groups/{group}/things", func(r *http.Request, _ map[string]any) (int, any) {
 		page, next := f.paged(r, "nextToken", f.group)
 		return 200, map[string]any{"things": page, "nextToken": next}
@@ -137,25 +145,31 @@ func (f *fakeIoT) routes() http.Handler {
 		if f.others[body["thingName"].(string)] >= mostGroups {
 			return 400, invalidRequest
 		}
-		f.add(body["thingName"].(string))
+		f.addTo(body["thingGroupName"].(string), body["thingName"].(string))
 		return 200, none
 	})
 	handle("PUT /thing-groups/removeThingFromThingGroup", func(_ *http.Request, body map[string]any) (int, any) {
-		f.remove(body["thingName"].(string))
+		f.removeFrom(body["thingGroupName"].(string), body["thingName"].(string))
 		return 200, none
 	})
-	handle("PUT /jobs/{job}", func(_ *http.Request, body map[string]any) (int, any) {
+	handle("PUT /jobs/{job}", func(r *http.Request, body map[string]any) (int, any) {
+		if f.isOwn(r.PathValue("job"), body) {
+			return 200, none
+		}
 		f.job, f.jobStatus = body, "IN_PROGRESS"
 		return 200, none
 	})
 	handle("GET /jobs/{job}", func(r *http.Request, _ map[string]any) (int, any) {
-		if f.job == nil {
+		if own := f.owns[r.PathValue("job")]; own != nil {
+			return 200, map[string]any{"job": map[string]any{"jobId": r.PathValue("job"), "status": own.status}}
+		}
+		if f.job == nil || strings.Count(r.PathValue("job"), "-") > 1 {
 			return 404, notFound
 		}
 		return 200, map[string]any{"job": map[string]any{"jobId": r.PathValue("job"), "status": f.jobStatus}}
 	})
 	handle("GET /jobs/{job}/things", func(r *http.Request, _ map[string]any) (int, any) {
-		page, next := f.paged(r, "nextToken", f.inState(r.URL.Query().Get("status")))
+		page, next := f.paged(r, "nextToken", f.inState(r.PathValue("job"), r.URL.Query().Get("status")))
 		var all []map[string]any
 		for _, thing := range page {
 			all = append(all, map[string]any{"thingArn": fakeARN + "thing/" + thing})
@@ -163,7 +177,7 @@ func (f *fakeIoT) routes() http.Handler {
 		return 200, map[string]any{"executionSummaries": all, "nextToken": next}
 	})
 	handle("GET /things/{thing}/jobs/{job}", func(r *http.Request, _ map[string]any) (int, any) {
-		e := f.executions[r.PathValue("thing")]
+		e := f.executionsOf(r.PathValue("job"))[r.PathValue("thing")]
 		if e == nil {
 			return 404, notFound
 		}
@@ -275,9 +289,9 @@ func (f *fakeIoT) paged(r *http.Request, token string, all []string) ([]string, 
 	return all[from:to], strconv.Itoa(to)
 }
 
-func (f *fakeIoT) inState(status string) []string {
+func (f *fakeIoT) inState(job, status string) []string {
 	var all []string
-	for thing, e := range f.executions {
+	for thing, e := range f.executionsOf(job) {
 		if e.status == status {
 			all = append(all, thing)
 		}

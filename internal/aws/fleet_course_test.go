@@ -19,9 +19,9 @@ func fleetSize(most int) int {
 	return most / 10
 }
 
-// Cases 91 and 92: a thousand devices at the default pace, each API at the rate
+// Cases 88, 91 and 92: a thousand devices at the default pace, each API at the rate
 // that AWS documents. Nobody is refused, and CA and key are fetched a few times.
-func TestCase91And92AThousandDevices(t *testing.T) {
+func TestCases88And91And92AThousandDevices(t *testing.T) {
 	for _, mode := range []certificate.Mode{certificate.Keep, certificate.Deactivate, certificate.Delete} {
 		t.Run(string(mode), func(t *testing.T) {
 			devices := 1000

@@ -26,6 +26,7 @@ type Jobs struct {
 	meta  *store.Store
 	group *Group
 	at    remoteJobs
+	own   *ownJobs // of campaigns; nil: they have none
 }
 
 var _ jobs.Continuous = (*Jobs)(nil)
@@ -86,6 +87,18 @@ func (j *Jobs) remoteID(ctx context.Context, id string) (string, error) {
 	return id, nil
 }
 
+// remoteFor returns the id of the job at AWS that an execution is of.
+func (j *Jobs) remoteFor(ctx context.Context, e jobs.Execution) (string, error) {
+	id := e.JobID
+	if j.own != nil {
+		var err error
+		if id, err = j.own.idFor(ctx, e); err != nil {
+			return "", err
+		}
+	}
+	return j.remoteID(ctx, id)
+}
+
 // Cancel implements jobs.Continuous.
 func (j *Jobs) Cancel(ctx context.Context, id string) error {
 	if err := j.Jobs.Cancel(ctx, id); err != nil {
@@ -100,7 +113,10 @@ func (j *Jobs) cancel(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	return j.at.cancel(ctx, remote)
+	if err := j.at.cancel(ctx, remote); err != nil || j.own == nil {
+		return err
+	}
+	return j.own.cancel(ctx, id)
 }
 
 // Resume implements jobs.Continuous. At AWS it is another job from now on.

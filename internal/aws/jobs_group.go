@@ -29,6 +29,7 @@ type Group struct {
 	// rotated reports whether a device has acked, or finished a rotation, since
 	// a time.
 	rotated func(context.Context, registry.DeviceID, time.Time) (bool, error)
+	own     *ownJobs // of campaigns; nil: they have none
 }
 
 var _ rotation.Group = (*Group)(nil)
@@ -37,21 +38,23 @@ var _ rotation.Group = (*Group)(nil)
 const groupDescription = "Things that certvendor has asked to rotate their certificate."
 
 // Ensure creates the thing group if it is not there. Idempotent.
-func (g *Group) Ensure(ctx context.Context) error {
-	_, err := g.iot.DescribeThingGroup(ctx, &iot.DescribeThingGroupInput{ThingGroupName: &g.name})
+func (g *Group) Ensure(ctx context.Context) error { return g.ensure(ctx, g.name) }
+
+func (g *Group) ensure(ctx context.Context, name string) error {
+	_, err := g.iot.DescribeThingGroup(ctx, &iot.DescribeThingGroupInput{ThingGroupName: &name})
 	if err == nil {
 		return nil
 	}
 	if !isNotFound(err) {
-		return fmt.Errorf("describe thing group %s: %w", g.name, err)
+		return fmt.Errorf("describe thing group %s: %w", name, err)
 	}
 	_, err = g.iot.CreateThingGroup(ctx, &iot.CreateThingGroupInput{
-		ThingGroupName:       &g.name,
+		ThingGroupName:       &name,
 		ThingGroupProperties: &types.ThingGroupProperties{ThingGroupDescription: new(groupDescription)},
 		Tags:                 iotTags(g.owner),
 	})
 	if err != nil && codeOf(err) != alreadyExists {
-		return fmt.Errorf("create thing group %s: %w", g.name, err)
+		return fmt.Errorf("create thing group %s: %w", name, err)
 	}
 	return nil
 }
@@ -103,13 +106,24 @@ func (g *Group) succeeded(ctx context.Context, id registry.DeviceID) error {
 	return err
 }
 
-// take takes a thing out of the thing group. Idempotent.
+// take takes a thing out of the thing group that it was added to. Idempotent.
 func (g *Group) take(ctx context.Context, id registry.DeviceID) error {
+	name := g.name
+	if g.own != nil {
+		var err error
+		if name, err = g.own.groupOf(ctx, id); err != nil {
+			return err
+		}
+	}
+	return g.takeFrom(ctx, id, name)
+}
+
+func (g *Group) takeFrom(ctx context.Context, id registry.DeviceID, name string) error {
 	_, err := g.iot.RemoveThingFromThingGroup(ctx, &iot.RemoveThingFromThingGroupInput{
-		ThingName: new(string(id)), ThingGroupName: &g.name,
+		ThingName: new(string(id)), ThingGroupName: &name,
 	})
 	if err = unlessGone(err); err != nil {
-		return fmt.Errorf("remove thing %s from thing group %s: %w", id, g.name, err)
+		return fmt.Errorf("remove thing %s from thing group %s: %w", id, name, err)
 	}
 	return nil
 }
@@ -117,8 +131,12 @@ func (g *Group) take(ctx context.Context, id registry.DeviceID) error {
 // join adds a thing to the thing group, or returns an error of kind errCrowded.
 // Idempotent.
 func (g *Group) join(ctx context.Context, id registry.DeviceID) error {
+	return g.joinTo(ctx, id, g.name)
+}
+
+func (g *Group) joinTo(ctx context.Context, id registry.DeviceID, name string) error {
 	_, err := g.iot.AddThingToThingGroup(ctx, &iot.AddThingToThingGroupInput{
-		ThingName: new(string(id)), ThingGroupName: &g.name,
+		ThingName: new(string(id)), ThingGroupName: &name,
 	})
 	if err == nil {
 		return g.devices.SetCrowded(ctx, id, 0)
@@ -126,7 +144,7 @@ func (g *Group) join(ctx context.Context, id registry.DeviceID) error {
 	if code := codeOf(err); code == limitExceeded || code == invalidRequest {
 		err = errors.Join(g.room(ctx, id), err)
 	}
-	return fmt.Errorf("add thing %s to thing group %s: %w", id, g.name, err)
+	return fmt.Errorf("add thing %s to thing group %s: %w", id, name, err)
 }
 
 // things calls each with the names of the things in the thing group, a page at

@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/iot"
 	"github.com/rs/zerolog"
 
+	"github.com/certvendor/certvendor/jobs"
 	"github.com/certvendor/certvendor/registry"
 	"github.com/certvendor/certvendor/rotation"
 )
@@ -30,6 +31,7 @@ type Rerun string
 const (
 	Readd           Rerun = "readd"            // out of the group and in again
 	DeleteExecution Rerun = "delete-execution" // and what it had of the job is deleted in between
+	JobPerCampaign  Rerun = "job-per-campaign" // it is given another job, see ownJobs
 )
 
 func (p Pace) validate(rerun Rerun) error {
@@ -38,8 +40,8 @@ func (p Pace) validate(rerun Rerun) error {
 		return fmt.Errorf("rotation.per_minute: %d is not from 1 to 1000000", p.PerMinute)
 	case p.MaxInFlight < 1:
 		return fmt.Errorf("rotation.max_in_flight: %d is less than 1", p.MaxInFlight)
-	case rerun != Readd && rerun != DeleteExecution:
-		return fmt.Errorf("aws.rerun: %q is none of %s, %s", rerun, Readd, DeleteExecution)
+	case rerun != Readd && rerun != DeleteExecution && rerun != JobPerCampaign:
+		return fmt.Errorf("aws.rerun: %q is none of %s, %s, %s", rerun, Readd, DeleteExecution, JobPerCampaign)
 	}
 	return nil
 }
@@ -199,10 +201,11 @@ func (p *Pacer) give(ctx context.Context, device registry.DeviceID) error {
 		return err
 	}
 	if member { // it may have left meanwhile
-		if err := p.again(ctx, device); err != nil {
+		group, err := p.again(ctx, device)
+		if err != nil {
 			return err
 		}
-		switch err := p.group.join(ctx, device); {
+		switch err := p.group.joinTo(ctx, device, group); {
 		case errors.Is(err, errCrowded): // a person has to do something
 			p.owed[device] = p.now().Add(crowdedRest)
 			p.log.Warn().Str("device", string(device)).Err(err).Msg("it gets no job")
@@ -215,15 +218,24 @@ func (p *Pacer) give(ctx context.Context, device registry.DeviceID) error {
 	return nil
 }
 
-// again prepares a thing that had the job before.
-func (p *Pacer) again(ctx context.Context, device registry.DeviceID) error {
+// again prepares a thing that had the job before, and returns the thing group
+// that it is to join.
+func (p *Pacer) again(ctx context.Context, device registry.DeviceID) (group string, err error) {
 	newest, some, err := p.jobs.Newest(ctx, device)
-	if err != nil || !some || newest.Number <= 1 {
-		return err
+	switch {
+	case err == nil && some && p.rerun == JobPerCampaign:
+		return p.jobs.own.prepare(ctx, newest)
+	case err != nil || !some || newest.Number <= 1:
+		return p.group.name, err
 	}
 	if err := p.group.take(ctx, device); err != nil || p.rerun != DeleteExecution {
-		return err
+		return p.group.name, err
 	}
+	return p.group.name, p.forget(ctx, device, newest)
+}
+
+// forget deletes what AWS has of the job on a thing.
+func (p *Pacer) forget(ctx context.Context, device registry.DeviceID, newest jobs.Execution) error {
 	remote, err := p.jobs.remoteID(ctx, newest.JobID)
 	if err != nil {
 		return err
@@ -265,7 +277,7 @@ func (p *Pacer) meet(ctx context.Context, device registry.DeviceID) error {
 	case err != nil:
 		return err
 	case done:
-		return p.group.take(ctx, device)
+		return p.group.takeFrom(ctx, device, p.group.name)
 	}
 	// Its row in the store is what lets it have its turn.
 	switch _, err := p.registry.Device(ctx, device); {

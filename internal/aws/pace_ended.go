@@ -44,7 +44,7 @@ func (p *Pacer) follow(ctx context.Context, e Ended) error {
 	if err != nil || !some || newest.Status.Terminal() {
 		return err
 	}
-	remote, err := p.jobs.remoteID(ctx, newest.JobID)
+	remote, err := p.jobs.remoteFor(ctx, newest)
 	if err != nil || remote != e.Job {
 		return err
 	}

@@ -39,7 +39,6 @@ type Scope struct {
 	Registration Registration
 	Registry     Source
 	Assets       AssetLibrary
-	Approval     string // the function that approves requests; empty: none does
 	Issuer       IssuerScope
 	Group        string
 	Rerun        Rerun
@@ -51,9 +50,14 @@ type Scope struct {
 	Identity Identity
 	ClientID string // of the daemon
 	Inbox    string
+	// Presence is as MQTTConfig has it.
 	Presence bool
 	// Table is where a topic rule writes who connects. Empty: none does.
 	Table string
+	// Journal is the table of a store that is shared. Empty: it is not.
+	Journal string
+	// Approver is the function that is asked about each request. Empty: none is.
+	Approver string
 	// OwnCertificate says that the daemon shows the broker a certificate,
 	// whose policy is BrokerPolicy, and not the credentials of its calls.
 	OwnCertificate bool

@@ -50,7 +50,7 @@ func (g grant) actions() []string {
 // that is not here is one that the daemon makes in vain.
 func (s Scope) grants() []grant {
 	var all []grant
-	for _, g := range slices.Concat(s.certificates(), s.inventory(), s.things(), s.approval(), s.rotationJob(), s.presence(), s.issuer(), s.packages()) {
+	for _, g := range slices.Concat(s.certificates(), s.things(), s.rotationJob(), s.presence(), s.journal(), s.issuer(), s.packages()) {
 		if len(g.calls) > 0 {
 			all = append(all, g)
 		}
@@ -80,36 +80,32 @@ func (s Scope) certificates() []grant {
 	}
 	certificates, things := n.iot("cert/*"), n.iot("thing/*")
 	return []grant{
-		{"CertificatesRead", "iot", []string{"DescribeCertificate", "ListPrincipalThings"}, []string{certificates}, nil},
-		{"Certificates", "iot", s.changes("UpdateCertificate", "DeleteCertificate", "AttachPolicy", "DetachPolicy"),
-			[]string{certificates}, nil},
+		{"CertificatesRead", "iot", []string{"DescribeCertificate"}, []string{certificates}, nil},
+		{"Certificates", "iot", s.changes("UpdateCertificate", "DeleteCertificate", "AttachPolicy", "DetachPolicy"), []string{certificates}, nil},
 		// AWS's reference names the certificate alone; the thing is there in
 		// case that is not all it looks at.
 		{"Attach", "iot", s.changes("AttachThingPrincipal", "DetachThingPrincipal"), []string{certificates, things}, nil},
 		{"Policies", "iot", []string{"ListAttachedPolicies"}, []string{"*"}, s.here()},
 		{"Register", "iot", s.changes(register), []string{"*"}, s.here()},
 		{"Principals", "iot", []string{"ListThingPrincipalsV2"}, []string{things}, nil},
-	}
-}
-
-// inventory is what `inventory sync` lists, besides what is read of each.
-func (s Scope) inventory() []grant {
-	return []grant{
+		{"Holders", "iot", []string{"ListPrincipalThings"}, []string{certificates}, nil},
+		// What `inventory sync` reads, and nothing else does.
 		{"Inventory", "iot", []string{"ListCertificates", "ListThings", "ListAuditFindings"}, []string{"*"}, s.here()},
-		{"Index", "iot", []string{"SearchIndex"}, []string{s.names().iot("index/AWS_Things")}, nil},
+		{"Index", "iot", []string{"SearchIndex"}, []string{n.iot("index/AWS_Things")}, nil},
 	}
 }
 
-// approval is the function that approves requests.
-func (s Scope) approval() []grant {
-	if s.Approval == "" {
-		return nil
-	}
-	return []grant{{"Approval", "lambda", []string{"Invoke"}, []string{s.function(s.Approval)}, nil}}
-}
-
-// things returns what is asked of who decides which devices there are.
+// things returns what is asked of who decides which devices there are, and of
+// who approves their requests.
 func (s Scope) things() []grant {
+	all := s.registry()
+	if s.Approver != "" {
+		all = append(all, grant{"Approval", "lambda", []string{"Invoke"}, []string{s.function(s.Approver)}, nil})
+	}
+	return all
+}
+
+func (s Scope) registry() []grant {
 	n := s.names()
 	switch {
 	case s.Registry == NoSource:
@@ -124,7 +120,7 @@ func (s Scope) things() []grant {
 	}
 }
 
-// function returns the ARN of a function.
+// function returns a function's ARN, by its name or its ARN.
 func (s Scope) function(name string) string {
 	if arn.IsARN(name) {
 		return name
@@ -149,12 +145,17 @@ func (s Scope) rotationJob() []grant {
 	group, things := n.group(s.Group), n.iot("thing/*")
 	job := n.iot("job/" + jobPrefix(s.Group, s.Topics) + "*")
 	executions := []string{"DescribeJobExecution"}
-	if s.Rerun == DeleteExecution {
+	groups := []string{"DescribeThingGroup", "CreateThingGroup", "TagResource", "ListThingsInThingGroup"}
+	switch s.Rerun {
+	case DeleteExecution:
 		executions = append(executions, "DeleteJobExecution")
+	case JobPerCampaign:
+		group += "*" // each campaign's name has something behind it
+		groups = append(groups, "DeleteThingGroup")
 	}
 	return []grant{
 		{"Groups", "iot", []string{"ListThingGroupsForThing"}, []string{things}, nil},
-		{"Group", "iot", s.changes("DescribeThingGroup", "CreateThingGroup", "TagResource", "ListThingsInThingGroup"), []string{group}, nil},
+		{"Group", "iot", s.changes(groups...), []string{group}, nil},
 		{"Members", "iot", s.changes("AddThingToThingGroup", "RemoveThingFromThingGroup"), []string{group, things}, nil},
 		{"Job", "iot", s.changes("DescribeJob", "CreateJob", "TagResource", "CancelJob", "ListJobExecutionsForJob"), []string{job, group}, nil},
 		{"Executions", "iot", s.changes(executions...), []string{job, things}, nil},
@@ -167,6 +168,16 @@ func (s Scope) presence() []grant {
 		return nil
 	}
 	return []grant{{"Presence", "dynamodb", []string{"Query", "GetItem"}, []string{s.names().table(s.Table)}, nil}}
+}
+
+// journal is what is done with the table of a store that is shared: also by who
+// observes, since his store is shared no less.
+func (s Scope) journal() []grant {
+	if s.Journal == "" {
+		return nil
+	}
+	calls := []string{"DescribeTable", "CreateTable", "GetItem", "PutItem", "UpdateItem", "Query", "BatchWriteItem"}
+	return []grant{{"Journal", "dynamodb", calls, []string{s.names().table(s.Journal)}, nil}}
 }
 
 func (s Scope) issuer() []grant {
@@ -197,7 +208,7 @@ func (s Scope) issuer() []grant {
 // where a role is assumed for it.
 func (s Scope) privateCA() []grant {
 	var all []grant
-	if s.Registration == WithCA { // whichever CA certificate is that of ACM PCA's
+	if s.Registration == WithCA { // whichever CA certificate in AWS IoT is that of ACM PCA's
 		all = append(all, grant{"CA", "iot", []string{"DescribeCACertificate"}, []string{s.names().iot("cacert/*")}, nil})
 	}
 	if s.Issuer.Role != "" {

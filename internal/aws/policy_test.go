@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/smithy-go/middleware"
@@ -39,6 +40,8 @@ func everyScope() []Scope {
 		testScope(func(s *Scope) { s.Packages = PackagesConfig{Bucket: "mill", KMSKey: "alias/mill"} }),
 		testScope(func(s *Scope) { s.Registration, s.Rerun = WithoutCA, DeleteExecution }),
 		testScope(func(s *Scope) { s.Presence, s.Table = false, "presence" }),
+		testScope(func(s *Scope) { s.Journal, s.Approver = "journal", "approve" }),
+		testScope(func(s *Scope) { s.Rerun = JobPerCampaign }),
 		testScope(func(s *Scope) { s.Issuer = IssuerScope{Kind: kmsIssuer, Key: "k"} }),
 		testScope(func(s *Scope) { s.Issuer = IssuerScope{Kind: pcaIssuer, CAs: []string{fakeCA}} }),
 		testScope(func(s *Scope) {
@@ -184,12 +187,16 @@ func TestDaemonPolicyByConfiguration(t *testing.T) {
 			[]string{"ssm:GetParameter", "kms:Decrypt"}, false},
 		"ACM PCA of another account": {func(s *Scope) { s.Issuer = IssuerScope{Kind: pcaIssuer, CAs: []string{fakeCA}, Role: "r"} },
 			[]string{"sts:AssumeRole"}, []string{"ssm:GetParameter", "kms:Decrypt"}, false},
-		"a function that approves": {func(s *Scope) { s.Approval = "approve" }, []string{"lambda:InvokeFunction"}, nil, false},
+		"a function that approves": {func(s *Scope) { s.Approver = "approve" }, []string{"lambda:InvokeFunction"}, nil, false},
 		"AWS IoT's own CA": {func(s *Scope) { s.Issuer.Kind = iotIssuer },
 			[]string{"iot:CreateCertificateFromCsr"}, []string{"ssm:GetParameter", "kms:Decrypt", "iot:DescribeCACertificate"}, false},
 		"no registry": {func(s *Scope) { s.Registry = NoSource }, nil, []string{"iot:DescribeThing", "iot:UpdateThing", "iot:CreateThing"}, false},
 		"an own certificate": {func(s *Scope) { s.OwnCertificate = true }, nil,
 			[]string{"iot:Connect", "iot:Publish", "iot:Receive", "iot:Subscribe"}, false},
+		"a shared store": {func(s *Scope) { s.Journal = "journal" }, []string{
+			"dynamodb:BatchWriteItem", "dynamodb:CreateTable", "dynamodb:DescribeTable", "dynamodb:GetItem", "dynamodb:PutItem",
+			"dynamodb:Query", "dynamodb:UpdateItem",
+		}, nil, false},
 		"a table of presence": {func(s *Scope) { s.Presence, s.Table = false, "presence" }, []string{"dynamodb:GetItem", "dynamodb:Query"}, nil, false},
 		"direct":              {func(s *Scope) { s.Identity = Direct }, nil, nil, true},
 	} {
@@ -208,6 +215,34 @@ func TestDaemonPolicyByConfiguration(t *testing.T) {
 		"iot:ListThingPrincipalsV2 iot:ListThings iot:Receive iot:SearchIndex iot:Subscribe kms:Decrypt ssm:GetParameter"
 	if observing != reads {
 		t.Errorf("who observes may %s", observing)
+	}
+}
+
+// Every connection of the bus may be made, and every filter of it is granted.
+func TestBrokerPolicyHasEveryLine(t *testing.T) {
+	for _, s := range []Scope{testScope(), testScope(func(s *Scope) { s.Identity, s.Presence = Direct, false })} {
+		bus, err := NewMQTTBus(MQTTConfig{
+			Way: nobodyThere{}, ClientID: s.ClientID, Topics: s.Topics, Identity: s.Identity, Keys: anyKeys(s.Identity),
+			Presence: s.Presence, Executions: !s.Observes, Now: time.Now,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		may := func(action, on string) {
+			if p := s.BrokerPolicy(); !p.permits(action, s.names().iot(on), nil) {
+				t.Errorf("%s on %s is not allowed", action, on)
+			}
+		}
+		for _, l := range bus.lines {
+			may("iot:Connect", "client/"+l.clientID)
+			for _, filter := range l.filters {
+				may("iot:Subscribe", "topicfilter/"+filter)
+				may("iot:Receive", "topic/"+strings.NewReplacer("+", "pump-7", "#", "pump-7/x").Replace(filter))
+			}
+		}
+		for _, topic := range []string{s.Topics.Accepted("pump-7", protocol.Get), s.Topics.Rejected("pump-7", protocol.Ack)} {
+			may("iot:Publish", "topic/"+topic)
+		}
 	}
 }
 

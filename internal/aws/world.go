@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -26,6 +25,10 @@ type Config struct {
 	Instance string // who we are, in leases and in the audit
 	Owner    string // what is made at AWS is tagged with, see ownerTag
 	Clients  *Clients
+	// Sharing is for StandBy; Shared is what StandBy has made of it, and leads.
+	// Nil: the store is this machine's alone.
+	Sharing Sharing
+	Shared  *Shared
 
 	Registration Registration
 	Registry     Source
@@ -107,9 +110,6 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 			err = errors.Join(err, w.Close())
 		}
 	}()
-	if w.lock, err = store.TakeLock(config.Data, "aws.data", config.Now()); err != nil {
-		return nil, err
-	}
 	if err := w.openStore(ctx); err != nil {
 		return nil, err
 	}
@@ -129,15 +129,17 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 
 func (w *World) openStore(ctx context.Context) (err error) {
 	c := w.config
-	w.store, err = store.Open(ctx, store.Config{
-		Path: filepath.Join(c.Data, storeFile), Instance: c.Instance, Now: c.Now,
-		AuditDir: filepath.Join(c.Data, auditDir), Observe: c.Committed,
-		DurableIntent: c.ActsOutside, Elsewhere: true, Tells: c.Tells,
-	})
-	if err != nil || c.Observes {
-		return err
+	if c.Shared != nil {
+		w.store = c.Shared.store
+	} else {
+		if w.lock, err = store.TakeLock(c.Data, "aws.data", c.Now()); err == nil {
+			w.store, err = store.Open(ctx, c.storeConfig())
+		}
+		if err != nil || c.Observes {
+			return err
+		}
 	}
-	// The lock is ours alone: whoever held a lease is gone.
+	// The store is ours alone, or ours to lead: whoever held a lease is gone.
 	_, err = w.store.Journal().VoidLeases(ctx)
 	return err
 }
@@ -196,6 +198,13 @@ func (w *World) join(n names) {
 	w.jobs = &Jobs{
 		Jobs: w.store.Jobs(), meta: w.store, group: w.group,
 		at: remoteJobs{iot: clients.IoT, names: n, owner: c.Owner, settings: c.Job},
+	}
+	if c.Rerun == JobPerCampaign {
+		own := &ownJobs{
+			rows: w.store.OwnJobs(), jobs: w.jobs, group: w.group,
+			ready: newRecent[string, struct{}](readyFor, remembering, c.Now),
+		}
+		w.jobs.own, w.group.own = own, own
 	}
 	w.pacer = newPacer(w, c)
 	w.syncer = newSyncer(w)
@@ -258,6 +267,9 @@ const settleEvery = time.Minute
 func (w *World) Start(ctx context.Context) error {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	w.stop = stop
+	if w.config.Shared != nil {
+		w.running.Go(func() { w.config.Shared.Run(running) })
+	}
 	if !w.config.Observes {
 		w.running.Go(func() { w.settleForever(running) })
 		w.running.Go(func() { w.pacer.Run(running) })
@@ -285,7 +297,12 @@ func (w *World) settleForever(ctx context.Context) {
 }
 
 // Failed yields an error if a part dies while the world runs.
-func (w *World) Failed() <-chan error { return w.failed }
+func (w *World) Failed() <-chan error {
+	if w.config.Shared != nil {
+		return w.config.Shared.Failed()
+	}
+	return w.failed
+}
 
 // Drain lets nobody in any more and lets requests finish, until ctx ends.
 func (w *World) Drain(ctx context.Context) error { return w.config.Bus.Close(ctx) }
@@ -302,6 +319,9 @@ func (w *World) Close() error {
 		now, cancel := context.WithCancel(context.Background()) // no time left to drain
 		cancel()
 		_ = w.config.Bus.Close(now) // what it leaves at work is cut off
+	}
+	if w.config.Shared != nil {
+		return w.config.Shared.Close()
 	}
 	if w.store != nil {
 		errs = append(errs, w.store.Close())

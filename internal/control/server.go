@@ -38,6 +38,9 @@ type Server struct {
 	// adding lets one device after another have its first certificate, so
 	// that two who add the same device do not both find it without one.
 	adding sync.Mutex
+	// applying lets one campaign after another be made, so that no device is in
+	// two.
+	applying sync.Mutex
 	// profiling lets one profile be taken at a time: what they switch on is the
 	// whole process's.
 	profiling sync.Mutex
