@@ -28,7 +28,7 @@ func main() {
 	}
 }
 
-const usage = "usage: bench [--short] [--rounds N] [--write FILE] | bench profile [--kinds cpu,mutex,block,allocs] [--workers 64] [--out DIR] [--lasts 5s]"
+const usage = "usage: bench [--short] [--rounds N] [--write FILE] | bench profile [--kinds cpu,mutex,block,allocs] [--workers 64] [--out DIR] [--lasts 5s] | bench compare --against PROGRAM [--rounds N]"
 
 // bench carries out a command line.
 func bench(ctx context.Context, args []string) error {
@@ -46,6 +46,9 @@ func bench(ctx context.Context, args []string) error {
 	defer os.RemoveAll(work)
 	if len(args) > 0 && args[0] == "profile" {
 		return profile(ctx, here, work, args[1:])
+	}
+	if len(args) > 0 && args[0] == "compare" {
+		return compare(ctx, here, work, args[1:])
 	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	short := flags.Bool("short", false, "a minute, with the peers that are built already; it fails on what is wrong, not on what is slow")

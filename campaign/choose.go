@@ -25,6 +25,8 @@ type Candidate struct {
 	Campaign   string            // that has not ended, and that it is in; AutoName only once it was let in
 	Waits      bool              // it is in AutoName, and was not let in yet
 	Began      time.Time         // when Open was vended, or opened
+	Policies   []string          // of its ACTIVE certificate with the most, where these are more than ten
+	Groups     int               // of another place, where it is in as many as it may be
 }
 
 // Active is an ACTIVE certificate of a candidate.
@@ -37,6 +39,7 @@ type Active struct {
 	NotAfter  time.Time
 	Seen      time.Time
 	Shared    bool
+	Policies  int
 }
 
 // current returns the certificate that the device uses, as far as anybody

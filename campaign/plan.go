@@ -1,24 +1,28 @@
 package campaign
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/registry"
 )
 
 // Plan foretells a campaign.
 type Plan struct {
-	Devices  int            `json:"devices"`
-	Waves    []int          `json:"waves"` // how many each lets in; the canary first
-	Skipped  map[string]int `json:"skipped,omitempty"`
-	Risks    []Risk         `json:"risks,omitempty"`
-	Limit    string         `json:"limit"`     // the step that bounds the pace
-	Pace     float64        `json:"perMinute"` // devices a minute
-	Seconds  float64        `json:"seconds"`   // until the last has passed, if all are online and none fails
-	Forecast time.Time      `json:"forecast"`  // the same as a time
-	Manual   bool           `json:"manualGates,omitempty"`
-	Calls    map[string]int `json:"calls,omitempty"` // at most so many, by API, of a world that is called
+	Devices  int                `json:"devices"`
+	Waves    []int              `json:"waves"` // how many each lets in; the canary first
+	Skipped  map[string]int     `json:"skipped,omitempty"`
+	Risks    []Risk             `json:"risks,omitempty"`
+	Limit    string             `json:"limit"`     // the step that bounds the pace
+	Pace     float64            `json:"perMinute"` // devices a minute
+	Seconds  float64            `json:"seconds"`   // until the last has passed, if all are online and none fails
+	Forecast time.Time          `json:"forecast"`  // the same as a time
+	Manual   bool               `json:"manualGates,omitempty"`
+	Calls    map[string]int     `json:"calls,omitempty"` // at most so many, by API, of a world that is called
+	Costs    map[string]float64 `json:"costs,omitempty"` // what these cost at most, of the APIs whose price is known
 
 	Members []Member `json:"-"`
 }
@@ -39,12 +43,15 @@ const (
 	riskSeveral = "has several active certificates"
 	riskShared  = "its certificate is another device's too"
 	riskName    = "its name does not fit into a common name"
+	riskKey     = "its key is of a kind that no new certificate is given for, and so may be its next"
+	riskPolicy  = "its certificate has more policies than AWS IoT attaches to one"
 )
 
 const (
-	suchMost  = 10
-	longUnder = 30 * 24 * time.Hour
-	longName  = 64 // RFC 5280, appendix A.1: the upper bound of a common name
+	suchMost     = 10
+	longUnder    = 30 * 24 * time.Hour
+	manyPolicies = 10 // AWS IoT Core quotas: policies attached to a certificate
+	longName     = 64 // RFC 5280, appendix A.1: the upper bound of a common name
 )
 
 // Pace is what bounds a campaign besides its spec.
@@ -60,6 +67,7 @@ type Step struct {
 	What      string
 	Calls     int     // for one device, at most
 	PerMinute float64 // devices that its quota allows
+	Price     Price   // of a call; empty: unknown
 }
 
 // Planner makes a plan out of one candidate after another.
@@ -68,6 +76,9 @@ type Planner struct {
 	plan    Plan
 	devices []chosen
 	risks   map[string]*Risk
+	// Obstacles says what in this world stands in the way of a device.
+	// Optional.
+	Obstacles func(Candidate) []string
 }
 
 // NewPlanner returns a planner for a spec with defaults.
@@ -89,7 +100,11 @@ func (p *Planner) Look(c Candidate) {
 		return
 	}
 	current, _ := c.current()
-	for _, risk := range p.risksOf(c, current) {
+	risks := p.risksOf(c, current)
+	if p.Obstacles != nil {
+		risks = append(risks, p.Obstacles(c)...)
+	}
+	for _, risk := range risks {
 		p.note(risk, c.Device)
 	}
 	p.devices = append(p.devices, chosen{
@@ -111,6 +126,8 @@ func (p *Planner) risksOf(c Candidate, current Active) []string {
 	add(len(c.Active) > 1, riskSeveral)
 	add(current.Shared, riskShared)
 	add(len(c.Device) > longName, riskName)
+	add(!certificate.MayBeKey(current.KeyType), riskKey)
+	add(current.Policies > manyPolicies, riskPolicy)
 	return risks
 }
 
@@ -137,21 +154,47 @@ func (p *Planner) Plan(pace Pace) Plan {
 	}
 	p.plan.Pace, p.plan.Limit = p.spec.pace(pace)
 	p.plan.Manual = p.spec.Gates == Manual
-	for _, step := range pace.Steps {
-		if p.plan.Calls == nil {
-			p.plan.Calls = map[string]int{}
-		}
-		p.plan.Calls[step.What] = step.Calls * len(members)
-	}
+	p.call(pace.Steps)
 	took := p.forecast(pace.Typical)
 	p.plan.Seconds, p.plan.Forecast = took.Seconds(), p.now.Add(took)
 	p.expiring(members)
-	for _, what := range []string{riskExpired, riskSoon, riskNever, riskUnseen, riskSeveral, riskShared, riskName} {
+	for _, what := range []string{riskExpired, riskSoon, riskNever, riskUnseen, riskSeveral, riskShared, riskName, riskKey, riskPolicy} {
 		if r := p.risks[what]; r != nil {
 			p.plan.Risks = append(p.plan.Risks, *r)
+			delete(p.risks, what)
 		}
 	}
+	for _, what := range slices.Sorted(maps.Keys(p.risks)) {
+		p.plan.Risks = append(p.plan.Risks, *p.risks[what])
+	}
 	return p.plan
+}
+
+// Threaten adds a risk that every device of the plan runs.
+func (p *Plan) Threaten(what string) {
+	r := Risk{What: what, Devices: p.Devices}
+	for _, m := range p.Members[:min(suchMost, len(p.Members))] {
+		r.Such = append(r.Such, m.Device)
+	}
+	p.Risks = append(p.Risks, r)
+}
+
+// call counts what a world is called for, and what that costs.
+func (p *Planner) call(steps []Step) {
+	for _, step := range steps {
+		if p.plan.Calls == nil {
+			p.plan.Calls = map[string]int{}
+		}
+		calls := step.Calls * p.plan.Devices
+		p.plan.Calls[step.What] = calls
+		if len(step.Price) == 0 {
+			continue
+		}
+		if p.plan.Costs == nil {
+			p.plan.Costs = map[string]float64{}
+		}
+		p.plan.Costs[step.What] = step.Price.Of(calls)
+	}
 }
 
 // pace returns how many devices a minute are let in at most, and which step it

@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/certvendor/certvendor/protocol"
@@ -75,7 +76,7 @@ func ParseRequest(text string) (*Request, error) {
 	}
 	// The id is that of the key as the certificate will carry it, whichever
 	// way the request encodes it.
-	spki, err := x509.MarshalPKIXPublicKey(csr.PublicKey)
+	spki, err := SPKI(csr.PublicKey)
 	if err != nil {
 		return nil, refuse("the key cannot be encoded")
 	}
@@ -134,6 +135,16 @@ func checkKey(public any) error {
 		}
 	}
 	return refuse("the key is neither RSA nor on P-256, P-384 or P-521")
+}
+
+// MayBeKey reports whether a request may be for a key of this kind and size, as
+// KeyType writes it.
+func MayBeKey(keyType string) bool {
+	if size, isRSA := strings.CutPrefix(keyType, "rsa"); isRSA {
+		bits, err := strconv.Atoi(size)
+		return err == nil && bits >= MinRSA && bits <= MaxRSA
+	}
+	return keyType == "p256" || keyType == "p384" || keyType == "p521"
 }
 
 func checkAlgorithm(algorithm x509.SignatureAlgorithm) error {

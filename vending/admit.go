@@ -187,6 +187,9 @@ func (v *Vendor) proveIfSeen(ctx context.Context, caller Caller, r *rotation.Rot
 	if r == nil || caller.Certificate == "" || r.Certificate != caller.Certificate {
 		return
 	}
+	if !caller.At.IsZero() && !r.ShownBy(caller.At) {
+		return // it is told late of what was before
+	}
 	if r.State == rotation.Vended || r.State == rotation.Acknowledged || r.State == rotation.Stale {
 		_, _ = v.Closer.Prove(ctx, *r, caller.Evidence, v.Now())
 	}

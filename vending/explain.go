@@ -42,10 +42,14 @@ func (v *Vendor) Explain(ctx context.Context, id registry.DeviceID, action proto
 	if action != protocol.Ack {
 		e.Findings = append(e.Findings, v.findLimits(id))
 	}
+	if action == "" && v.Joins != nil {
+		e.Findings = append(e.Findings, v.findGroup(ctx, id))
+	}
 	e.Findings = append(e.Findings, v.findAdmission(ctx, a)...)
 	if action != protocol.Ack {
 		e.Findings = append(e.Findings, v.findFreeze(ctx))
 	}
+	e.Findings = append(e.Findings, v.findApproval(ctx, a, action)...)
 	e.Findings = append(e.Findings, v.findRotation(ctx, a))
 	if action != protocol.Ack {
 		e.Findings = append(e.Findings, v.findIssue(ctx, a)...)
@@ -95,6 +99,15 @@ func (v *Vendor) findLimits(id registry.DeviceID) Finding {
 		return finding("limits", &Error{Reason: protocol.TooManyRequests, Detail: "too many gets lately", Wait: wait}, "")
 	}
 	return finding("limits", nil, "one more get is within limits.per_device")
+}
+
+// findGroup says whether the device can be given its job, which is not needed
+// for a get or an ack.
+func (v *Vendor) findGroup(ctx context.Context, id registry.DeviceID) Finding {
+	if err := v.Joins(ctx, id); err != nil {
+		return Finding{Rule: "group", Says: "it cannot be given a job, a get of its own accord is no matter: " + err.Error()}
+	}
+	return Finding{Rule: "group", Says: "it can be given a job"}
 }
 
 // findAdmission asks the rules that both requests begin with.

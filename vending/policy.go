@@ -25,6 +25,9 @@ type Policy struct {
 	Default string
 	// Allow names the only policies that may be inherited; empty allows all.
 	Allow []string
+	// Most is how many policies the world attaches to a certificate; 0: any
+	// number.
+	Most int
 }
 
 // Validate reports what could not work.
@@ -51,6 +54,10 @@ func (p Policy) For(named, over certificate.ID, held []certificate.Holding) ([]s
 		return []string{p.Default}, nil
 	}
 	if source, ok := inheritFrom(named, over, held); ok {
+		if p.Exceeded(source.Policies) {
+			return nil, fmt.Errorf("certificate %s has %d policies to inherit, and a certificate can have %d: detach some, or name those that count in policy.inherit_allow",
+				short(source.ID), len(p.allowed(source.Policies)), p.Most)
+		}
 		if allowed := p.allowed(source.Policies); len(allowed) > 0 {
 			return allowed, nil
 		}
@@ -59,6 +66,12 @@ func (p Policy) For(named, over certificate.ID, held []certificate.Holding) ([]s
 		return nil, errors.New("no policy to inherit and no policy.default")
 	}
 	return []string{p.Default}, nil
+}
+
+// Exceeded reports whether a certificate that inherits these policies would have
+// more than the world attaches to one.
+func (p Policy) Exceeded(policies []string) bool {
+	return p.Mode == PolicyInherit && p.Most > 0 && len(p.allowed(policies)) > p.Most
 }
 
 func (p Policy) allowed(names []string) []string {

@@ -20,6 +20,8 @@ func TestPolicies(t *testing.T) {
 	gone := with("d", certificate.Inactive, "pd")
 	inherit := vending.Policy{Mode: vending.PolicyInherit, Default: "default"}
 	noDefault := vending.Policy{Mode: vending.PolicyInherit}
+	two := vending.Policy{Mode: vending.PolicyInherit, Most: 2}
+	many := with("e", certificate.Active, "p1", "p2", "p3")
 	for _, test := range []struct {
 		name        string
 		policy      vending.Policy
@@ -38,6 +40,9 @@ func TestPolicies(t *testing.T) {
 		{"refused where there is no default either", noDefault, "", "c", []certificate.Holding{a, bare}, nil, true},
 		{"only what may be inherited", vending.Policy{Mode: vending.PolicyInherit, Allow: []string{"pa2", "px"}}, "a", "", []certificate.Holding{a, b}, []string{"pa2"}, false},
 		{"refused where nothing may be inherited", vending.Policy{Mode: vending.PolicyInherit, Allow: []string{"px"}}, "a", "", []certificate.Holding{a, b}, nil, true},
+		{"as many as a certificate can have", two, "", "a", []certificate.Holding{a, many}, []string{"pa", "pa2"}, false},
+		{"refused where they are more than a certificate can have", two, "", "e", []certificate.Holding{a, many}, nil, true},
+		{"but not where fewer may be inherited", vending.Policy{Mode: vending.PolicyInherit, Most: 2, Allow: []string{"p3"}}, "", "e", []certificate.Holding{a, many}, []string{"p3"}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got, err := test.policy.For(test.named, test.over, test.held)

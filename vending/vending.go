@@ -131,11 +131,16 @@ type Ports struct {
 	Limits       Limits
 	Closer       *rotation.Closer
 	Now          func() time.Time
-	Anchors      Anchors // nil where they never change
+	Anchors      Anchors  // nil where they never change
+	Approver     Approver // nil where nobody else is asked
 	// Signs returns until when a certificate that is issued now can last at
 	// most, or why none can be issued, as Issue would return it; it signs
 	// nothing. Only explaining needs it; nil where the world cannot say.
 	Signs func(context.Context) (until time.Time, err error)
+	// Joins says why a device could not be given a job, or returns nil; it
+	// changes nothing. Only explaining needs it; nil where nothing but the
+	// store stands in the way.
+	Joins func(context.Context, registry.DeviceID) error
 }
 
 // Vendor answers requests. It is safe for concurrent use; the requests of one
@@ -205,7 +210,11 @@ func explain(reason protocol.Reason, detail string) *Error {
 	return &Error{Reason: reason, Detail: detail}
 }
 
-// later rejects for now: the same request may succeed after a while.
+// later rejects for now: the same request may succeed after a while, which a
+// port that knows how long may say by an Error of its own.
 func later(wait time.Duration, err error) *Error {
+	if said := (*Error)(nil); errors.As(err, &said) && said.Reason == protocol.TryAgainLater {
+		wait = max(wait, said.Wait)
+	}
 	return &Error{Reason: protocol.TryAgainLater, Wait: wait, Err: err}
 }

@@ -9,7 +9,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
 	"fmt"
@@ -188,12 +187,12 @@ func Serial() (*big.Int, error) {
 // SubjectKeyID returns the key identifier of a public key: the leftmost 160
 // bits of the SHA-256 of its bit string (RFC 7093, section 2, method 1).
 func SubjectKeyID(public crypto.PublicKey) ([]byte, error) {
-	der, err := x509.MarshalPKIXPublicKey(public)
+	der, err := certificate.SPKI(public)
 	if err != nil {
 		return nil, fmt.Errorf("encode the key: %w", err)
 	}
 	var spki struct {
-		Algorithm pkix.AlgorithmIdentifier
+		Algorithm asn1.RawValue
 		Key       asn1.BitString
 	}
 	if _, err := asn1.Unmarshal(der, &spki); err != nil {

@@ -27,6 +27,10 @@ type prepared struct {
 	sample tbsCertificate // every certificate, but for what each has of its own
 	ski    int            // which of its extensions is the subject key identifier
 	san    int            // and which the subject alternative name
+
+	version    []byte // in DER, as is what follows
+	algorithm  []byte
+	extensions [][]byte
 }
 
 // signedCertificate is Certificate of RFC 5280, section 4.1.
@@ -42,16 +46,18 @@ type tbsCertificate struct {
 	Serial     *big.Int
 	Algorithm  pkix.AlgorithmIdentifier
 	Issuer     asn1.RawValue
-	Validity   struct{ NotBefore, NotAfter time.Time }
+	Validity   validity
 	Subject    asn1.RawValue
 	PublicKey  asn1.RawValue
 	Extensions []pkix.Extension `asn1:"explicit,tag:3"`
 }
 
-// Object identifiers of RFC 5280, sections 4.2.1.2 and 4.2.1.6.
+type validity struct{ NotBefore, NotAfter time.Time }
+
+// Object identifiers of RFC 5280, sections 4.2.1.2 and 4.2.1.6, in DER.
 var (
-	subjectKeyID = asn1.ObjectIdentifier{2, 5, 29, 14}
-	subjectNames = asn1.ObjectIdentifier{2, 5, 29, 17}
+	subjectKeyID = []byte{0x06, 0x03, 0x55, 0x1d, 0x0e} // 2.5.29.14
+	subjectNames = []byte{0x06, 0x03, 0x55, 0x1d, 0x11} // 2.5.29.17
 )
 
 // prepare has crypto/x509 make a certificate of this authority, which it also
@@ -96,10 +102,13 @@ func (p *prepared) read(der []byte) error {
 	}
 	p.ski, p.san = -1, -1
 	for i, e := range p.sample.Extensions {
+		id, err := asn1.Marshal(e.Id)
 		switch {
-		case e.Id.Equal(subjectKeyID):
+		case err != nil:
+			return fmt.Errorf("read the sample: %w", err)
+		case bytes.Equal(id, subjectKeyID):
 			p.ski = i
-		case e.Id.Equal(subjectNames):
+		case bytes.Equal(id, subjectNames):
 			p.san = i
 		}
 	}
@@ -107,8 +116,28 @@ func (p *prepared) read(der []byte) error {
 	if err == nil && (p.ski < 0 || p.san < 0 || !bytes.Equal(again, whole.TBS.FullBytes)) {
 		err = errors.New("it is not what was signed")
 	}
+	if err == nil {
+		err = p.encode()
+	}
 	if err != nil {
 		return fmt.Errorf("read the sample: %w", err)
+	}
+	return nil
+}
+
+// encode encodes what every certificate has.
+func (p *prepared) encode() (err error) {
+	if p.version, err = asn1.MarshalWithParams(p.sample.Version, "explicit,tag:0"); err != nil {
+		return err
+	}
+	if p.algorithm, err = asn1.Marshal(p.sample.Algorithm); err != nil {
+		return err
+	}
+	p.extensions = make([][]byte, len(p.sample.Extensions))
+	for i, e := range p.sample.Extensions {
+		if p.extensions[i], err = asn1.Marshal(e); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -125,37 +154,75 @@ func (p *prepared) sign(template *x509.Certificate, public crypto.PublicKey) ([]
 	if err != nil {
 		return nil, errors.Join(certificate.ErrNoCAKey, err)
 	}
-	return asn1.Marshal(signedCertificate{
-		TBS: asn1.RawValue{FullBytes: tbs}, Algorithm: p.sample.Algorithm,
-		Signature: asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)},
-	})
+	return der(sequence, tbs, p.algorithm, der(bitString, wholeOctets, signature)), nil
 }
 
 // toBeSigned is the sample with what is the certificate's own.
 func (p *prepared) toBeSigned(template *x509.Certificate, public crypto.PublicKey) ([]byte, error) {
-	key, err := x509.MarshalPKIXPublicKey(public)
+	key, err := certificate.SPKI(public)
 	if err != nil {
 		return nil, err
 	}
-	keyID, err := asn1.Marshal(template.SubjectKeyId)
+	validity, err := asn1.Marshal(validity{template.NotBefore, template.NotAfter})
 	if err != nil {
 		return nil, err
 	}
-	const uri = 6 // of GeneralName, RFC 5280, 4.2.1.6
-	names, err := asn1.Marshal([]asn1.RawValue{
-		{Class: asn1.ClassContextSpecific, Tag: uri, Bytes: []byte(template.URIs[0].String())},
-	})
-	if err != nil {
-		return nil, err
+	names := der(sequence, der(uniformName, []byte(template.URIs[0].String())))
+	extensions := append([][]byte(nil), p.extensions...)
+	extensions[p.ski] = extension(subjectKeyID, false, der(octets, template.SubjectKeyId))
+	extensions[p.san] = extension(subjectNames, bytes.Equal(template.RawSubject, emptyName), names)
+	return der(sequence, p.version, number(template.SerialNumber), p.algorithm, p.sample.Issuer.FullBytes, validity,
+		template.RawSubject, key, der(theExtensions, der(sequence, extensions...))), nil
+}
+
+// The tags of X.690, 8.14, that a certificate is made of.
+const (
+	integer       = 0x02
+	bitString     = 0x03
+	octets        = 0x04
+	sequence      = 0x30
+	uniformName   = 0x86 // uniformResourceIdentifier of GeneralName, RFC 5280, 4.2.1.6
+	theExtensions = 0xa3 // of TBSCertificate, RFC 5280, 4.1
+)
+
+// wholeOctets begins a bit string that has no bits unused.
+var wholeOctets = []byte{0}
+
+// extension is Extension of RFC 5280, section 4.1; id in DER.
+func extension(id []byte, critical bool, value []byte) []byte {
+	if critical {
+		return der(sequence, id, []byte{0x01, 0x01, 0xff}, der(octets, value))
 	}
-	tbs := p.sample
-	tbs.Serial = template.SerialNumber
-	tbs.Validity.NotBefore, tbs.Validity.NotAfter = template.NotBefore, template.NotAfter
-	tbs.Subject = asn1.RawValue{FullBytes: template.RawSubject}
-	tbs.PublicKey = asn1.RawValue{FullBytes: key}
-	tbs.Extensions = append([]pkix.Extension(nil), p.sample.Extensions...)
-	tbs.Extensions[p.ski].Value = keyID
-	tbs.Extensions[p.san].Value = names
-	tbs.Extensions[p.san].Critical = bytes.Equal(template.RawSubject, emptyName)
-	return asn1.Marshal(tbs)
+	return der(sequence, id, der(octets, value))
+}
+
+// number is a number that is not negative.
+func number(n *big.Int) []byte {
+	if n.BitLen()%8 == 0 { // its first bit would be its sign
+		return der(integer, []byte{0}, n.Bytes())
+	}
+	return der(integer, n.Bytes())
+}
+
+// der is a value of a tag, whose content is put together from parts (X.690, 8.1).
+func der(tag byte, parts ...[]byte) []byte {
+	size := 0
+	for _, part := range parts {
+		size += len(part)
+	}
+	whole := append(make([]byte, 0, size+4), tag)
+	switch {
+	case size < 0x80:
+		whole = append(whole, byte(size))
+	case size <= 0xff:
+		whole = append(whole, 0x81, byte(size))
+	case size <= 0xffff:
+		whole = append(whole, 0x82, byte(size>>8), byte(size))
+	default:
+		whole = append(whole, 0x83, byte(size>>16), byte(size>>8), byte(size))
+	}
+	for _, part := range parts {
+		whole = append(whole, part...)
+	}
+	return whole
 }

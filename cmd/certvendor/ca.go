@@ -12,7 +12,7 @@ import (
 
 func (c *cli) ca() *cobra.Command {
 	return group("ca", "The certificate authority", c.caInit(), c.caShow(), c.caCRL(),
-		c.caCSR(), c.caImport(), c.caRotate(), c.caRetire())
+		c.caCSR(), c.caImport(), c.caRotate(), c.caRetire(), c.caRegister())
 }
 
 func (c *cli) caInit() *cobra.Command {

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -187,7 +189,8 @@ func printPlan(w io.Writer, p campaign.Plan) {
 	}
 	fmt.Fprint(w, "\n\n")
 	if len(p.Calls) > 0 {
-		fmt.Fprintf(w, "calls at most: %s\n\n", counts(p.Calls))
+		fmt.Fprintf(w, "calls at most: %s\n", counts(p.Calls))
+		fmt.Fprintf(w, "costs at most: %s\n\n", costs(p.Costs))
 	}
 	if len(p.Skipped) > 0 {
 		fmt.Fprintf(w, "left out: %s\n\n", counts(p.Skipped))
@@ -199,6 +202,20 @@ func printPlan(w io.Writer, p campaign.Plan) {
 		}
 		return []string{fmt.Sprint(r.Devices), r.What, strings.Join(such, " ")}
 	})
+}
+
+// costs writes what calls cost, by API, and their sum.
+func costs(all map[string]float64) string {
+	if len(all) == 0 {
+		return "not known: name what a call costs in aws.prices"
+	}
+	sum := 0.0
+	var parts []string
+	for _, api := range slices.Sorted(maps.Keys(all)) {
+		sum += all[api]
+		parts = append(parts, fmt.Sprintf("%s %.2f", api, all[api]))
+	}
+	return fmt.Sprintf("%.2f, by aws.prices: %s", sum, strings.Join(parts, ", "))
 }
 
 func (c *cli) campaignApply() *cobra.Command {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,9 +16,16 @@ import (
 func (c *cli) device() *cobra.Command {
 	return group("device", "Devices and their certificates",
 		c.deviceAdd(), c.deviceImport(), c.deviceList(), c.deviceShow(),
-		c.deviceDo("block", "Stop everything that is done for a device; nothing of it is removed", "blocked", (*control.Client).BlockDevice),
-		c.deviceDo("unblock", "Let it go on", "unblocked", (*control.Client).UnblockDevice),
-		c.deviceDo("remove", "Take a device out of the registry; its certificates stay on record", "removed", (*control.Client).RemoveDevice),
+		c.deviceAct(act{
+			verb: "block", short: "Stop everything that is done for devices; nothing of them is removed",
+			means: "Nothing is vended to them or taken from them before `device unblock`; their connections stay.",
+			did:   "blocked", do: (*control.Client).BlockDevice,
+		}),
+		c.deviceAct(act{
+			verb: "unblock", short: "Let them go on", means: "What is due for them is done.",
+			did: "unblocked", do: (*control.Client).UnblockDevice,
+		}),
+		c.deviceRemove(),
 	)
 }
 
@@ -92,15 +100,53 @@ func printDevice(w io.Writer, d control.DeviceDetail) {
 	})
 }
 
-func (c *cli) deviceDo(verb, text, done string, do func(*control.Client, context.Context, string) (control.Device, error)) *cobra.Command {
-	return &cobra.Command{
-		Use: verb + " NAME", Short: text, Args: cobra.ExactArgs(1),
+// act is something that is done to devices, one by one.
+type act struct {
+	verb, short string
+	means       string // what follows for the devices
+	did         string
+	do          func(*control.Client, context.Context, string) (control.Device, error)
+}
+
+func (c *cli) deviceAct(a act) *cobra.Command {
+	var which those
+	var asked consent
+	cmd := &cobra.Command{
+		Use: a.verb + thoseUsage, Short: a.short,
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, args []string) error {
-			d, err := do(daemon, ctx, args[0])
+			names, err := which.devices(ctx, daemon, "device "+a.verb, args, anybody)
 			if err != nil {
 				return err
 			}
-			return c.say(d, "device %s: %s", d.Name, done)
+			question := fmt.Sprintf("%s%s: %s. %s", strings.ToUpper(a.verb[:1]), a.verb[1:], devicesText(names), a.means)
+			if err := c.confirm("device "+a.verb, asked, question); err != nil {
+				return err
+			}
+			var wrong []error // of one device, which leaves the others alone
+			for _, name := range names {
+				d, err := a.do(daemon, ctx, name)
+				if err == nil {
+					err = c.say(d, "device %s: %s", d.Name, a.did)
+				}
+				wrong = append(wrong, err)
+			}
+			return errors.Join(wrong...)
+		}),
+	}
+	which.flags(cmd, "")
+	asked.flag(cmd)
+	return cmd
+}
+
+func (c *cli) deviceRemove() *cobra.Command {
+	return &cobra.Command{
+		Use: "remove NAME", Short: "Take a device out of the registry; its certificates stay on record", Args: cobra.ExactArgs(1),
+		RunE: c.ask(func(ctx context.Context, daemon *control.Client, args []string) error {
+			d, err := daemon.RemoveDevice(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return c.say(d, "device %s: removed", d.Name)
 		}),
 	}
 }

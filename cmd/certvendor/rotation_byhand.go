@@ -17,6 +17,8 @@ type byHand struct {
 	ask         string // begins the question: the devices follow it
 	means       string // ends it: a sentence about what follows for the devices
 	did         string // what was done, after a count
+	isFor       func(control.CampaignMember) bool
+	ofCampaign  string // says which those are
 	do          func(*control.Client, context.Context, []string, func(control.Outcome)) error
 }
 
@@ -24,7 +26,7 @@ func (c *cli) rotationRetry() *cobra.Command {
 	return c.rotationByHand(byHand{
 		verb: "retry", short: "Give a device whose rotation is stale or abandoned, or whose job failed, a job again",
 		ask: "Try again", means: "Each gets the job to rotate in its turn.",
-		did: "get a job again", do: (*control.Client).Retry,
+		did: "get a job again", isFor: gotNowhere, ofCampaign: "that failed in it or were late", do: (*control.Client).Retry,
 	})
 }
 
@@ -32,7 +34,7 @@ func (c *cli) rotationAbandon() *cobra.Command {
 	return c.rotationByHand(byHand{
 		verb: "abandon", short: "End a device's open or stale rotation; its certificate is kept",
 		ask: "Abandon the open rotation of", means: "Nothing is taken away; each leaves the rotation group.",
-		did: "have no open rotation any more", do: (*control.Client).Abandon,
+		did: "have no open rotation any more", isFor: isUnfinished, ofCampaign: "whose rotation is not proven yet", do: (*control.Client).Abandon,
 	})
 }
 
@@ -40,17 +42,18 @@ func (c *cli) rotationUndo() *cobra.Command {
 	return c.rotationByHand(byHand{
 		verb: "undo", short: "Bring back what a device's last finished rotation replaced; the new certificate stays too",
 		ask: "Undo the last finished rotation of", means: "What it replaced works again, until the next rotation; the new certificate goes on working.",
-		did: "have their former certificates back", do: (*control.Client).Undo,
+		did: "have their former certificates back", isFor: mayBeUndone,
+		ofCampaign: "whose rotation is finished, and not undone, and their last one", do: (*control.Client).Undo,
 	})
 }
 
 func (c *cli) rotationByHand(v byHand) *cobra.Command {
-	var file string
+	var which those
 	var asked consent
 	cmd := &cobra.Command{
-		Use: v.verb + " NAME... | --file FILE [--yes]", Short: v.short,
+		Use: v.verb + thoseUsage, Short: v.short,
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, args []string) error {
-			names, err := namedDevices("rotation "+v.verb, file, args)
+			names, err := which.devices(ctx, daemon, "rotation "+v.verb, args, v.isFor)
 			if err != nil {
 				return err
 			}
@@ -65,7 +68,7 @@ func (c *cli) rotationByHand(v byHand) *cobra.Command {
 			return c.reportHandled(v, done)
 		}),
 	}
-	cmd.Flags().StringVar(&file, "file", "", "a file with a name a line; - is the standard input")
+	which.flags(cmd, v.ofCampaign)
 	asked.flag(cmd)
 	return cmd
 }

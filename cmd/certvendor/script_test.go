@@ -21,6 +21,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/internal/control"
 	"github.com/certvendor/certvendor/internal/fleet"
 	"github.com/certvendor/certvendor/internal/loopback"
@@ -68,10 +69,18 @@ func TestScripts(t *testing.T) {
 			"open":      keepOpen,
 			"closed":    waitClosed,
 			"capture":   capture,
-			"members":   members,
-			"replaced":  replaced,
+			"stands":    stands,
 			"agents":    agents,
 			"corporate": corporate,
+			"moto":      moto,
+			"things":    things,
+			"synced":    synced,
+		},
+		Condition: func(condition string) (bool, error) {
+			if condition != "moto" {
+				return false, fmt.Errorf("no condition %q", condition)
+			}
+			return hasMoto()
 		},
 	})
 }
@@ -123,37 +132,6 @@ func devices(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// members FILE CAMPAIGN writes the names of a campaign's devices behind what the
-// file holds.
-func members(ts *testscript.TestScript, _ bool, args []string) {
-	daemon := control.Dial(ts.Getenv("CERTVENDOR_CONTROL_SOCKET"))
-	defer daemon.Close()
-	text, err := os.ReadFile(ts.MkAbs(args[0]))
-	ts.Check(err)
-	for m, err := range daemon.CampaignMembers(context.Background(), args[1]) {
-		ts.Check(err)
-		text = append(text, m.Device+"\n"...)
-	}
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]), text, 0o600))
-}
-
-// replaced CA DEVICE has a person revoke what devices hold of a CA, but for one
-// device.
-func replaced(ts *testscript.TestScript, _ bool, args []string) {
-	ctx, daemon := context.Background(), control.Dial(ts.Getenv("CERTVENDOR_CONTROL_SOCKET"))
-	defer daemon.Close()
-	for c, err := range daemon.Certificates(ctx, control.CertificateQuery{Issuer: args[0], Standing: "ACTIVE"}).All() {
-		ts.Check(err)
-		if c.Device == args[1] {
-			continue
-		}
-		_, err := daemon.Revoke(ctx, control.RevokeRequest{
-			Certificates: []string{string(c.ID)}, Reason: "superseded", Brick: []string{c.Device},
-		})
-		ts.Check(err)
-	}
-}
-
 // mode FILE PERMISSIONS checks a file's permissions.
 func mode(ts *testscript.TestScript, _ bool, args []string) {
 	info, err := os.Stat(ts.MkAbs(args[0]))
@@ -162,6 +140,26 @@ func mode(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	if got := info.Mode().Perm(); got != os.FileMode(want) {
 		ts.Fatalf("%s has mode %#o, want %#o", args[0], got, want)
+	}
+}
+
+// stands CAMPAIGN WHAT N waits until so many of a campaign's devices stand so; with
+// WHAT alone, until it is in that state.
+func stands(ts *testscript.TestScript, _ bool, args []string) {
+	daemon := control.Dial(ts.Getenv("CERTVENDOR_CONTROL_SOCKET"))
+	defer daemon.Close()
+	for limit := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		is, err := daemon.Campaign(context.Background(), args[0])
+		ts.Check(err)
+		if len(args) == 2 && string(is.State) == args[1] {
+			return
+		}
+		if len(args) == 3 && strconv.Itoa(is.Standings[campaign.Standing(args[1])]) == args[2] {
+			return
+		}
+		if time.Now().After(limit) {
+			ts.Fatalf("campaign %s is %s %v, want %v", args[0], is.State, is.Standings, args[1:])
+		}
 	}
 }
 

@@ -71,7 +71,7 @@ unless --keep is given; what the daemon recorded of them stays.`,
 	flags.StringVar(&f.faults, "faults", "", "what goes wrong, and how likely: power-cut=0.2,lost-ack=0.1")
 	flags.Uint64Var(&f.seed, "seed", 0, "what the faults are drawn from (default any)")
 	flags.IntVar(&f.concurrency, "concurrency", 96, "how many devices are at work at a time")
-	flags.DurationVar(&f.stay, "stay", 0, "how long each device stays connected when it has rotated")
+	flags.DurationVar(&f.stay, "stay", 0, "how long each device stays connected when it has rotated, and carries out further jobs; an interrupt ends it")
 	flags.BoolVar(&f.await, "await-job", false, "wait for the job that an operator or a campaign gives the devices, instead of asking for it")
 	flags.BoolVar(&f.keep, "keep", false, "leave the devices, and their disks, where they are")
 	flags.StringVar(&f.broker, "broker", "", "the broker's address, instead of standalone.broker.listen in --config")

@@ -51,6 +51,9 @@ func (s *simulation) run(ctx context.Context) (result simulateResult, err error)
 	if err != nil {
 		return result, err
 	}
+	if s.flags.stay > 0 { // an interrupt is how those who watch end it
+		ctx = context.WithoutCancel(ctx)
+	}
 	verdicts, err := s.judge(ctx, report)
 	if err != nil {
 		return result, err

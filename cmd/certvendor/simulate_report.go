@@ -21,6 +21,7 @@ type simulated struct {
 	Connect            fleet.Latency `json:"connect"`
 	Get                fleet.Latency `json:"get"`
 	Ack                fleet.Latency `json:"ack"`
+	Again              int           `json:"again,omitempty"` // rotations after a device's first, of those that stayed
 }
 
 // simulateResult is how it went, in numbers and for people.
@@ -42,6 +43,9 @@ func sum(report fleet.Report, verdicts []fleet.Verdict) simulateResult {
 		}
 	}
 	result.Failed = result.Devices - result.Rotated
+	for _, r := range report.Results {
+		result.Again += r.Again
+	}
 	if report.Took > 0 {
 		result.RotationsPerSecond = round(float64(result.Rotated) / report.Took.Seconds())
 	}
@@ -68,6 +72,9 @@ func (r simulateResult) words(w io.Writer) {
 	}) []string {
 		return []string{p.name, millis(p.P50), millis(p.P95), millis(p.P99)}
 	})
+	if r.Again > 0 {
+		fmt.Fprintf(w, "\n%d rotations more while they stayed", r.Again)
+	}
 	fmt.Fprintf(w, "\n%d of %d devices rotated in %.1f s, %.1f a second; %d violations; seed %d\n",
 		r.Rotated, r.Devices, r.Seconds, r.RotationsPerSecond, r.Violations, r.seed)
 }

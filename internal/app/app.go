@@ -49,15 +49,17 @@ type App struct {
 	clock   *rotation.Clock
 	closer  *rotation.Closer
 	handler *vending.Handler
-	runner  *campaign.Runner
-	look    chan struct{} // has the runner look at once
-	queue   *backend.Queue
-	sender  *webhook.Sender // nil: nobody is told
-	metrics *metrics
-	http    *http.Server // of the metrics
-	listen  net.Listener
-	control *control.Server
-	behind  chan rotation.Rotation
+	// recorded is what a survey asks.
+	recorded *control.Recorded
+	runner   *campaign.Runner
+	look     chan struct{} // has the runner look at once
+	queue    *backend.Queue
+	sender   *webhook.Sender // nil: nobody is told
+	metrics  *metrics
+	http     *http.Server // of the metrics
+	listen   net.Listener
+	control  *control.Server
+	behind   chan rotation.Rotation
 
 	// Of a store that several instances share.
 	shared atomic.Pointer[aws.Shared]

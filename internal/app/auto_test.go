@@ -10,10 +10,10 @@ import (
 	"github.com/certvendor/certvendor/protocol"
 )
 
-// TestAutoRotates has a device's certificate come due: it is let in by itself,
+// TestCase99AutoRotates has a device's certificate come due: it is let in by itself,
 // rotates, and has passed. An operator can pause the campaign, and not cancel
 // it or make another of its name.
-func TestAutoRotates(t *testing.T) {
+func TestCase99AutoRotates(t *testing.T) {
 	var clock wall
 	w := startOn(t, &clock, 0, func(c *config.Config) { c.Rotation.Auto.Enabled = true })
 	lamp := w.actor(t, "lamp")

@@ -26,21 +26,27 @@ func (a *App) openAWS(ctx context.Context, instance string, committed func(time.
 	if err != nil {
 		return nil, err
 	}
-	bus, err := a.awsBus(clients)
+	var table *aws.Presence
+	if c.Broker.Presence == config.PresenceTable {
+		table = aws.NewPresence(clients.Dynamo, aws.PresenceTable(c.Broker.ClientID), a.now)
+	}
+	bus, err := a.awsBus(clients, table)
+	if err != nil {
+		return nil, err
+	}
+	prices, err := c.PriceList()
 	if err != nil {
 		return nil, err
 	}
 	config := aws.Config{
-		Data: c.Data, Instance: instance, Clients: clients, Registration: aws.Registration(c.Registration),
+		Data: c.Data, Instance: instance, Owner: c.Broker.ClientID, Clients: clients, Registration: aws.Registration(c.Registration),
 		Registry: aws.Source(c.Registry), Assets: assetLibrary(c.AssetLibrary),
-		Group: a.config.Rotation.Group, Rerun: aws.Rerun(c.Rerun),
-		Packages: aws.PackagesConfig{
-			Bucket: c.Packages.Bucket, Prefix: c.Packages.Prefix, Suffix: c.Packages.Suffix,
-			KMSKey: c.Packages.KMSKey, PlainBucket: c.Packages.Plain, LinkTTL: a.config.Vending.LinkTTL,
-		},
-		Job:    aws.JobSettings{InProgressTimeout: a.config.Job.InProgressTimeout},
-		Pace:   aws.Pace{PerMinute: a.config.Rotation.PerMinute, MaxInFlight: a.config.Rotation.MaxInFlight},
-		Issuer: func(s *store.Store) (vending.Issuer, error) { return a.awsIssuer(clients, s) },
+		Group: a.config.Rotation.Group, Rerun: aws.Rerun(c.Rerun), Prices: prices,
+		Packages: packagesOf(a.config),
+		Presence: table,
+		Job:      aws.JobSettings{InProgressTimeout: a.config.Job.InProgressTimeout},
+		Pace:     aws.Pace{PerMinute: a.config.Rotation.PerMinute, MaxInFlight: a.config.Rotation.MaxInFlight},
+		Issuer:   func(s *store.Store) (vending.Issuer, error) { return a.awsIssuer(clients, s) },
 		// Only with a key from SSM is nothing signed outside of this process.
 		ActsOutside: c.Issuer.Kind != "ssm",
 		Bus:         bus, Now: a.now, Log: a.log, Committed: committed,
@@ -98,7 +104,7 @@ func (a *App) awsIssuer(clients *aws.Clients, s *store.Store) (vending.Issuer, e
 }
 
 // awsBus returns the bus, which connects when the world starts.
-func (a *App) awsBus(clients *aws.Clients) (*aws.MQTTBus, error) {
+func (a *App) awsBus(clients *aws.Clients, table *aws.Presence) (*aws.MQTTBus, error) {
 	c := a.config.AWS.Broker
 	way, err := a.awsWay(clients)
 	if err != nil {
@@ -106,7 +112,7 @@ func (a *App) awsBus(clients *aws.Clients) (*aws.MQTTBus, error) {
 	}
 	bus := aws.MQTTConfig{
 		Way: way, ClientID: c.ClientID, Topics: a.config.Topics(), Identity: aws.Identity(c.Identity),
-		Presence: c.Presence, Now: a.now, Log: a.log,
+		Presence: c.Presence == config.PresenceSubscribe, Table: table, Executions: !a.config.Observe, Now: a.now, Log: a.log,
 	}
 	if c.RuleKey.IsSet() {
 		text, err := c.RuleKey.Value()

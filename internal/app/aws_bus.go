@@ -16,10 +16,11 @@ var (
 	busLostDesc        = prometheus.NewDesc("certvendor_bus_lost_total", "Connections to the broker that were lost.", nil, nil)
 	busFailedDesc      = prometheus.NewDesc("certvendor_bus_failed_total", "Attempts to connect to the broker that failed.", nil, nil)
 	busPresenceDesc    = prometheus.NewDesc("certvendor_bus_presence_total", "Events of clients that connected: a device's (used), none of ours (stranger), one too many (overrun).", []string{"as"}, nil)
+	busExecutionsDesc  = prometheus.NewDesc("certvendor_bus_executions_total", "Events of executions of the job that have ended.", nil, nil)
 )
 
 func (b awsBus) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{busDroppedDesc, busLeftDesc, busUnpublishedDesc, busLostDesc, busFailedDesc, busPresenceDesc} {
+	for _, d := range []*prometheus.Desc{busDroppedDesc, busLeftDesc, busUnpublishedDesc, busLostDesc, busFailedDesc, busPresenceDesc, busExecutionsDesc} {
 		descs <- d
 	}
 }
@@ -39,4 +40,5 @@ func (b awsBus) Collect(found chan<- prometheus.Metric) {
 	count(busPresenceDesc, stats.Presence, "used")
 	count(busPresenceDesc, stats.Strangers, "stranger")
 	count(busPresenceDesc, stats.Overrun, "overrun")
+	count(busExecutionsDesc, stats.Executions)
 }

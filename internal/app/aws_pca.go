@@ -13,6 +13,9 @@ import (
 func (a *App) privateCA(clients *aws.Clients, s *store.Store) (*aws.PCAIssuer, error) {
 	c := a.config.AWS.Issuer.PCA
 	config := aws.PCAConfig{Notes: s, CertInfo: c.CertInfo, MaxDays: c.MaxDays, Patience: c.Patience, Now: a.now}
+	if a.config.AWS.Registration == string(aws.WithCA) {
+		config.Registry = clients.IoT
+	}
 	for _, ca := range c.NamedCAs() {
 		client, err := aws.PrivateCAIn(clients.Config, ca.Name, c.Role)
 		if err != nil {

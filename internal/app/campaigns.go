@@ -151,6 +151,7 @@ func (a *App) campaigns() control.Campaigns {
 	store := a.world.Store().Campaigns()
 	return control.Campaigns{
 		CampaignStore: store, Running: store, Runner: a.runner, Poke: a.pokeCampaigns,
+		Obstacles: a.obstacles, Hindrance: a.hindrance,
 		Pace: campaign.Pace{
 			PerMinute: a.config.Rotation.PerMinute, MaxInFlight: a.config.Rotation.MaxInFlight, Typical: typicalRotation,
 			Steps: a.steps(),

@@ -36,9 +36,9 @@ func findSecret(line string) string {
 	return ""
 }
 
-// TestLogHoldsNoSecret plays whole rotations of both kinds, and refused ones,
+// TestCase96LogHoldsNoSecret plays whole rotations of both kinds, and refused ones,
 // at the most talkative level.
-func TestLogHoldsNoSecret(t *testing.T) {
+func TestCase96LogHoldsNoSecret(t *testing.T) {
 	w := start(t, func(c *config.Config) { c.Log.Level = "debug" })
 	byPackage := w.add("by-package", fleet.Agent)
 	byPackage.Flow = device.ByPackage

@@ -168,4 +168,19 @@ func TestWholeRotations(t *testing.T) {
 	for _, v := range fleet.Verify(ctx, options, report) {
 		t.Errorf("violation: %+v", v)
 	}
+	t.Run("case_97_measured", func(t *testing.T) {
+		for name, least := range map[string]float64{
+			`certvendor_requests_total{action="ack",reason="",verdict="accepted"}`: 12,
+			`certvendor_requests_total{action="get",reason="",verdict="accepted"}`: 12,
+			`certvendor_issue_seconds_count`:                                       12,
+			`certvendor_ready`:                                                     1,
+		} {
+			if n := w.metric(t, name); n < least {
+				t.Errorf("%s is %g, of 12 devices", name, n)
+			}
+		}
+		for _, name := range []string{`certvendor_orphans`, `certvendor_group_members`, `certvendor_rotations{state="vended"}`} {
+			eventually(t, name+" is 0, since all have rotated", func() bool { return w.metric(t, name) == 0 })
+		}
+	})
 }

@@ -51,6 +51,13 @@ type MQTTConfig struct {
 	Share string
 	// Presence has the bus take the broker's events of devices that connect.
 	Presence bool
+	// Table is where such events are written down, and where a device is looked
+	// for before an ack of which nobody knows over which certificate it came.
+	// Optional.
+	Table *Presence
+	// Executions has the bus take the broker's events of executions that have
+	// ended, see HearEnded.
+	Executions bool
 
 	Backlog     int           // how many requests may be at work; 100, which is AWS IoT's own window
 	PublishRate float64       // replies a second; 90, because AWS IoT drops what exceeds 100 of one connection
@@ -71,6 +78,7 @@ type MQTTConfig struct {
 type MQTTBus struct {
 	config   MQTTConfig
 	receiver backend.Receiver
+	ended    func(Ended) // nil: nobody hears
 	seen     *traces
 	counts   busCounts
 	pace     *rate.Limiter
@@ -112,20 +120,46 @@ func NewMQTTBus(c MQTTConfig) (*MQTTBus, error) {
 		config: c, seen: newTraces(), pace: rate.NewLimiter(rate.Limit(c.PublishRate), 10),
 		window: make(chan struct{}, window), look: lookTime,
 	}
-	b.publisher = &line{bus: b, name: "publishes", clientID: c.ClientID + "-out", clean: true}
+	b.publisher = &line{bus: b, name: "publishes", clientID: c.ClientID + publishes, clean: true}
 	taker := &line{bus: b, name: "takes requests", clientID: c.ClientID, filters: c.filters(), take: b.takeRequest}
 	b.lines = []*line{b.publisher, taker}
 	if c.Presence {
 		b.lines = append(b.lines, &line{
-			bus: b, name: "takes presence", clientID: c.ClientID + "-presence", clean: true,
+			bus: b, name: "takes presence", clientID: c.ClientID + takesPresence, clean: true,
 			filters: []string{presenceFilter}, take: b.takePresence, hint: true,
+		})
+	}
+	if c.Executions {
+		b.lines = append(b.lines, &line{
+			bus: b, name: "hears of executions", clientID: c.ClientID + hearsOfJobs, clean: true,
+			filters: []string{executionFilter}, take: b.takeExecution, hint: true,
 		})
 	}
 	return b, nil
 }
 
+// What is added to the client id of connections besides the one that takes
+// requests.
+const (
+	publishes     = "-out"
+	takesPresence = "-presence"
+	hearsOfJobs   = "-jobs"
+)
+
 // maxClientID is the quota of AWS IoT, with room for a suffix of ours.
-const maxClientID = 128 - len("-presence")
+const maxClientID = 128 - len(takesPresence)
+
+// clientIDs returns those of all connections.
+func (c MQTTConfig) clientIDs() []string {
+	ids := []string{c.ClientID, c.ClientID + publishes}
+	if c.Presence {
+		ids = append(ids, c.ClientID+takesPresence)
+	}
+	if c.Executions {
+		ids = append(ids, c.ClientID+hearsOfJobs)
+	}
+	return ids
+}
 
 func (c MQTTConfig) validate() error {
 	switch {

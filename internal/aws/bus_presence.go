@@ -8,6 +8,7 @@ import (
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 
 	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
 	"github.com/certvendor/certvendor/vending"
 )
@@ -45,6 +46,11 @@ func (b *MQTTBus) takePresence(k *link, m mqtt.Message) {
 		b.counts.strangers.Add(1)
 		return
 	}
+	b.present(caller)
+}
+
+// present hands on one connection.
+func (b *MQTTBus) present(caller vending.Caller) {
 	if err := b.receiver.Present(b.serving, caller); err != nil {
 		// Most of them are clients that are no devices of ours.
 		b.counts.strangers.Add(1)
@@ -52,6 +58,25 @@ func (b *MQTTBus) takePresence(k *link, m mqtt.Message) {
 		return
 	}
 	b.counts.presence.Add(1)
+}
+
+// lookFor hands on, before an ack, with which certificates its device has
+// connected: the one that it acks may be among them.
+func (b *MQTTBus) lookFor(topic string) {
+	thing, action, ok := b.config.Topics.Parse(topic)
+	device, err := registry.ParseDeviceID(thing)
+	if b.config.Table == nil || !ok || action != protocol.Ack || err != nil {
+		return
+	}
+	callers, err := b.config.Table.Of(b.serving, device)
+	if err != nil {
+		// The ack is taken as it is, and the device looked for later.
+		b.config.Log.Warn().Err(err).Msg("an ack is taken without a look at who has connected")
+		return
+	}
+	for _, caller := range callers {
+		b.present(caller)
+	}
 }
 
 // readPresence returns who has connected, and false for what is no connection

@@ -31,6 +31,7 @@ type MQTTStats struct {
 	Presence    int64          // events of devices of ours
 	Strangers   int64          // events that the receiver had no use for
 	Overrun     int64          // events that there was no time for
+	Executions  int64          // events of executions that have ended
 }
 
 // Stats returns the bus's counts.
@@ -39,12 +40,13 @@ func (b *MQTTBus) Stats() MQTTStats {
 	return MQTTStats{
 		Dropped: c.drops(), Left: c.left.Load(), Unpublished: c.unpublished.Load(), Lost: c.lost.Load(),
 		Failed: c.failed.Load(), Presence: c.presence.Load(), Strangers: c.strangers.Load(), Overrun: c.overrun.Load(),
+		Executions: c.executions.Load(),
 	}
 }
 
 // busCounts is ready to use, and safe for concurrent use.
 type busCounts struct {
-	left, unpublished, lost, failed, presence, strangers, overrun atomic.Int64
+	left, unpublished, lost, failed, presence, strangers, overrun, executions atomic.Int64
 
 	mu      sync.Mutex
 	dropped map[Drop]int64

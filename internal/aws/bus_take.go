@@ -36,6 +36,7 @@ func (b *MQTTBus) takeRequest(k *link, m mqtt.Message) {
 // serve reports whether the broker may forget the message.
 func (b *MQTTBus) serve(m mqtt.Message) bool {
 	if b.config.Identity == Direct {
+		b.lookFor(m.Topic())
 		return b.hand(vending.Message{Topic: m.Topic(), Payload: m.Payload()})
 	}
 	e, err := openEnvelope(b.config, m.Topic(), m.Payload())

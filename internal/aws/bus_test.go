@@ -224,7 +224,7 @@ func TestRequestsWaitForTheInstance(t *testing.T) {
 }
 
 // The broker restarts while requests are at work: all are answered.
-func TestBrokerRestartsInMidRun(t *testing.T) {
+func TestCase93BrokerRestartsInMidRun(t *testing.T) {
 	b := startBroker(t)
 	r := newRig(t, b)
 	r.ends.entered = make(chan string, 1000)
@@ -395,7 +395,7 @@ func TestSubscriptionThatIsRefused(t *testing.T) {
 
 // Close waits for what is at work, and what it has acknowledged does not come
 // again.
-func TestCloseDrains(t *testing.T) {
+func TestCase94CloseDrains(t *testing.T) {
 	b := startBroker(t)
 	pump := b.client("pump-7", "cdf/certificates/pump-7/+/+")
 	before := goleak.IgnoreCurrent()

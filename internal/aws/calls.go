@@ -43,7 +43,7 @@ func (w *World) Steps(previous certificate.Mode, issuing ...string) []campaign.S
 	var steps []campaign.Step
 	for _, api := range slices.Sorted(maps.Keys(calls)) {
 		perMinute := w.config.Clients.Quotas.allows(api) * time.Minute.Seconds() / float64(calls[api])
-		steps = append(steps, campaign.Step{What: api, Calls: calls[api], PerMinute: perMinute})
+		steps = append(steps, campaign.Step{What: api, Calls: calls[api], PerMinute: perMinute, Price: w.config.Prices[api]})
 	}
 	return steps
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/certificate"
 )
 
@@ -45,5 +46,18 @@ func TestCallsOfARotation(t *testing.T) {
 				t.Errorf("%d calls, more than %d", total, callsAllowed)
 			}
 		})
+	}
+}
+
+// TestStepsHaveTheirPrice holds that a plan is told what the operator says that
+// a call costs, and nothing of the others.
+func TestStepsHaveTheirPrice(t *testing.T) {
+	c := newCourse(t, certificate.Keep, nil)
+	price := campaign.Price{{Each: 0.75, UpTo: 1000}, {Each: 0.001}}
+	c.world.config.Prices = map[string]campaign.Price{"IssueCertificate": price}
+	for _, step := range c.world.Steps(certificate.Keep, "IssueCertificate") {
+		if is := step.What == "IssueCertificate"; is != slices.Equal(step.Price, price) || !is && step.Price != nil {
+			t.Errorf("%s costs %v", step.What, step.Price)
+		}
 	}
 }

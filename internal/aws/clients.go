@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 	"github.com/aws/aws-sdk-go-v2/service/acmpca"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/iot"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/lambda"
@@ -58,8 +59,10 @@ type Clients struct {
 	STS *sts.Client
 	// Lambda is for registries that are behind a function.
 	Lambda *lambda.Client
-	// Dynamo is for the table of a store that is shared.
+	// Dynamo is for the tables of presence and of a store that is shared.
 	Dynamo *dynamodb.Client
+	// IAM is for the role of the topic rules, which only Setup makes.
+	IAM *iam.Client
 
 	// Quotas pace and count every call of these clients, and of those that are
 	// made from Config.
@@ -125,8 +128,28 @@ func clients(c awssdk.Config, double bool) *Clients {
 		STS:    sts.NewFromConfig(c),
 		Lambda: lambda.NewFromConfig(c),
 		Dynamo: dynamodb.NewFromConfig(c),
+		IAM:    iam.NewFromConfig(c),
 		Config: c,
 	}
+}
+
+// Caller returns the ARN of whoever the calls are made as.
+func (c *Clients) Caller(ctx context.Context) (string, error) {
+	caller, err := c.STS.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+	if err != nil {
+		return "", fmt.Errorf("ask AWS who we are: %w", err)
+	}
+	return deref(caller.Arn), nil
+}
+
+// Account returns the number of the account that the calls are made in.
+func (c *Clients) Account(ctx context.Context) (string, error) {
+	caller, err := c.Caller(ctx)
+	if err != nil {
+		return "", err
+	}
+	n, err := namesFrom(caller, c.Config.Region)
+	return n.account, err
 }
 
 // attempts is how often a call is made: once more than the SDK would, since

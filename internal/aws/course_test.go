@@ -135,11 +135,12 @@ func (c *course) serve() {
 		Instance: "course", Binding: vending.Attached, Backdate: time.Minute, NewKeys: 100, NewKeysPer: 24 * time.Hour,
 		Profiles: []vending.Profile{{
 			Name: "default", Validity: 8760 * time.Hour, Terms: terms,
-			Policy: vending.Policy{Mode: vending.PolicyInherit},
+			Policy: vending.Policy{Mode: vending.PolicyInherit, Most: 10},
 		}},
 	}, vending.Ports{
 		Registry: b.Registry, Inventory: b.Inventory, Certificates: b.Certificates, Journal: b.Journal, Brakes: b.Brakes,
 		Issuer: b.Issuer, Packages: b.Packages, Limits: unlimited{}, Closer: c.closer, Now: c.clock.Now,
+		Signs: b.Signs, Joins: b.Joins,
 	})
 	c.must(err)
 	c.vendor = &vending.Handler{
@@ -163,16 +164,7 @@ func (atOnce) Do(ctx context.Context, _ registry.DeviceID, _ protocol.Action, wo
 func (c *course) ask(over certificate.ID, action protocol.Action, body string) reply {
 	c.t.Helper()
 	for range 4 {
-		c.clock.Advance(10 * time.Second)
-		before := len(c.replies)
-		c.vendor.Serve(c.ctx, vending.Message{
-			Topic: protocol.DefaultTopics().Request(courseThing, action), Payload: []byte(body),
-			Caller: vending.Caller{Device: courseThing, Certificate: over, Evidence: certificate.Connection},
-		})
-		if len(c.replies) != before+1 {
-			c.t.Fatalf("%d replies to one request", len(c.replies)-before)
-		}
-		last := c.replies[before]
+		last := c.once(over, action, body)
 		if last.accepted() {
 			return last
 		}
@@ -180,6 +172,26 @@ func (c *course) ask(over certificate.ID, action protocol.Action, body string) r
 	}
 	c.t.Fatalf("%s is refused for ever", action)
 	return reply{}
+}
+
+// once asks once, and returns the answer.
+func (c *course) once(over certificate.ID, action protocol.Action, body string) reply {
+	c.t.Helper()
+	c.clock.Advance(10 * time.Second)
+	before := len(c.replies)
+	c.vendor.Serve(c.ctx, vending.Message{
+		Topic: protocol.DefaultTopics().Request(courseThing, action), Payload: []byte(body),
+		Caller: vending.Caller{Device: courseThing, Certificate: over, Evidence: certificate.Connection},
+	})
+	if len(c.replies) != before+1 {
+		c.t.Fatalf("%d replies to one request", len(c.replies)-before)
+	}
+	return c.replies[before]
+}
+
+// csr is the body of a get with the course's key.
+func (c *course) csr() string {
+	return string(protocol.Encode(map[string]string{"csr": backendtest.CSR(c.key, courseThing)}))
 }
 
 // rotate takes the device from its old certificate to a new one, until nothing
@@ -195,7 +207,7 @@ func (c *course) rotate() certificate.ID {
 func (c *course) turn() certificate.ID {
 	c.t.Helper()
 	c.must(c.world.group.Add(c.ctx, courseThing))
-	csr := string(protocol.Encode(map[string]string{"csr": backendtest.CSR(c.key, courseThing)}))
+	csr := c.csr()
 	first := c.ask(c.old, protocol.Get, csr)
 	if again := c.ask(c.old, protocol.Get, csr); again.CertificateID != first.CertificateID {
 		c.t.Errorf("two certificates for one key: %.8s, %.8s", first.CertificateID, again.CertificateID)

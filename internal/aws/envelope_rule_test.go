@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -25,23 +26,15 @@ type ruleEngine struct {
 	t    testing.TB
 	text string // of the statement, what is left of it
 	m    published
+	// fields are the members of the payload, for statements that name them.
+	fields map[string]any
 }
 
 // evaluate returns what the rule republishes, and where to.
 func evaluate(t testing.TB, r Rule, m published) (topic string, envelope []byte) {
 	t.Helper()
 	e := &ruleEngine{t: t, text: r.SQL, m: m}
-	e.take("SELECT ")
-	members := map[string]any{}
-	for {
-		value := e.expression()
-		e.take(" AS ")
-		name, rest, _ := strings.Cut(e.text, " ")
-		members[strings.TrimSuffix(name, ",")] = value
-		if e.text = rest; !strings.HasSuffix(name, ",") {
-			break
-		}
-	}
+	members := e.selected()
 	e.take("FROM '")
 	if _, _, matches := (protocol.Topics{Get: strings.Replace(strings.TrimSuffix(e.text, "'"), "+", protocol.ThingName, 1)}).Parse(m.topic); !matches {
 		t.Fatalf("the rule for %s does not see %s", e.text, m.topic)
@@ -59,6 +52,25 @@ func evaluate(t testing.TB, r Rule, m published) (topic string, envelope []byte)
 	return before + fmt.Sprint(template.expression()) + after, text
 }
 
+// selected returns what a statement selects, by its names. What is undefined is
+// left out, as AWS does.
+func (e *ruleEngine) selected() map[string]any {
+	e.t.Helper()
+	e.take("SELECT ")
+	members := map[string]any{}
+	for {
+		value := e.expression()
+		e.take(" AS ")
+		name, rest, _ := strings.Cut(e.text, " ")
+		if value != nil {
+			members[strings.TrimSuffix(name, ",")] = value
+		}
+		if e.text = rest; !strings.HasSuffix(name, ",") {
+			return members
+		}
+	}
+}
+
 func (e *ruleEngine) take(text string) {
 	e.t.Helper()
 	rest, ok := strings.CutPrefix(e.text, text)
@@ -70,7 +82,42 @@ func (e *ruleEngine) take(text string) {
 
 func (e *ruleEngine) expression() any {
 	e.t.Helper()
+	value := e.term()
+	for {
+		switch {
+		case strings.HasPrefix(e.text, " + "):
+			e.take(" + ")
+			value = value.(int64) + e.term().(int64)
+		case strings.HasPrefix(e.text, " / "):
+			e.take(" / ")
+			value = value.(int64) / e.term().(int64)
+		default:
+			return value
+		}
+	}
+}
+
+// choice is a CASE with one WHEN.
+func (e *ruleEngine) choice() any {
+	e.t.Helper()
+	is := e.expression()
+	e.take(" WHEN true THEN ")
+	then := e.expression()
+	e.take(" ELSE ")
+	other := e.expression()
+	e.take(" END")
+	if is == true {
+		return then
+	}
+	return other
+}
+
+func (e *ruleEngine) term() any {
+	e.t.Helper()
 	switch {
+	case strings.HasPrefix(e.text, "CASE "):
+		e.take("CASE ")
+		return e.choice()
 	case strings.HasPrefix(e.text, "'"):
 		literal, rest, _ := strings.Cut(e.text[1:], "'")
 		e.text = rest
@@ -87,8 +134,13 @@ func (e *ruleEngine) expression() any {
 		e.text = e.text[digits:]
 		return n
 	}
-	name, rest, _ := strings.Cut(e.text, "(")
-	e.text = rest
+	letters := len(e.text) - len(strings.TrimLeft(e.text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_0123456789"))
+	name, rest := e.text[:letters], e.text[letters:]
+	if !strings.HasPrefix(rest, "(") {
+		e.text = rest
+		return e.fields[name]
+	}
+	e.text = rest[1:]
 	var args []any
 	for !strings.HasPrefix(e.text, ")") {
 		args = append(args, e.expression())
@@ -107,6 +159,14 @@ func (e *ruleEngine) call(name string, args []any) any {
 			fmt.Fprint(&b, arg)
 		}
 		return b.String()
+	case "isUndefined":
+		return args[0] == nil
+	case "floor":
+		return args[0]
+	case "regexp_substr":
+		return regexp.MustCompile(args[1].(string)).FindString(args[0].(string))
+	case "regexp_matches":
+		return regexp.MustCompile(args[1].(string)).MatchString(args[0].(string))
 	case "sha256":
 		return hash(args[0].(string))
 	case "encode":

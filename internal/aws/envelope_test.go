@@ -192,7 +192,7 @@ func encoded(t *testing.T, members map[string]any) string {
 }
 
 // An IAM identity is nobody's certificate, and not an unknown one either.
-func TestPrincipalThatIsNoCertificate(t *testing.T) {
+func TestCase69PrincipalThatIsNoCertificate(t *testing.T) {
 	e := envelope{CertID: "AROAEXAMPLE:session", Thing: "pump-7", Action: "get", at: time.Now()}
 	m := e.message(protocol.DefaultTopics(), time.Now())
 	if _, err := certificate.ParseID(string(m.Caller.Certificate)); err != nil || m.Caller.Evidence != certificate.Connection {

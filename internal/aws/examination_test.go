@@ -25,25 +25,30 @@ func TestExamination(t *testing.T) {
 		prepareAccount(t, account, clients, "given", "device")
 		config := testConfig(account, clients, clock.Now, t.TempDir())
 		config.Issuer = given(softwareCA(t, clock.Now))
-		return examinedWorld(t, config)
+		return examinedWorld(t, config, nil)
 	})
 }
 
-func examinedWorld(t *testing.T, config Config) backendtest.World {
+// examinedWorld opens a world, with a bus in between where one is given.
+func examinedWorld(t *testing.T, config Config, bus *examinedBus) backendtest.World {
 	t.Helper()
 	w := openWorld(t, config)
 	if err := w.inventory.Settle(t.Context()); err != nil { // as Start does
 		t.Fatal(err)
 	}
-	return backendtest.World{
+	world := backendtest.World{
 		Backend: w.Backend(),
 		Crash: func() backendtest.World {
 			config.Data = storetest.Killed(t, config.Data, storeFile)
-			return examinedWorld(t, config)
+			return examinedWorld(t, config, bus)
 		},
 		Slow:  true,
 		Fetch: func(link string) (int, []byte) { return fetch(t, config, link) },
 	}
+	if bus != nil {
+		world.Carry = bus.carry
+	}
+	return world
 }
 
 // fetch does what S3 does with a link: moto serves it whatever its signature

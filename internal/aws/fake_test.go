@@ -1,13 +1,16 @@
 package aws
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -24,13 +27,21 @@ type fakeIoT struct {
 
 	mu         sync.Mutex
 	group      []string
+	others     map[string]int // how many other groups a thing is in
 	executions map[string]*fakeExecution
 	job        map[string]any // as it was made
 	jobStatus  string
 	principals map[string][]string // of a thing
 	pems       map[string]string   // by id
-	throttle   int                 // how many calls are throttled yet
+	status     map[string]string   // of a certificate; ACTIVE where it is not here
+	things     []string
+	findings   []string // ids of certificates
+	throttle   int      // how many calls are throttled yet
 	calls      []string
+	onCall     func(n int) // optional
+	function   func(event map[string]any) any
+	fakeThings
+	fakeOwnJobs
 }
 
 type fakeExecution struct {
@@ -43,6 +54,7 @@ const fakeARN = "arn:aws-cn:iot:cn-north-1:123456789012:"
 func newFake() *fakeIoT {
 	return &fakeIoT{
 		page: 2, executions: map[string]*fakeExecution{}, principals: map[string][]string{}, pems: map[string]string{},
+		status: map[string]string{},
 	}
 }
 
@@ -78,19 +90,26 @@ func (f *fakeIoT) routes() http.Handler {
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			f.calls = append(f.calls, r.Method+" "+r.URL.EscapedPath())
+			if f.onCall != nil {
+				f.onCall(len(f.calls))
+			}
 			body := map[string]any{}
 			if text, err := io.ReadAll(r.Body); err == nil && len(text) > 0 {
 				_ = json.Unmarshal(text, &body)
 			}
 			status, reply := http.StatusBadRequest, any("ThrottlingException")
-			if f.throttle > 0 {
+			switch {
+			case f.throttle > 0:
 				f.throttle--
-			} else {
+			case f.meter.lets(apiOf[r.Pattern]):
 				status, reply = do(r, body)
 			}
 			if code, failed := reply.(string); failed {
 				w.Header().Set("X-Amzn-ErrorType", code)
 				reply = map[string]string{"message": "as the fake has it"}
+			}
+			if failed, _ := reply.(map[string]any); failed["errorMessage"] != nil {
+				w.Header().Set("X-Amz-Function-Error", "Unhandled")
 			}
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(status)
@@ -98,40 +117,59 @@ func (f *fakeIoT) routes() http.Handler {
 		})
 	}
 	none := map[string]any{}
-	mux.HandleFunc("POST /{$}", func(w http.ResponseWriter, _ *http.Request) { // STS
-		w.Header().Set("Content-Type", "text/xml")
-		fmt.Fprint(w, `<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>`+
-			`<Arn>arn:aws-cn:sts::123456789012:assumed-role/certvendor/i-1</Arn><UserId>u</UserId><Account>123456789012</Account>`+
-			`</GetCallerIdentityResult></GetCallerIdentityResponse>`)
-	})
+	mux.HandleFunc("POST /{$}", f.post)
+	f.handleThings(handle)
 	handle("GET /things/{thing}", func(r *http.Request, _ map[string]any) (int, any) {
 		return 200, map[string]any{"thingName": r.PathValue("thing"), "attributes": map[string]string{}}
 	})
-	handle("GET /thing-groups/{group}", func(*http.Request, map[string]any) (int, any) { return 200, none })
+	handle("GET /thing-groups/{group}", func(r *http.Request, _ map[string]any) (int, any) {
+		if group := r.PathValue("group"); group != "rotate" && f.groups[group] == nil {
+			return 404, notFound
+		}
+		return 200, none
+	})
+	f.ownJobs(handle)
 	handle("GET /thing-groups/{group}/things", func(r *http.Request, _ map[string]any) (int, any) {
 		page, next := f.paged(r, "nextToken", f.group)
 		return 200, map[string]any{"things": page, "nextToken": next}
 	})
+	handle("GET /things/{thing}/thing-groups", func(r *http.Request, _ map[string]any) (int, any) {
+		page, next := f.paged(r, "nextToken", groupNames(f.others[r.PathValue("thing")]))
+		var all []map[string]any
+		for _, group := range page {
+			all = append(all, map[string]any{"groupName": group})
+		}
+		return 200, map[string]any{"thingGroups": all, "nextToken": next}
+	})
 	handle("PUT /thing-groups/addThingToThingGroup", func(_ *http.Request, body map[string]any) (int, any) {
-		f.add(body["thingName"].(string))
+		if f.others[body["thingName"].(string)] >= mostGroups {
+			return 400, invalidRequest
+		}
+		f.addTo(body["thingGroupName"].(string), body["thingName"].(string))
 		return 200, none
 	})
 	handle("PUT /thing-groups/removeThingFromThingGroup", func(_ *http.Request, body map[string]any) (int, any) {
-		f.remove(body["thingName"].(string))
+		f.removeFrom(body["thingGroupName"].(string), body["thingName"].(string))
 		return 200, none
 	})
-	handle("PUT /jobs/{job}", func(_ *http.Request, body map[string]any) (int, any) {
+	handle("PUT /jobs/{job}", func(r *http.Request, body map[string]any) (int, any) {
+		if f.isOwn(r.PathValue("job"), body) {
+			return 200, none
+		}
 		f.job, f.jobStatus = body, "IN_PROGRESS"
 		return 200, none
 	})
 	handle("GET /jobs/{job}", func(r *http.Request, _ map[string]any) (int, any) {
-		if f.job == nil {
+		if own := f.owns[r.PathValue("job")]; own != nil {
+			return 200, map[string]any{"job": map[string]any{"jobId": r.PathValue("job"), "status": own.status}}
+		}
+		if f.job == nil || strings.Count(r.PathValue("job"), "-") > 1 {
 			return 404, notFound
 		}
 		return 200, map[string]any{"job": map[string]any{"jobId": r.PathValue("job"), "status": f.jobStatus}}
 	})
 	handle("GET /jobs/{job}/things", func(r *http.Request, _ map[string]any) (int, any) {
-		page, next := f.paged(r, "nextToken", f.inState(r.URL.Query().Get("status")))
+		page, next := f.paged(r, "nextToken", f.inState(r.PathValue("job"), r.URL.Query().Get("status")))
 		var all []map[string]any
 		for _, thing := range page {
 			all = append(all, map[string]any{"thingArn": fakeARN + "thing/" + thing})
@@ -139,7 +177,7 @@ func (f *fakeIoT) routes() http.Handler {
 		return 200, map[string]any{"executionSummaries": all, "nextToken": next}
 	})
 	handle("GET /things/{thing}/jobs/{job}", func(r *http.Request, _ map[string]any) (int, any) {
-		e := f.executions[r.PathValue("thing")]
+		e := f.executionsOf(r.PathValue("job"))[r.PathValue("thing")]
 		if e == nil {
 			return 404, notFound
 		}
@@ -156,18 +194,23 @@ func (f *fakeIoT) routes() http.Handler {
 		page, next := f.paged(r, "nextToken", f.principals[r.PathValue("thing")])
 		var all []map[string]any
 		for _, p := range page {
-			all = append(all, map[string]any{"principal": p, "thingPrincipalType": "EXCLUSIVE_THING"})
+			all = append(all, map[string]any{"principal": p, "thingPrincipalType": cmp.Or(f.attachment, "EXCLUSIVE_THING")})
 		}
 		return 200, map[string]any{"thingPrincipalObjects": all, "nextToken": next}
 	})
+	f.lists(handle)
+	handle("POST /2015-03-31/functions/{name}/invocations", f.invoke)
 	handle("GET /certificates/{id}", func(r *http.Request, _ map[string]any) (int, any) {
+		if f.pems[r.PathValue("id")] == "" {
+			return 404, notFound
+		}
 		return 200, map[string]any{"certificateDescription": map[string]any{
-			"certificateId": r.PathValue("id"), "certificatePem": f.pems[r.PathValue("id")], "status": "ACTIVE",
+			"certificateId": r.PathValue("id"), "certificatePem": f.pems[r.PathValue("id")], "status": f.statusOf(r.PathValue("id")),
 			"creationDate": 1.7e9,
 		}}
 	})
 	handle("POST /attached-policies/{target}", func(r *http.Request, _ map[string]any) (int, any) {
-		page, next := f.paged(r, "marker", []string{"p1", "p2", "p3"})
+		page, next := f.paged(r, "marker", f.policiesOf(r.PathValue("target")))
 		var all []map[string]any
 		for _, p := range page {
 			all = append(all, map[string]any{"policyName": p})
@@ -175,6 +218,65 @@ func (f *fakeIoT) routes() http.Handler {
 		return 200, map[string]any{"policies": all, "nextMarker": next}
 	})
 	return mux
+}
+
+// lists are what a sync of the inventory reads.
+func (f *fakeIoT) lists(handle func(string, func(*http.Request, map[string]any) (int, any))) {
+	handle("GET /certificates", func(r *http.Request, _ map[string]any) (int, any) {
+		page, next := f.paged(r, "marker", slices.Sorted(maps.Keys(f.pems)))
+		var all []map[string]any
+		for _, id := range page {
+			all = append(all, map[string]any{"certificateId": id, "status": f.statusOf(id)})
+		}
+		return 200, map[string]any{"certificates": all, "nextMarker": next}
+	})
+	handle("GET /things", func(r *http.Request, _ map[string]any) (int, any) {
+		page, next := f.paged(r, "nextToken", f.things)
+		var all []map[string]any
+		for _, thing := range page {
+			all = append(all, map[string]any{"thingName": thing, "attributes": map[string]string{"site": "here"}})
+		}
+		return 200, map[string]any{"things": all, "nextToken": next}
+	})
+	handle("POST /indices/search", func(r *http.Request, body map[string]any) (int, any) {
+		var all []map[string]any
+		for _, thing := range f.things {
+			if want, _ := body["queryString"].(string); want == "thingName:*" || want == "thingName:"+thing {
+				all = append(all, map[string]any{"thingName": thing, "thingGroupNames": groupNames(f.others[thing])})
+			}
+		}
+		return 200, map[string]any{"things": all}
+	})
+	handle("POST /audit/findings", func(r *http.Request, body map[string]any) (int, any) {
+		page, next := f.findings, any(nil)
+		if token, _ := body["nextToken"].(string); token == "" && len(page) > 1 {
+			page, next = page[:1], "1"
+		} else if token != "" {
+			page = page[1:]
+		}
+		all := []map[string]any{{"nonCompliantResource": map[string]any{"resourceType": "CA_CERTIFICATE"}}}
+		for _, id := range page {
+			all = append(all, map[string]any{"checkName": "DEVICE_CERTIFICATE_EXPIRING_CHECK", "nonCompliantResource": map[string]any{
+				"resourceType": "DEVICE_CERTIFICATE", "resourceIdentifier": map[string]any{"deviceCertificateId": id},
+			}})
+		}
+		return 200, map[string]any{"findings": all, "nextToken": next}
+	})
+}
+
+func groupNames(n int) []string {
+	var groups []string
+	for i := range n {
+		groups = append(groups, fmt.Sprintf("group-%d", i))
+	}
+	return groups
+}
+
+func (f *fakeIoT) statusOf(id string) string {
+	if status, set := f.status[id]; set {
+		return status
+	}
+	return "ACTIVE"
 }
 
 // paged returns a page and the token of the next; no token is none.
@@ -187,9 +289,9 @@ func (f *fakeIoT) paged(r *http.Request, token string, all []string) ([]string, 
 	return all[from:to], strconv.Itoa(to)
 }
 
-func (f *fakeIoT) inState(status string) []string {
+func (f *fakeIoT) inState(job, status string) []string {
 	var all []string
-	for thing, e := range f.executions {
+	for thing, e := range f.executionsOf(job) {
 		if e.status == status {
 			all = append(all, thing)
 		}

@@ -91,6 +91,9 @@ func (i *KeyIssuer) Signs(ctx context.Context) (until time.Time, err error) {
 	return authority.Signs(ctx)
 }
 
+// Forget has certificate and key fetched anew: what was signed was refused.
+func (i *KeyIssuer) Forget() { i.cached.drop() }
+
 func (i *KeyIssuer) authority(ctx context.Context) (*issuing.Authority, error) {
 	ca, err := i.cached.get(ctx)
 	if err != nil {

@@ -51,7 +51,8 @@ type double struct {
 	arns      map[string]*x509.Certificate
 	requests  []map[string]any // of IssueCertificate
 	usage     string           // of the KMS key
-	iotStatus string           // of the CA in AWS IoT
+	iotStatus string           // of the CA in AWS IoT; empty: it is not registered there
+	iotMode   string
 }
 
 type pcaAsked struct {
@@ -153,9 +154,20 @@ func (d *double) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (d *double) answer(call string, r *http.Request, in map[string]any) (any, *wireError) {
 	switch call {
+	case "GET registrationcode":
+		return map[string]any{"registrationCode": fakeCode}, nil
+	case "POST cacertificate":
+		return d.registerCA(r, in)
+	case "PUT cacertificate":
+		d.iotStatus = r.URL.Query().Get("newStatus")
+		return map[string]any{}, nil
 	case "GET cacertificate":
+		if d.iotStatus == "" || !strings.HasSuffix(r.URL.Path, string(d.caID())) {
+			return nil, &wireError{notFound, "no such CA"}
+		}
 		return map[string]any{"certificateDescription": map[string]any{
 			"certificateId": string(d.caID()), "certificatePem": pemText(d.ca), "status": d.iotStatus,
+			"certificateMode": d.iotMode,
 		}}, nil
 	case "POST certificates":
 		return d.createFromCSR(r, in)
@@ -169,6 +181,8 @@ func (d *double) answer(call string, r *http.Request, in map[string]any) (any, *
 		return d.sign(in)
 	case "ACMPrivateCA.DescribeCertificateAuthority":
 		return d.describeCA(), nil
+	case "ACMPrivateCA.GetCertificateAuthorityCertificate":
+		return map[string]any{"Certificate": pemText(d.ca), "CertificateChain": pemText(d.root)}, nil
 	case "ACMPrivateCA.IssueCertificate":
 		return d.issue(in)
 	case "ACMPrivateCA.GetCertificate":
@@ -186,6 +200,32 @@ func octets(v any) []byte {
 	text, _ := v.(string)
 	b, _ := base64.StdEncoding.DecodeString(text)
 	return b
+}
+
+// fakeCode is the registration code of the account.
+const fakeCode = "c0de5e0f0123456789abcdef0123456789abcdef0123456789abcdef01234567"
+
+// registerCA registers a CA as AWS IoT does: in mode DEFAULT it proves its key,
+// in SNI_ONLY it must not.
+func (d *double) registerCA(r *http.Request, in map[string]any) (any, *wireError) {
+	proof, proven := in["verificationCertificate"].(string)
+	d.iotMode, _ = in["certificateMode"].(string)
+	switch {
+	case d.iotStatus != "":
+		return nil, &wireError{alreadyExists, "it is there"}
+	case in["caCertificate"] != pemText(d.ca), proven != (d.iotMode == "DEFAULT"):
+		return nil, &wireError{invalidRequest, "not that CA, or not that mode"}
+	case proven:
+		signed, err := readChain(proof)
+		if err != nil || signed[0].CheckSignatureFrom(d.ca) != nil || signed[0].Subject.CommonName != fakeCode {
+			return nil, &wireError{"CertificateValidationException", "it proves nothing"}
+		}
+	}
+	d.iotStatus = "INACTIVE"
+	if r.URL.Query().Get("setAsActive") == "true" {
+		d.iotStatus = "ACTIVE"
+	}
+	return map[string]any{"certificateId": string(d.caID()), "certificateArn": "arn:aws:iot:::cacert/x"}, nil
 }
 
 // sign signs a digest as KMS does, which takes none of the wrong length.

@@ -12,6 +12,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/service/acmpca"
 	"github.com/aws/aws-sdk-go-v2/service/acmpca/types"
+	"github.com/aws/aws-sdk-go-v2/service/iot"
+	iottypes "github.com/aws/aws-sdk-go-v2/service/iot/types"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/protocol"
@@ -44,6 +46,10 @@ type PCAConfig struct {
 	CAs    []PCA // the first signs for devices that ask for none
 	IoTCAs []IoTCA
 	Notes  Notes
+	// Registry is AWS IoT's, where what is signed is registered under its CA:
+	// one that is INACTIVE there signs nothing that could be registered. Nil:
+	// it is not asked.
+	Registry CAFinder
 	// CertInfo lets devices say what is in their subject besides the name.
 	CertInfo bool
 	// MaxDays is the longest life that a device may ask for; 0: none may be
@@ -58,7 +64,8 @@ type PCAConfig struct {
 // pcaCA is a CA with what ACM PCA says of it.
 type pcaCA struct {
 	PCA
-	facts cache[pcaFacts]
+	facts    cache[pcaFacts]
+	registry CAFinder
 }
 
 // pcaFacts are what an order must know of a CA.
@@ -95,7 +102,7 @@ func NewPCAIssuer(c PCAConfig) (*PCAIssuer, error) {
 		if p.byAlias(one.Alias) != nil || p.byARN(one.ARN) != nil {
 			return nil, fmt.Errorf("issuer acm-pca: %s, or its alias, is listed twice", one.ARN)
 		}
-		ca := &pcaCA{PCA: one}
+		ca := &pcaCA{PCA: one, registry: c.Registry}
 		ca.facts = newCache(c.Lifetime, c.Now, ca.describe)
 		p.cas = append(p.cas, ca)
 	}
@@ -172,6 +179,13 @@ func (f pcaFacts) until(now time.Time) time.Time {
 	return f.notAfter
 }
 
+// Forget has the facts fetched anew: what was signed was refused.
+func (p *PCAIssuer) Forget() {
+	for _, ca := range p.cas {
+		ca.facts.drop()
+	}
+}
+
 // describe asks ACM PCA for the facts, or returns certificate.ErrNoCA.
 func (ca *pcaCA) describe(ctx context.Context) (pcaFacts, error) {
 	out, err := ca.Client.DescribeCertificateAuthority(ctx, &acmpca.DescribeCertificateAuthorityInput{CertificateAuthorityArn: &ca.ARN})
@@ -190,8 +204,33 @@ func (ca *pcaCA) describe(ctx context.Context) (pcaFacts, error) {
 		notAfter:  *d.NotAfter,
 		shortLife: d.UsageMode == types.CertificateAuthorityUsageModeShortLivedCertificate,
 	}
-	facts.algorithm, err = ca.algorithm(d.CertificateAuthorityConfiguration.KeyAlgorithm)
-	return facts, err
+	if facts.algorithm, err = ca.algorithm(d.CertificateAuthorityConfiguration.KeyAlgorithm); err != nil {
+		return facts, err
+	}
+	return facts, ca.isRegistered(ctx)
+}
+
+// isRegistered refuses a CA that is in AWS IoT and not ACTIVE there, before
+// anything is paid for. What cannot be asked is not held against it: AWS IoT
+// says it when the certificate is registered.
+func (ca *pcaCA) isRegistered(ctx context.Context) error {
+	if ca.registry == nil {
+		return nil
+	}
+	out, err := ca.Client.GetCertificateAuthorityCertificate(ctx, &acmpca.GetCertificateAuthorityCertificateInput{CertificateAuthorityArn: &ca.ARN})
+	if err != nil || out.Certificate == nil {
+		return nil
+	}
+	chain, err := readChain(*out.Certificate)
+	if err != nil {
+		return fmt.Errorf("%w: the certificate of %s: %w", certificate.ErrNoCA, ca.ARN, err)
+	}
+	id := certificate.IDOf(chain[0].Raw)
+	described, err := ca.registry.DescribeCACertificate(ctx, &iot.DescribeCACertificateInput{CertificateId: new(string(id))})
+	if err != nil || described.CertificateDescription == nil || described.CertificateDescription.Status == iottypes.CACertificateStatusActive {
+		return nil
+	}
+	return fmt.Errorf("%w: CA certificate %s is %s in AWS IoT: activate it", certificate.ErrNoCA, id, described.CertificateDescription.Status)
 }
 
 // algorithms are those that AWS IoT takes, by the CA's key; the usual first.

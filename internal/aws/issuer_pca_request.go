@@ -46,15 +46,22 @@ func (p *PCAIssuer) request(order certificate.Order, ca *pcaCA, facts pcaFacts) 
 	if err != nil {
 		return nil, err
 	}
-	template := passingTemplate
 	if ca.FromCSR {
-		template = csrTemplate
 		err = fromCSR(order, info)
 	} else {
 		in.ApiPassthrough, err = p.passed(order, info)
 	}
-	in.TemplateArn = new(fmt.Sprintf("arn:%s:acm-pca:::%s", parsed.Partition, template))
+	in.TemplateArn = new(pcaTemplate(parsed.Partition, ca.FromCSR))
 	return in, err
+}
+
+// pcaTemplate returns the ARN of the template that certificates are made by.
+func pcaTemplate(partition string, fromCSR bool) string {
+	template := passingTemplate
+	if fromCSR {
+		template = csrTemplate
+	}
+	return fmt.Sprintf("arn:%s:acm-pca:::%s", partition, template)
 }
 
 // notAfter is when the certificate ends: as ordered, or as the device asks

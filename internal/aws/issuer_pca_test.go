@@ -56,7 +56,7 @@ func (r *pcaRig) made() int {
 	return len(r.arns)
 }
 
-func TestPCAIssuer(t *testing.T) {
+func TestCases44And54PCAIssuer(t *testing.T) {
 	for kind, key := range caKeys(t) {
 		t.Run(kind, func(t *testing.T) {
 			r := newPCARig(t, key)
@@ -85,16 +85,16 @@ func TestAskedCA(t *testing.T) {
 		asked protocol.ACMPCAParameters
 		want  protocol.Reason
 	}{
-		"by aliases":           {protocol.ACMPCAParameters{IoTCAAlias: "MILL", PCAAlias: "mILL"}, ""},
-		"by names":             {protocol.ACMPCAParameters{IoTCAID: iotCA, PCAARN: fakeCA}, ""},
-		"aliases before names": {protocol.ACMPCAParameters{IoTCAAlias: "mill", IoTCAID: "x", PCAAlias: "mill", PCAARN: "x"}, ""},
-		"no IoT alias":         {protocol.ACMPCAParameters{IoTCAAlias: "x", PCAAlias: "x"}, "Invalid `awsiotCaAlias`."},
-		"no PCA alias":         {protocol.ACMPCAParameters{IoTCAAlias: "mill", PCAAlias: "PATH"}, "Invalid `acmpcaCaAlias`."},
-		"no IoT CA":            {protocol.ACMPCAParameters{PCAAlias: "mill"}, "Either `awsiotCaAlias` or `awsiotCaId` must be provided"},
-		"no PCA":               {protocol.ACMPCAParameters{IoTCAID: iotCA}, "Either `acmpcaCaAlias` or `acmpcaCaArn` must be provided."},
-		"nothing":              {protocol.ACMPCAParameters{CertInfo: &protocol.CertInfo{}}, "Either `awsiotCaAlias` or `awsiotCaId` must be provided"},
-		"another's IoT CA":     {protocol.ACMPCAParameters{IoTCAID: strings.Repeat("b", 64), PCAARN: fakeCA}, protocol.CANotAllowed},
-		"another's PCA":        {protocol.ACMPCAParameters{IoTCAID: iotCA, PCAARN: fakeCA + "0"}, protocol.CANotAllowed},
+		"case_45_by_aliases":           {protocol.ACMPCAParameters{IoTCAAlias: "MILL", PCAAlias: "mILL"}, ""},
+		"by names":                     {protocol.ACMPCAParameters{IoTCAID: iotCA, PCAARN: fakeCA}, ""},
+		"case_50_aliases_before_names": {protocol.ACMPCAParameters{IoTCAAlias: "mill", IoTCAID: "x", PCAAlias: "mill", PCAARN: "x"}, ""},
+		"case_46_no_such_IoT_alias":    {protocol.ACMPCAParameters{IoTCAAlias: "x", PCAAlias: "x"}, "Invalid `awsiotCaAlias`."},
+		"case_47_no_such_PCA_alias":    {protocol.ACMPCAParameters{IoTCAAlias: "mill", PCAAlias: "PATH"}, "Invalid `acmpcaCaAlias`."},
+		"case_48_no_IoT_CA":            {protocol.ACMPCAParameters{PCAAlias: "mill"}, "Either `awsiotCaAlias` or `awsiotCaId` must be provided"},
+		"case_49_no_PCA":               {protocol.ACMPCAParameters{IoTCAID: iotCA}, "Either `acmpcaCaAlias` or `acmpcaCaArn` must be provided."},
+		"nothing":                      {protocol.ACMPCAParameters{CertInfo: &protocol.CertInfo{}}, "Either `awsiotCaAlias` or `awsiotCaId` must be provided"},
+		"another's IoT CA":             {protocol.ACMPCAParameters{IoTCAID: strings.Repeat("b", 64), PCAARN: fakeCA}, protocol.CANotAllowed},
+		"case_51_another's_PCA":        {protocol.ACMPCAParameters{IoTCAID: iotCA, PCAARN: fakeCA + "0"}, protocol.CANotAllowed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			order := orderFor(t, "pump-7", ecKey(t))
@@ -116,7 +116,7 @@ func withInfo(t testing.TB, info protocol.CertInfo) certificate.Order {
 }
 
 // Every member of certInfo ends up in the certificate.
-func TestCertInfo(t *testing.T) {
+func TestCase52CertInfo(t *testing.T) {
 	r := newPCARig(t, ecKey(t))
 	c, err := r.issuer(t).Issue(t.Context(), withInfo(t, protocol.CertInfo{
 		CommonName: "pump-7", Organization: "Mühle", OrganizationalUnit: "Pumps", Locality: "Bergen", StateName: "Vestland",
@@ -142,7 +142,7 @@ func TestCertInfo(t *testing.T) {
 	}
 }
 
-func TestCertInfoThatIsRefused(t *testing.T) {
+func TestCase53CertInfoThatIsRefused(t *testing.T) {
 	for name, c := range map[string]struct {
 		info   protocol.CertInfo
 		change func(*PCAConfig)
@@ -174,7 +174,7 @@ func TestCertInfoThatIsRefused(t *testing.T) {
 
 // A request that waits too long is told so, and gets the same certificate when
 // it comes again, also after a restart.
-func TestPCAIsResumed(t *testing.T) {
+func TestCase55PCAIsResumed(t *testing.T) {
 	r := newPCARig(t, ecKey(t))
 	r.polls, r.config.Patience = 1<<30, 20*time.Millisecond
 	order := orderFor(t, "pump-7", ecKey(t))
@@ -273,12 +273,12 @@ func TestPCAFailures(t *testing.T) {
 	}{
 		"no such CA":         {"IssueCertificate", "ResourceNotFoundException", certificate.ErrNoCA, ""},
 		"a CA that is off":   {"IssueCertificate", "InvalidStateException", certificate.ErrNoCA, ""},
-		"throttled":          {"IssueCertificate", "ThrottlingException", nil, protocol.TryAgainLater},
+		"case_56_throttled":  {"IssueCertificate", "ThrottlingException", nil, protocol.TryAgainLater},
 		"a CSR it dislikes":  {"IssueCertificate", "MalformedCSRException", nil, ""},
 		"not describable":    {"DescribeCertificateAuthority", "ResourceNotFoundException", certificate.ErrNoCA, ""},
 		"throttled later":    {"GetCertificate", "ThrottlingException", nil, protocol.TryAgainLater},
 		"given up by PCA":    {"GetCertificate", "RequestFailedException", nil, ""},
-		"denied":             {"GetCertificate", "AccessDeniedException", nil, ""},
+		"case_57_denied":     {"GetCertificate", "AccessDeniedException", nil, ""},
 		"forgotten by PCA":   {"GetCertificate", "ResourceNotFoundException", nil, ""},
 		"still being worked": {"GetCertificate", "RequestInProgressException", nil, protocol.TryAgainLater},
 	} {
@@ -302,6 +302,42 @@ func TestPCAFailures(t *testing.T) {
 	r.status = "DISABLED"
 	if _, err := r.issuer(t).Signs(t.Context()); !errors.Is(err, certificate.ErrNoCA) || !strings.Contains(err.Error(), "DISABLED") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestPCAThatIsInactiveInIoT: nothing is paid for that AWS IoT would refuse, and
+// what it does not know, or does not say, is no reason.
+func TestPCAThatIsInactiveInIoT(t *testing.T) {
+	order := orderFor(t, "pump-7", ecKey(t))
+	for name, c := range map[string]struct {
+		status, fails string
+		refused       bool
+	}{
+		"ACTIVE":         {status: "ACTIVE"},
+		"INACTIVE":       {status: "INACTIVE", refused: true},
+		"not registered": {fails: notFound},
+		"not to be seen": {fails: "UnauthorizedException"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newPCARig(t, ecKey(t))
+			r.config.Registry = r.iot()
+			r.script(func() {
+				r.iotStatus = c.status
+				r.fail["GET cacertificate"] = c.fails
+			})
+			p := r.issuer(t)
+			_, err := p.Issue(t.Context(), order)
+			if errors.Is(err, certificate.ErrNoCA) != c.refused || err != nil && !c.refused {
+				t.Errorf("got %v", err)
+			}
+			if c.refused && (r.made() > 0 || !strings.Contains(err.Error(), "INACTIVE")) {
+				t.Errorf("%d were made: %v", r.made(), err)
+			}
+			_, said := p.Signs(t.Context())
+			if errors.Is(said, certificate.ErrNoCA) != c.refused {
+				t.Errorf("it says that it signs: %v", said)
+			}
+		})
 	}
 }
 
@@ -426,7 +462,7 @@ func TestPCAConfigurationsThatCannotWork(t *testing.T) {
 	}
 }
 
-func TestPrivateCAIn(t *testing.T) {
+func TestCase58PrivateCAIn(t *testing.T) {
 	r := newPCARig(t, ecKey(t))
 	config := r.double.config()
 	config.Region = "us-east-1"

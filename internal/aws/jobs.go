@@ -3,11 +3,7 @@ package aws
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
-
-	"github.com/aws/aws-sdk-go-v2/service/iot"
-	"github.com/aws/aws-sdk-go-v2/service/iot/types"
 
 	"github.com/certvendor/certvendor/internal/store"
 	"github.com/certvendor/certvendor/jobs"
@@ -27,11 +23,10 @@ type JobSettings struct {
 // job goes on again it is another one there, with a number behind its id.
 type Jobs struct {
 	store.Jobs
-	meta     *store.Store
-	iot      *iot.Client
-	names    names
-	group    *Group
-	settings JobSettings
+	meta  *store.Store
+	group *Group
+	at    remoteJobs
+	own   *ownJobs // of campaigns; nil: they have none
 }
 
 var _ jobs.Continuous = (*Jobs)(nil)
@@ -65,48 +60,19 @@ func (j *Jobs) create(ctx context.Context, job jobs.Job) error {
 		if err != nil {
 			return err
 		}
-		there, err := j.iot.DescribeJob(ctx, &iot.DescribeJobInput{JobId: &id})
+		there, err := j.at.describe(ctx, id)
 		switch {
-		case isNotFound(err):
-			return j.createAs(ctx, id, job)
 		case err != nil:
-			return fmt.Errorf("describe job %s: %w", id, err)
-		case there.Job == nil || !over(there.Job.Status):
+			return err
+		case there == nil:
+			return j.at.create(ctx, id, job)
+		case !over(there.Status):
 			return nil
 		}
-		if err := j.succeed(ctx, job.ID); err != nil {
+		if err := j.meta.SetMeta(ctx, remoteKey(job.ID), successorID(job.ID, id)); err != nil {
 			return err
 		}
 	}
-}
-
-// over reports whether a job does nothing more.
-func over(status types.JobStatus) bool {
-	switch status {
-	case types.JobStatusCanceled, types.JobStatusCompleted, types.JobStatusDeletionInProgress:
-		return true
-	}
-	return false
-}
-
-func (j *Jobs) createAs(ctx context.Context, id string, job jobs.Job) error {
-	in := &iot.CreateJobInput{
-		JobId: &id, Targets: []string{j.names.group(job.Group)}, TargetSelection: types.TargetSelectionContinuous,
-		Document: new(string(job.Document)), Description: new("Rotate the device's certificate (certvendor)."),
-	}
-	if timeout := j.settings.InProgressTimeout; timeout > 0 {
-		in.TimeoutConfig = &types.TimeoutConfig{InProgressTimeoutInMinutes: new(int64(timeout / time.Minute))}
-	}
-	if j.settings.AbortPercent > 0 {
-		in.AbortConfig = &types.AbortConfig{CriteriaList: []types.AbortCriteria{{
-			Action: types.AbortActionCancel, FailureType: types.JobExecutionFailureTypeAll,
-			MinNumberOfExecutedThings: new(int32(max(j.settings.AbortLeast, 1))), ThresholdPercentage: &j.settings.AbortPercent,
-		}}}
-	}
-	if _, err := j.iot.CreateJob(ctx, in); err != nil && codeOf(err) != alreadyExists {
-		return fmt.Errorf("create job %s: %w", id, err)
-	}
-	return nil
 }
 
 // remoteKey is where the store keeps which job of AWS goes by a job's id.
@@ -121,17 +87,16 @@ func (j *Jobs) remoteID(ctx context.Context, id string) (string, error) {
 	return id, nil
 }
 
-// succeed gives a job another id at AWS.
-func (j *Jobs) succeed(ctx context.Context, id string) error {
-	was, err := j.remoteID(ctx, id)
-	if err != nil {
-		return err
+// remoteFor returns the id of the job at AWS that an execution is of.
+func (j *Jobs) remoteFor(ctx context.Context, e jobs.Execution) (string, error) {
+	id := e.JobID
+	if j.own != nil {
+		var err error
+		if id, err = j.own.idFor(ctx, e); err != nil {
+			return "", err
+		}
 	}
-	n := 1
-	if _, err := fmt.Sscanf(was, id+"-%d", &n); err != nil {
-		n = 1
-	}
-	return j.meta.SetMeta(ctx, remoteKey(id), fmt.Sprintf("%s-%d", id, n+1))
+	return j.remoteID(ctx, id)
 }
 
 // Cancel implements jobs.Continuous.
@@ -148,19 +113,10 @@ func (j *Jobs) cancel(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	there, err := j.iot.DescribeJob(ctx, &iot.DescribeJobInput{JobId: &remote})
-	switch {
-	case isNotFound(err):
-		return nil
-	case err != nil:
-		return fmt.Errorf("describe job %s: %w", remote, err)
-	case there.Job != nil && over(there.Job.Status):
-		return nil
+	if err := j.at.cancel(ctx, remote); err != nil || j.own == nil {
+		return err
 	}
-	if _, err := j.iot.CancelJob(ctx, &iot.CancelJobInput{JobId: &remote, ReasonCode: new("CERTVENDOR")}); unlessGone(err) != nil {
-		return fmt.Errorf("cancel job %s: %w", remote, err)
-	}
-	return nil
+	return j.own.cancel(ctx, id)
 }
 
 // Resume implements jobs.Continuous. At AWS it is another job from now on.

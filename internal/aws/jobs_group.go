@@ -2,6 +2,7 @@ package aws
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -9,6 +10,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/iot/types"
 
 	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/jobs"
+	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
 	"github.com/certvendor/certvendor/rotation"
 )
@@ -17,9 +20,16 @@ import (
 // adds to the thing group when its turn comes. AWS IoT gives it the job then.
 type Group struct {
 	store.Group
-	iot  *iot.Client
-	name string
-	poke func() // somebody waits
+	iot     *iot.Client
+	name    string
+	owner   string // see ownerTag
+	poke    func() // somebody waits
+	jobs    store.Jobs
+	devices store.Devices
+	// rotated reports whether a device has acked, or finished a rotation, since
+	// a time.
+	rotated func(context.Context, registry.DeviceID, time.Time) (bool, error)
+	own     *ownJobs // of campaigns; nil: they have none
 }
 
 var _ rotation.Group = (*Group)(nil)
@@ -28,20 +38,23 @@ var _ rotation.Group = (*Group)(nil)
 const groupDescription = "Things that certvendor has asked to rotate their certificate."
 
 // Ensure creates the thing group if it is not there. Idempotent.
-func (g *Group) Ensure(ctx context.Context) error {
-	_, err := g.iot.DescribeThingGroup(ctx, &iot.DescribeThingGroupInput{ThingGroupName: &g.name})
+func (g *Group) Ensure(ctx context.Context) error { return g.ensure(ctx, g.name) }
+
+func (g *Group) ensure(ctx context.Context, name string) error {
+	_, err := g.iot.DescribeThingGroup(ctx, &iot.DescribeThingGroupInput{ThingGroupName: &name})
 	if err == nil {
 		return nil
 	}
 	if !isNotFound(err) {
-		return fmt.Errorf("describe thing group %s: %w", g.name, err)
+		return fmt.Errorf("describe thing group %s: %w", name, err)
 	}
 	_, err = g.iot.CreateThingGroup(ctx, &iot.CreateThingGroupInput{
-		ThingGroupName:       &g.name,
+		ThingGroupName:       &name,
 		ThingGroupProperties: &types.ThingGroupProperties{ThingGroupDescription: new(groupDescription)},
+		Tags:                 iotTags(g.owner),
 	})
 	if err != nil && codeOf(err) != alreadyExists {
-		return fmt.Errorf("create thing group %s: %w", g.name, err)
+		return fmt.Errorf("create thing group %s: %w", name, err)
 	}
 	return nil
 }
@@ -65,30 +78,73 @@ func (g *Group) Remove(ctx context.Context, id registry.DeviceID, since time.Tim
 	if err != nil || still {
 		return err
 	}
+	if err := g.succeeded(ctx, id); err != nil {
+		return err
+	}
 	defer g.poke() // a place in flight may be free
 	return g.take(ctx, id)
 }
 
-// take takes a thing out of the thing group. Idempotent.
+// succeeded says of the job of a device that leaves because it has acked what
+// AWS would say a moment later: that it has done it. The store has not heard yet
+// that the job was begun, and has called it REMOVED.
+func (g *Group) succeeded(ctx context.Context, id registry.DeviceID) error {
+	newest, some, err := g.jobs.Newest(ctx, id)
+	if err != nil || !some || newest.Status != protocol.JobRemoved {
+		return err
+	}
+	rotated, err := g.rotated(ctx, id, newest.QueuedAt)
+	if err != nil || !rotated {
+		return err
+	}
+	_, err = g.jobs.Update(ctx, id, newest.JobID, newest.Number, func(e jobs.Execution) (jobs.Execution, error) {
+		if e.Status != protocol.JobRemoved {
+			return e, nil
+		}
+		return e.End(protocol.JobSucceeded, e.UpdatedAt), nil
+	})
+	return err
+}
+
+// take takes a thing out of the thing group that it was added to. Idempotent.
 func (g *Group) take(ctx context.Context, id registry.DeviceID) error {
+	name := g.name
+	if g.own != nil {
+		var err error
+		if name, err = g.own.groupOf(ctx, id); err != nil {
+			return err
+		}
+	}
+	return g.takeFrom(ctx, id, name)
+}
+
+func (g *Group) takeFrom(ctx context.Context, id registry.DeviceID, name string) error {
 	_, err := g.iot.RemoveThingFromThingGroup(ctx, &iot.RemoveThingFromThingGroupInput{
-		ThingName: new(string(id)), ThingGroupName: &g.name,
+		ThingName: new(string(id)), ThingGroupName: &name,
 	})
 	if err = unlessGone(err); err != nil {
-		return fmt.Errorf("remove thing %s from thing group %s: %w", id, g.name, err)
+		return fmt.Errorf("remove thing %s from thing group %s: %w", id, name, err)
 	}
 	return nil
 }
 
-// join adds a thing to the thing group. Idempotent.
+// join adds a thing to the thing group, or returns an error of kind errCrowded.
+// Idempotent.
 func (g *Group) join(ctx context.Context, id registry.DeviceID) error {
+	return g.joinTo(ctx, id, g.name)
+}
+
+func (g *Group) joinTo(ctx context.Context, id registry.DeviceID, name string) error {
 	_, err := g.iot.AddThingToThingGroup(ctx, &iot.AddThingToThingGroupInput{
-		ThingName: new(string(id)), ThingGroupName: &g.name,
+		ThingName: new(string(id)), ThingGroupName: &name,
 	})
-	if err != nil {
-		return fmt.Errorf("add thing %s to thing group %s: %w", id, g.name, err)
+	if err == nil {
+		return g.devices.SetCrowded(ctx, id, 0)
 	}
-	return nil
+	if code := codeOf(err); code == limitExceeded || code == invalidRequest {
+		err = errors.Join(g.room(ctx, id), err)
+	}
+	return fmt.Errorf("add thing %s to thing group %s: %w", id, name, err)
 }
 
 // things calls each with the names of the things in the thing group, a page at

@@ -22,11 +22,38 @@ func namesFrom(caller, region string) (names, error) {
 	return names{partition: a.Partition, region: region, account: a.AccountID}, nil
 }
 
-func (n names) iot(resource string) string {
+func (n names) iot(resource string) string { return n.of("iot", resource) }
+
+// of returns the ARN of a resource of another service.
+func (n names) of(service, resource string) string {
 	return arn.ARN{
-		Partition: n.partition, Service: "iot", Region: n.region, AccountID: n.account, Resource: resource,
+		Partition: n.partition, Service: service, Region: n.region, AccountID: n.account, Resource: resource,
 	}.String()
 }
+
+// bucket returns the ARN of a bucket of S3, or of objects in it: their names
+// belong to no account.
+func (n names) bucket(name string) string {
+	return arn.ARN{Partition: n.partition, Service: "s3", Resource: name}.String()
+}
+
+// key returns the ARN of a key of KMS that goes by its id, an alias or an ARN.
+// Of an alias the condition says which keys are meant.
+func (n names) key(name string) (string, Condition) {
+	if parsed, err := arn.Parse(name); err == nil {
+		if !strings.HasPrefix(parsed.Resource, aliasPrefix) {
+			return name, nil
+		}
+		name = parsed.Resource
+	}
+	if strings.HasPrefix(name, aliasPrefix) {
+		return n.of("kms", "key/*"), Condition{"ForAnyValue:StringEquals": {"kms:ResourceAliases": name}}
+	}
+	return n.of("kms", "key/"+name), nil
+}
+
+// aliasPrefix begins the name of every alias of KMS.
+const aliasPrefix = "alias/"
 
 func (n names) certificate(id certificate.ID) string { return n.iot("cert/" + string(id)) }
 

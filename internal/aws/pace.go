@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/iot"
 	"github.com/rs/zerolog"
 
+	"github.com/certvendor/certvendor/jobs"
 	"github.com/certvendor/certvendor/registry"
+	"github.com/certvendor/certvendor/rotation"
 )
 
 // Pace says how fast the group's members get their job. The rollout rate of a
@@ -28,6 +31,7 @@ type Rerun string
 const (
 	Readd           Rerun = "readd"            // out of the group and in again
 	DeleteExecution Rerun = "delete-execution" // and what it had of the job is deleted in between
+	JobPerCampaign  Rerun = "job-per-campaign" // it is given another job, see ownJobs
 )
 
 func (p Pace) validate(rerun Rerun) error {
@@ -36,8 +40,8 @@ func (p Pace) validate(rerun Rerun) error {
 		return fmt.Errorf("rotation.per_minute: %d is not from 1 to 1000000", p.PerMinute)
 	case p.MaxInFlight < 1:
 		return fmt.Errorf("rotation.max_in_flight: %d is less than 1", p.MaxInFlight)
-	case rerun != Readd && rerun != DeleteExecution:
-		return fmt.Errorf("aws.rerun: %q is none of %s, %s", rerun, Readd, DeleteExecution)
+	case rerun != Readd && rerun != DeleteExecution && rerun != JobPerCampaign:
+		return fmt.Errorf("aws.rerun: %q is none of %s, %s, %s", rerun, Readd, DeleteExecution, JobPerCampaign)
 	}
 	return nil
 }
@@ -50,17 +54,18 @@ type Pacer struct {
 	jobs  *Jobs
 	group *Group
 	iot   *iot.Client
-	now   func() time.Time
-	log   zerolog.Logger
-	// done reports whether a device has finished a rotation lately.
-	done  func(context.Context, registry.DeviceID) (bool, error)
-	poked chan struct{}
+	// registry knows the things that others have added.
+	registry *Registry
+	now      func() time.Time
+	log      zerolog.Logger
+	poked    chan struct{}
+	ended    chan Ended
 
 	allowance float64 // how many may be added now
 	counted   time.Time
-	owed      map[registry.DeviceID]bool // those whose adding has failed
-	looked    time.Time                  // at the executions
-	listed    time.Time                  // the thing group
+	owed      map[registry.DeviceID]time.Time // those whose adding has failed, and when it is tried again
+	looked    time.Time                       // at the executions
+	listed    time.Time                       // the thing group
 }
 
 const (
@@ -75,6 +80,9 @@ const (
 	errorRest = 5 * time.Second
 	// atATime is how many are added in one round.
 	atATime = 100
+	// crowdedRest is how long nothing is tried for a thing that can join no
+	// group.
+	crowdedRest = 10 * time.Minute
 	// doneLately is how long after its rotation a thing that is found in the
 	// group is taken for one that is about to leave it.
 	doneLately = time.Hour
@@ -82,20 +90,18 @@ const (
 
 func newPacer(w *World, c Config) *Pacer {
 	return &Pacer{
-		pace: c.Pace, rerun: c.Rerun, jobs: w.jobs, group: w.group, iot: c.Clients.IoT, now: c.Now, log: c.Log,
-		done:  func(ctx context.Context, id registry.DeviceID) (bool, error) { return w.doneSince(ctx, id, doneLately) },
-		poked: make(chan struct{}, 1), owed: map[registry.DeviceID]bool{},
+		pace: c.Pace, rerun: c.Rerun, jobs: w.jobs, group: w.group, iot: c.Clients.IoT, registry: w.registry, now: c.Now, log: c.Log,
+		poked: make(chan struct{}, 1), ended: make(chan Ended, endedKept), owed: map[registry.DeviceID]time.Time{},
 	}
 }
 
-// doneSince reports whether a device has finished a rotation within a time.
-func (w *World) doneSince(ctx context.Context, id registry.DeviceID, within time.Duration) (bool, error) {
+// rotatedSince reports whether a device has acked, or finished a rotation, since
+// a time.
+func (w *World) rotatedSince(ctx context.Context, id registry.DeviceID, since time.Time) (bool, error) {
 	history, err := w.store.Journal().Find(ctx, id)
-	if err != nil {
-		return false, err
-	}
-	last := history.LastFinished()
-	return last != nil && w.config.Now().Sub(last.ClosedAt) < within, nil
+	return slices.ContainsFunc(history.Rotations, func(r rotation.Rotation) bool {
+		return r.AckedAt.After(since) || r.State == rotation.Finished && r.ClosedAt.After(since)
+	}), err
 }
 
 // poke makes Run look at once. It never blocks.
@@ -117,6 +123,8 @@ func (p *Pacer) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-p.poked:
+		case e := <-p.ended:
+			p.followUp(ctx, e)
 		case <-rest.C:
 		}
 		wait, err := p.round(ctx)
@@ -160,8 +168,10 @@ func (p *Pacer) admit(ctx context.Context) (more bool, err error) {
 	p.allowance = min(p.allowance+max(now.Sub(p.counted).Minutes(), 0)*float64(p.pace.PerMinute), p.burst())
 	p.counted = now
 	var errs []error
-	for device := range p.owed {
-		errs = append(errs, p.give(ctx, device))
+	for device, at := range p.owed {
+		if !now.Before(at) {
+			errs = append(errs, p.give(ctx, device))
+		}
 	}
 	inFlight, err := p.jobs.InFlight(ctx)
 	if err != nil {
@@ -185,16 +195,22 @@ func (p *Pacer) admit(ctx context.Context) (more bool, err error) {
 // give adds a thing to the thing group, and has one that had the job before get
 // it again. What fails is owed.
 func (p *Pacer) give(ctx context.Context, device registry.DeviceID) error {
-	p.owed[device] = true
+	p.owed[device] = p.now()
 	member, err := p.group.Has(ctx, device)
 	if err != nil {
 		return err
 	}
 	if member { // it may have left meanwhile
-		if err := p.again(ctx, device); err != nil {
+		group, err := p.again(ctx, device)
+		if err != nil {
 			return err
 		}
-		if err := p.group.join(ctx, device); err != nil && !isNotFound(err) {
+		switch err := p.group.joinTo(ctx, device, group); {
+		case errors.Is(err, errCrowded): // a person has to do something
+			p.owed[device] = p.now().Add(crowdedRest)
+			p.log.Warn().Str("device", string(device)).Err(err).Msg("it gets no job")
+			return nil
+		case err != nil && !isNotFound(err):
 			return err
 		}
 	}
@@ -202,15 +218,24 @@ func (p *Pacer) give(ctx context.Context, device registry.DeviceID) error {
 	return nil
 }
 
-// again prepares a thing that had the job before.
-func (p *Pacer) again(ctx context.Context, device registry.DeviceID) error {
+// again prepares a thing that had the job before, and returns the thing group
+// that it is to join.
+func (p *Pacer) again(ctx context.Context, device registry.DeviceID) (group string, err error) {
 	newest, some, err := p.jobs.Newest(ctx, device)
-	if err != nil || !some || newest.Number <= 1 {
-		return err
+	switch {
+	case err == nil && some && p.rerun == JobPerCampaign:
+		return p.jobs.own.prepare(ctx, newest)
+	case err != nil || !some || newest.Number <= 1:
+		return p.group.name, err
 	}
 	if err := p.group.take(ctx, device); err != nil || p.rerun != DeleteExecution {
-		return err
+		return p.group.name, err
 	}
+	return p.group.name, p.forget(ctx, device, newest)
+}
+
+// forget deletes what AWS has of the job on a thing.
+func (p *Pacer) forget(ctx context.Context, device registry.DeviceID, newest jobs.Execution) error {
 	remote, err := p.jobs.remoteID(ctx, newest.JobID)
 	if err != nil {
 		return err
@@ -247,12 +272,19 @@ func (p *Pacer) meet(ctx context.Context, device registry.DeviceID) error {
 	if err != nil || known {
 		return err
 	}
-	done, err := p.done(ctx, device)
+	done, err := p.group.rotated(ctx, device, p.now().Add(-doneLately))
 	switch {
 	case err != nil:
 		return err
 	case done:
-		return p.group.take(ctx, device)
+		return p.group.takeFrom(ctx, device, p.group.name)
+	}
+	// Its row in the store is what lets it have its turn.
+	switch _, err := p.registry.Device(ctx, device); {
+	case errors.Is(err, registry.ErrUnknown):
+		return nil // it would be refused whatever it asks
+	case err != nil:
+		return err
 	}
 	return p.group.Group.Add(ctx, device)
 }

@@ -33,31 +33,67 @@ func (p *Pacer) reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	remote, err := p.jobs.remoteID(ctx, status.Job.ID)
+	ids := []string{status.Job.ID}
+	var live []store.LiveJob
+	if p.jobs.own != nil {
+		if live, err = p.jobs.own.rows.Live(ctx); err != nil {
+			return err
+		}
+	}
+	for _, l := range live {
+		if l.Open > 0 && l.ID != status.Job.ID {
+			ids = append(ids, l.ID)
+		}
+	}
+	running, err := p.running(ctx, ids)
 	if err != nil {
 		return err
 	}
-	running, err := p.running(ctx, remote)
-	if err != nil {
+	if err := p.compareAll(ctx, status.Job.ID, running); err != nil || p.jobs.own == nil {
 		return err
 	}
+	return p.jobs.own.end(ctx, live)
+}
+
+// compareAll compares the executions of a job, page by page.
+func (p *Pacer) compareAll(ctx context.Context, job string, running map[runs]types.JobExecutionStatus) error {
 	var errs []error
 	var after registry.DeviceID
 	for {
-		page, err := p.jobs.Running(ctx, status.Job.ID, after, runningPage)
+		page, err := p.jobs.Running(ctx, job, after, runningPage)
 		if err != nil || len(page) == 0 {
 			return errors.Join(append(errs, err)...)
 		}
 		for _, e := range page {
 			after = e.Device
-			errs = append(errs, p.compare(ctx, e, remote, running))
+			errs = append(errs, p.compare(ctx, e, running))
 		}
 	}
 }
 
-// running returns the executions at AWS that have not ended.
-func (p *Pacer) running(ctx context.Context, remote string) (map[registry.DeviceID]types.JobExecutionStatus, error) {
-	all := map[registry.DeviceID]types.JobExecutionStatus{}
+// runs names an execution at AWS.
+type runs struct {
+	device registry.DeviceID
+	job    string // its id there
+}
+
+// running returns the executions of jobs that have not ended at AWS.
+func (p *Pacer) running(ctx context.Context, ids []string) (map[runs]types.JobExecutionStatus, error) {
+	all := map[runs]types.JobExecutionStatus{}
+	for _, id := range ids {
+		remote, err := p.jobs.remoteID(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if err := p.list(ctx, remote, all); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// list adds the executions of one job.
+func (p *Pacer) list(ctx context.Context, remote string, all map[runs]types.JobExecutionStatus) error {
 	for _, status := range []types.JobExecutionStatus{types.JobExecutionStatusQueued, types.JobExecutionStatusInProgress} {
 		pages := iot.NewListJobExecutionsForJobPaginator(p.iot, &iot.ListJobExecutionsForJobInput{
 			JobId: &remote, Status: status, MaxResults: new(int32(runningPage)),
@@ -65,24 +101,26 @@ func (p *Pacer) running(ctx context.Context, remote string) (map[registry.Device
 		for pages.HasMorePages() {
 			page, err := pages.NextPage(ctx)
 			if isNotFound(err) {
-				return all, nil
+				return nil
 			}
 			if err != nil {
-				return nil, fmt.Errorf("list the %s executions of job %s: %w", status, remote, err)
+				return fmt.Errorf("list the %s executions of job %s: %w", status, remote, err)
 			}
 			for _, e := range page.ExecutionSummaries {
-				all[thingOf(deref(e.ThingArn))] = status
+				all[runs{thingOf(deref(e.ThingArn)), remote}] = status
 			}
 		}
 	}
-	return all, nil
+	return nil
 }
 
 // compare brings one execution to where AWS has it.
-func (p *Pacer) compare(
-	ctx context.Context, e jobs.Execution, remote string, running map[registry.DeviceID]types.JobExecutionStatus,
-) error {
-	if status, runs := running[e.Device]; runs {
+func (p *Pacer) compare(ctx context.Context, e jobs.Execution, running map[runs]types.JobExecutionStatus) error {
+	remote, err := p.jobs.remoteFor(ctx, e)
+	if err != nil {
+		return err
+	}
+	if status, runs := running[runs{e.Device, remote}]; runs {
 		return p.set(ctx, e, protocol.JobStatus(status), nil)
 	}
 	there, err := p.describe(ctx, e.Device, remote)
@@ -121,7 +159,7 @@ func detailsOf(e *types.JobExecution) map[string]string {
 // and so left the group, is no failure: its own last word came too late.
 func (p *Pacer) set(ctx context.Context, e jobs.Execution, status protocol.JobStatus, details map[string]string) error {
 	if status == protocol.JobRemoved {
-		done, err := p.done(ctx, e.Device)
+		done, err := p.group.rotated(ctx, e.Device, e.QueuedAt)
 		if err != nil {
 			return err
 		}

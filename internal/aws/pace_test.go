@@ -176,6 +176,9 @@ func TestAddedByOthers(t *testing.T) {
 	if err != nil || len(members) != 5 {
 		t.Errorf("members %v, %v", members, err)
 	}
+	wantStatus(t, w, map[registry.DeviceID]protocol.JobStatus{ // and their turn has come
+		"other-0": protocol.JobQueued, "other-4": protocol.JobQueued,
+	})
 }
 
 // TestHeldInPages: case 79. All certificates of a thing are considered, with

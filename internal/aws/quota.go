@@ -18,16 +18,18 @@ import (
 var quotas = map[string]float64{
 	"RegisterCertificate": 10, "RegisterCertificateWithoutCA": 10, "CreateCertificateFromCsr": 15,
 	"DescribeCertificate": 10, "UpdateCertificate": 10, "DeleteCertificate": 10, "ListCertificates": 10,
-	"DescribeCACertificate": 10, "RegisterCACertificate": 10, "GetRegistrationCode": 10,
+	"DescribeCACertificate": 10, "RegisterCACertificate": 10, "UpdateCACertificate": 10, "GetRegistrationCode": 10, "PutParameter": 3,
 	"AttachThingPrincipal": 50, "DetachThingPrincipal": 50, "ListThingPrincipals": 20, "ListThingPrincipalsV2": 20,
 	"ListPrincipalThings": 10, "ListPrincipalThingsV2": 10, "AttachPolicy": 15, "DetachPolicy": 15, "ListAttachedPolicies": 15,
 	"DescribeThing": 350, "UpdateThing": 50, "CreateThing": 50,
 	"AddThingToThingGroup": 60, "RemoveThingFromThingGroup": 50, "ListThingsInThingGroup": 25,
-	"CreateThingGroup": 25, "DescribeThingGroup": 25,
+	"ListThingGroupsForThing": 50, "ListThings": 10, "SearchIndex": 15, "ListAuditFindings": 10,
+	"CreateThingGroup": 25, "DescribeThingGroup": 25, "DeleteThingGroup": 25,
 	"CreateJob": 10, "DescribeJob": 10, "CancelJob": 10, "ListJobExecutionsForJob": 10, "DescribeJobExecution": 10,
 	"DeleteJobExecution": 10, "DescribeEndpoint": 10,
 	"IssueCertificate": 25, "GetCertificate": 75, "DescribeCertificateAuthority": 20,
 	"GetCertificateAuthorityCertificate": 20, "GetParameter": 40, "Sign": 1000, "GetPublicKey": 2000,
+	"CreateTopicRule": 5, "Invoke": 1000, // of Lambda: as many as run at a time, by default
 	"GetItem": 3000, "Query": 3000, "PutItem": 1000, "UpdateItem": 1000, "BatchWriteItem": 1000, // DynamoDB, a partition and second
 	"HeadObject": 5500, "GetObject": 5500, "PutObject": 3500, "DeleteObject": 3500, // S3, a prefix and second
 }

@@ -96,6 +96,9 @@ func (i *Inventory) register(ctx context.Context, c certificate.Certificate) (kn
 		}
 		return true, nil
 	case err != nil:
+		if !isPassing(err) && i.refused != nil {
+			i.refused()
+		}
 		return false, fmt.Errorf("register certificate %s: %w", c.ID, err)
 	}
 	return false, nil

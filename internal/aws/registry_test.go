@@ -60,8 +60,8 @@ func assetServer(t *testing.T) (url string, written *string) {
 	return server.URL, written
 }
 
-// TestAssetLibrary: cases 60 to 63, over both ways.
-func TestAssetLibrary(t *testing.T) {
+// TestCases60And61And62And63AssetLibrary: cases 60 to 63, over both ways.
+func TestCases60And61And62And63AssetLibrary(t *testing.T) {
 	for _, way := range []string{"url", "function"} {
 		t.Run(way, func(t *testing.T) {
 			url, written := assetServer(t)
@@ -93,8 +93,8 @@ func TestAssetLibrary(t *testing.T) {
 	}
 }
 
-// TestNoRegistry: case 65.
-func TestNoRegistry(t *testing.T) {
+// TestCase65NoRegistry: case 65.
+func TestCase65NoRegistry(t *testing.T) {
 	fake := newFake()
 	w := fake.open(t, noon(), func(c *Config) { c.Registry = NoSource })
 	for range 2 {

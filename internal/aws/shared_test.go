@@ -277,14 +277,14 @@ func TestATableOfSomethingElseIsRefused(t *testing.T) {
 // what the table has. The one that has crashed is never told.
 func TestCrashesOfInstancesThatShare(t *testing.T) {
 	motoURL(t)
-	backendtest.RunCrashes(t, func(t *testing.T, clock *backendtest.Clock) backendtest.World {
+	backendtest.Run(t, func(t *testing.T, clock *backendtest.Clock) backendtest.World {
 		account := newAccount()
 		clients := dialMoto(t, account, nil)
 		prepareAccount(t, account, clients, "given", "device")
 		config := testConfig(account, clients, clock.Now, t.TempDir())
 		config.Issuer, config.Sharing = given(softwareCA(t, clock.Now)), Sharing{Table: "certvendor", Lease: time.Hour}
 		return examinedShared(t, config)
-	})
+	}, "crash")
 }
 
 func examinedShared(t *testing.T, config Config) backendtest.World {
@@ -297,7 +297,7 @@ func examinedShared(t *testing.T, config Config) backendtest.World {
 	if err := shared.Lead(t.Context()); err != nil {
 		t.Fatal(errors.Join(err, shared.Close()))
 	}
-	w := examinedWorld(t, config)
+	w := examinedWorld(t, config, nil)
 	w.Crash = func() backendtest.World {
 		// Its lease is not waited for.
 		if err := shared.lease.release(t.Context()); err != nil {

@@ -8,9 +8,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/rs/zerolog"
 
+	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/backend"
 	"github.com/certvendor/certvendor/internal/store"
@@ -22,6 +23,7 @@ import (
 type Config struct {
 	Data     string // the directory of journal, audit and what else AWS has no place for
 	Instance string // who we are, in leases and in the audit
+	Owner    string // what is made at AWS is tagged with, see ownerTag
 	Clients  *Clients
 	// Sharing is for StandBy; Shared is what StandBy has made of it, and leads.
 	// Nil: the store is this machine's alone.
@@ -34,8 +36,10 @@ type Config struct {
 	Group        string       // the name of the rotation group
 	Pace         Pace
 	Rerun        Rerun
+	Prices       map[string]campaign.Price // of a call, by API; for plans
 	Packages     PackagesConfig
 	Job          JobSettings
+	Presence     *Presence // optional: where it is written down who has connected
 
 	// Issuer makes what signs, once the store is open. Where ActsOutside says
 	// that what it does has an effect beyond its answer, every intention is
@@ -82,6 +86,7 @@ type World struct {
 	jobs      *Jobs
 	packages  *Packages
 	pacer     *Pacer
+	syncer    *Syncer
 	issuer    vending.Issuer
 
 	stop    context.CancelFunc
@@ -119,7 +124,7 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 		return nil, err
 	}
 	w.join(names)
-	return w, nil
+	return w, w.syncer.load(ctx)
 }
 
 func (w *World) openStore(ctx context.Context) (err error) {
@@ -162,29 +167,50 @@ func (w *World) whose(ctx context.Context) (names, error) {
 
 // caller returns the names of the account that the credentials are of.
 func (w *World) caller(ctx context.Context) (names, error) {
-	caller, err := w.config.Clients.STS.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+	arn, err := w.config.Clients.Caller(ctx)
 	if err != nil {
-		return names{}, fmt.Errorf("ask AWS who we are: %w", err)
+		return names{}, err
 	}
-	return namesFrom(deref(caller.Arn), w.config.Clients.Config.Region)
+	return namesFrom(arn, w.config.Clients.Config.Region)
 }
 
 // join makes the ports.
 func (w *World) join(n names) {
 	c, clients := w.config, w.config.Clients
-	w.group = &Group{Group: w.store.Group(), iot: clients.IoT, name: c.Group, poke: w.Poke}
+	w.group = &Group{
+		Group: w.store.Group(), iot: clients.IoT, name: c.Group, owner: c.Owner, poke: w.Poke,
+		jobs: w.store.Jobs(), rotated: w.rotatedSince, devices: w.store.Devices(),
+	}
 	w.registry = &Registry{
 		Devices: w.store.Devices(), source: c.source(), iot: clients.IoT, log: c.Log, leave: w.group.take,
 		known: newRecent[registry.DeviceID, map[string]string](thingKept, remembering, c.Now),
 	}
 	w.inventory = &Inventory{
 		rows: w.store.Certificates(), marks: w.store.Unsettled(), iot: clients.IoT, names: n, how: c.Registration,
-		views: newRecent[registry.DeviceID, view](viewKept, remembering, c.Now),
-		fresh: newRecent[registry.DeviceID, struct{}](freshEvery, remembering, c.Now),
-		log:   c.Log, now: c.Now, atWork: map[certificate.ID]int{},
+		views:  newRecent[registry.DeviceID, view](viewKept, remembering, c.Now),
+		fresh:  newRecent[registry.DeviceID, struct{}](freshEvery, remembering, c.Now),
+		looked: newRecent[registry.DeviceID, struct{}](lookAgain, remembering, c.Now), presence: c.Presence,
+		log: c.Log, now: c.Now, atWork: map[certificate.ID]int{},
 	}
-	w.jobs = &Jobs{Jobs: w.store.Jobs(), meta: w.store, iot: clients.IoT, names: n, group: w.group, settings: c.Job}
+	if issuer, remembers := w.issuer.(interface{ Forget() }); remembers {
+		w.inventory.refused = issuer.Forget
+	}
+	w.jobs = &Jobs{
+		Jobs: w.store.Jobs(), meta: w.store, group: w.group,
+		at: remoteJobs{iot: clients.IoT, names: n, owner: c.Owner, settings: c.Job},
+	}
+	if c.Rerun == JobPerCampaign {
+		own := &ownJobs{
+			rows: w.store.OwnJobs(), jobs: w.jobs, group: w.group,
+			ready: newRecent[string, struct{}](readyFor, remembering, c.Now),
+		}
+		w.jobs.own, w.group.own = own, own
+	}
 	w.pacer = newPacer(w, c)
+	w.syncer = newSyncer(w)
+	if bus, hears := c.Bus.(interface{ HearEnded(func(Ended)) }); hears {
+		bus.HearEnded(w.pacer.hear)
+	}
 	w.packages = &Packages{
 		config: c.Packages, rows: w.store.Packages(), s3: clients.S3, presign: presignClient(clients.S3, c.Now),
 		credentials: clients.Config.Credentials, now: c.Now, unknown: w.inventory.doubt,
@@ -219,7 +245,7 @@ func (w *World) Backend() backend.Backend {
 		Revoker: Revoker{w.store.Certificates(), w.inventory},
 		Journal: Journal{w.store.Journal(), w.inventory}, Rotations: w.store.Journal(), Brakes: w.store.Brakes(),
 		Group: w.group, Jobs: w.jobs,
-		Issuer: w.issuer, Packages: w.packages, Bus: w.config.Bus, Signs: w.signs(),
+		Issuer: w.issuer, Packages: w.packages, Bus: w.config.Bus, Signs: w.signs(), Joins: w.group.Joins,
 	}
 }
 
@@ -247,7 +273,11 @@ func (w *World) Start(ctx context.Context) error {
 	if !w.config.Observes {
 		w.running.Go(func() { w.settleForever(running) })
 		w.running.Go(func() { w.pacer.Run(running) })
+		if w.config.Presence != nil {
+			w.running.Go(func() { w.watchPresence(running) })
+		}
 	}
+	w.running.Go(func() { w.syncer.Run(running) })
 	return w.config.Bus.Start(ctx)
 }
 
@@ -304,6 +334,18 @@ func (w *World) Close() error {
 
 // Store returns the world's store, for the audit and what it alone knows.
 func (w *World) Store() *store.Store { return w.store }
+
+// Recorded returns what the store has of devices and certificates: AWS is not
+// asked.
+func (w *World) Recorded() (registry.Store, certificate.Inventory) {
+	return w.store.Devices(), w.store.Certificates()
+}
+
+// Lambda returns the client for functions.
+func (w *World) Lambda() *lambda.Client { return w.config.Clients.Lambda }
+
+// Syncer returns what reads AWS IoT's inventory into the store.
+func (w *World) Syncer() *Syncer { return w.syncer }
 
 // Calls returns the counts of the calls to AWS by the name of their API.
 func (w *World) Calls() map[string]Count { return w.config.Clients.Quotas.Counts() }

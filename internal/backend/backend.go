@@ -33,6 +33,8 @@ type Backend struct {
 	Anchors      vending.Anchors // nil where they never change
 	// Signs is as vending.Ports has it; nil where the world cannot say.
 	Signs func(context.Context) (until time.Time, err error)
+	// Joins is as vending.Ports has it; nil where nothing stands in the way.
+	Joins func(context.Context, registry.DeviceID) error
 }
 
 // Bus carries messages between devices and certvendor.

@@ -1,11 +1,13 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
 	"time"
 
+	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/certificate"
 )
 
@@ -35,6 +37,11 @@ type AWS struct {
 	// in place of QuotaShare of AWS's default, for an account with others:
 	// "AttachPolicy=30". Optional.
 	Quotas []string `yaml:"quotas"`
+	// Prices are what a call to an API costs, for `campaign plan`: "Sign=0.000015",
+	// or in tiers, each up to so many calls a month, "IssueCertificate=0.75:1000
+	// 0.35:10000 0.001". The currency is yours. Optional: AWS's price list is not
+	// known to certvendor.
+	Prices []string `yaml:"prices"`
 	// Registration is how new certificates become known to AWS IoT: with-ca
 	// (default: the CA is registered in AWS IoT) or without-ca (it is not;
 	// devices must send SNI when they connect).
@@ -54,8 +61,10 @@ type AWS struct {
 	// Packages are key and certificate in one object of S3, for download.
 	Packages AWSPackages `yaml:"packages"`
 	// Rerun is how a thing gets the job again that has ended without an ack:
-	// readd (default: taken out of the thing group, and added again) or
-	// delete-execution (what it had of the job is deleted before).
+	// readd (default: taken out of the thing group, and added again),
+	// delete-execution (what it had of the job is deleted before) or
+	// job-per-campaign (it is another job: each campaign has one of its own,
+	// with a thing group of its own, and so has who is added again by hand).
 	Rerun string `yaml:"rerun"`
 }
 
@@ -124,9 +133,39 @@ type AWSBroker struct {
 	// RuleKey is what the topic rule shares with the daemon: 64 hex digits. A
 	// reference, as Secret describes; only for rule.
 	RuleKey Secret `yaml:"rule_key"`
-	// Presence has the daemon hear which device connects with which
-	// certificate. Default true.
-	Presence bool `yaml:"presence"`
+	// RuleRole is the ARN of the role that the topic rules act as. Optional:
+	// `certvendor setup` makes one.
+	RuleRole string `yaml:"rule_role"`
+	// Presence is how the daemon knows which device connects with which
+	// certificate: table (default: a topic rule writes it into a table, which
+	// is read where it matters), subscribe (it hears of every connection, up to
+	// 100 a second) or off. Also true, for subscribe, and false, for off.
+	Presence Presence `yaml:"presence"`
+}
+
+// Presence is how the daemon knows who connects.
+type Presence string
+
+// The values of Presence.
+const (
+	PresenceTable     Presence = "table"
+	PresenceSubscribe Presence = "subscribe"
+	PresenceOff       Presence = "off"
+)
+
+// UnmarshalText takes a word, or what was a switch before there was a table.
+func (p *Presence) UnmarshalText(text []byte) error {
+	switch word := Presence(text); word {
+	case PresenceTable, PresenceSubscribe, PresenceOff:
+		*p = word
+	case "true":
+		*p = PresenceSubscribe
+	case "false":
+		*p = PresenceOff
+	default:
+		return errors.New("must be table, subscribe or off")
+	}
+	return nil
 }
 
 // AWSPackages are the packages of the world of AWS.
@@ -144,12 +183,17 @@ type AWSPackages struct {
 	Plain bool `yaml:"plain"`
 }
 
+// mostPolicies is how many policies AWS IoT attaches to a certificate (AWS IoT
+// Core quotas, which do not let it be raised).
+const mostPolicies = 10
+
 func defaultAWS() AWS {
 	return AWS{
-		Data: "data", Journal: AWSJournal{Lease: 15 * time.Second}, QuotaShare: 0.5, Quotas: []string{}, Registration: "with-ca", Registry: "things",
+		Data: "data", Journal: AWSJournal{Lease: 15 * time.Second}, QuotaShare: 0.5, Quotas: []string{}, Prices: []string{},
+		Registration: "with-ca", Registry: "things",
 		AssetLibrary: AWSAssetLibrary{Headers: []string{}}, Rerun: "readd",
 		Issuer:   AWSIssuer{Kind: "ssm", PCA: defaultAWSPCA()},
-		Broker:   AWSBroker{Way: "websocket", ClientID: "certvendor", Identity: "rule", Presence: true},
+		Broker:   AWSBroker{Way: "websocket", ClientID: "certvendor", Identity: "rule", Presence: PresenceTable},
 		Packages: AWSPackages{Prefix: "certificates/", Suffix: ".zip"},
 	}
 }
@@ -160,8 +204,10 @@ func (c Config) validateAWS(p *problems) {
 	p.check("aws.quota_share", a.QuotaShare > 0 && a.QuotaShare <= 1, "%g is not more than 0 and at most 1", a.QuotaShare)
 	_, err := a.Rates()
 	p.add(err)
+	_, err = a.PriceList()
+	p.add(err)
 	p.oneOf("aws.registration", a.Registration, "with-ca", "without-ca")
-	p.oneOf("aws.rerun", a.Rerun, "readd", "delete-execution")
+	p.oneOf("aws.rerun", a.Rerun, "readd", "delete-execution", "job-per-campaign")
 	if a.EndpointURL != "" {
 		u, err := url.Parse(a.EndpointURL)
 		p.check("aws.endpoint_url", err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "", "must be a URL")
@@ -193,6 +239,7 @@ func (b AWSBroker) validate(p *problems) {
 	}
 	p.check("aws.broker.certificate", (b.Way == "mtls") == (b.Certificate != ""), "must be set for way mtls, and for no other")
 	p.check("aws.broker.key", (b.Certificate == "") == (b.Key == ""), "must be set together with aws.broker.certificate")
+	p.check("aws.broker.rule_role", b.RuleRole == "" || strings.HasPrefix(b.RuleRole, "arn:"), "must be an ARN")
 	p.check("aws.broker.client_id", b.ClientID != "" && len(b.ClientID) <= 110, "must have 1 to 110 characters")
 	p.oneOf("aws.broker.identity", b.Identity, "rule", "direct")
 	p.check("aws.broker.rule_key", (b.Identity == "rule") == b.RuleKey.IsSet(), "must be set for identity rule, and for no other")
@@ -221,4 +268,18 @@ func (a AWS) Rates() (map[string]float64, error) {
 		rates[api] = perSecond
 	}
 	return rates, nil
+}
+
+// PriceList returns Prices by the name of the API.
+func (a AWS) PriceList() (map[string]campaign.Price, error) {
+	prices := map[string]campaign.Price{}
+	for _, text := range a.Prices {
+		api, number, ok := strings.Cut(text, "=")
+		price, err := campaign.ParsePrice(number)
+		if !ok || api == "" || err != nil {
+			return nil, fmt.Errorf(`aws.prices: %.80q: must be an API and what a call costs, such as Sign=0.000015 or IssueCertificate=0.75:1000 0.001`, text)
+		}
+		prices[api] = price
+	}
+	return prices, nil
 }

@@ -30,6 +30,7 @@ func TestLoadAWSRefuses(t *testing.T) {
 	for name, tc := range map[string]struct{ from, to, want string }{
 		"a share of nothing":       {"quotas:", "quota_share: 0\n  quotas:", "aws.quota_share"},
 		"a quota without a number": {"AttachPolicy=30", "AttachPolicy", "aws.quotas"},
+		"a price without a number": {"quotas:", "prices: [Sign=much]\n  quotas:", "aws.prices"},
 		"no CA":                    {"issuer: {ca", "issuer: {kind: kms, key: k, ca: \"b\"} #", "aws.issuer.ca"},
 		"an unknown issuer":        {"issuer: {ca", "issuer: {kind: paper, ca", "aws.issuer.kind"},
 		"KMS without a key":        {"issuer: {ca", "issuer: {kind: kms, ca", "aws.issuer.key"},
@@ -37,7 +38,7 @@ func TestLoadAWSRefuses(t *testing.T) {
 		"a rule without its key":   {", rule_key: \"env:KEY\"", "", "aws.broker.rule_key"},
 		"mTLS without a file":      {"rule_key", "way: mtls, rule_key", "aws.broker.certificate"},
 		"an unknown registration":  {"quotas:", "registration: some\n  quotas:", "aws.registration"},
-		"an unknown registry":      {"quotas:", "registry: paper\n  quotas:", "aws.registry"},
+		"case_66_unknown_registry": {"quotas:", "registry: paper\n  quotas:", "aws.registry"},
 		"a library nowhere":        {"quotas:", "registry: asset-library\n  quotas:", "aws.asset_library.url"},
 		"a lease of a minute":      {"quotas:", "journal: {lease: 1m}\n  quotas:", "aws.journal.lease"},
 		"no name of a table":       {"quotas:", "journal: {table: a/b}\n  quotas:", "aws.journal.table"},

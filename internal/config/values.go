@@ -146,6 +146,14 @@ func (s *Secret) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// File returns the file that it refers to, or "" for any other reference.
+func (s Secret) File() string {
+	if kind, name, _ := strings.Cut(s.ref, ":"); kind == "file" {
+		return name
+	}
+	return ""
+}
+
 // IsSet reports whether it refers to anything.
 func (s Secret) IsSet() bool { return s.ref != "" }
 

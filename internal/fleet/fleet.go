@@ -72,7 +72,8 @@ type Options struct {
 	// TTL is after how long the vendor calls a rotation stale, for
 	// AckAfterTTL, where a device can wait so long; 0: it waits a second.
 	TTL time.Duration
-	// Stay is how long a device with a plan stays connected when it has rotated.
+	// Stay is how long a device with a plan stays connected when it has rotated,
+	// and carries out further jobs.
 	Stay time.Duration
 	// Done is told each result as it comes, from any goroutine; may be nil.
 	Done func(Result)
@@ -91,6 +92,7 @@ type Result struct {
 	Timing
 	Received []certificate.ID // every certificate it was given, in order; one may come again
 	Notes    []string         // what was tried and refused, for people
+	Again    int              // rotations after the first, while it stayed
 	Faults   []Fault          // what of its plan came true, as far as it is a moment's
 	Err      error
 

@@ -46,9 +46,5 @@ func (o Options) live(ctx context.Context, d Device, r *Result) (err error) {
 	if _, again := s.lives(); err != nil || !again || o.Stay == 0 {
 		return err
 	}
-	pairs, err := o.pairsOnDisk(d)
-	if err != nil {
-		return err
-	}
-	return o.stayOn(ctx, d.Name, pairs[0], o.Stay)
+	return o.stay(ctx, d, r)
 }

@@ -4,11 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/registry"
@@ -31,6 +31,7 @@ const (
 	CertificateRegistered  = "certificate.registered"
 	CertificateAttached    = "certificate.attached"
 	CertificateAdopted     = "certificate.adopted" // after a restore that had lost it
+	CertificateFound       = "certificate.found"   // to be so in another place; see Certificates.Found
 	CertificateActivated   = "certificate.activated"
 	CertificateDeactivated = "certificate.deactivated"
 	CertificateDetached    = "certificate.detached"
@@ -167,19 +168,9 @@ func scanned[T any](one T, _ bool, err error) (T, error) { return one, err }
 // next returns the end of the chain after an event, and sets what makes the
 // event part of it.
 func (h head) next(e *Event) head {
-	e.Seq, e.Hash = h.seq+1, ""
-	sum := sha256.Sum256(append(h.hash[:], e.line()...))
-	e.Hash = hex.EncodeToString(sum[:])
-	return head{e.Seq, sum}
-}
-
-// line returns the event as JSON, without a line feed.
-func (e Event) line() []byte {
-	text, err := json.Marshal(e)
-	if err != nil {
-		panic("store: an event is plain data: " + err.Error())
-	}
-	return text
+	r := h.follow(*e)
+	*e = r.Event
+	return r.end
 }
 
 // audit appends an event to the chain, in this transaction.
@@ -189,14 +180,15 @@ func (t *tx) audit(e Event) error {
 	}
 	e.At, e.Instance = t.now.UTC().Round(0), t.instance
 	e.Detail = valid(e.Detail)
-	t.head = t.head.next(&e)
-	return t.enter(e)
+	r := t.head.follow(e)
+	t.head = r.end
+	return t.enter(r)
 }
 
-// enter appends an event that is part of the chain as it is.
-func (t *tx) enter(e Event) error {
-	t.events, t.wrote = append(t.events, e), true
-	if len(t.events) < eventBunch {
+// enter appends an event that is part of the chain.
+func (t *tx) enter(r record) error {
+	t.records, t.wrote = append(t.records, r), true
+	if len(t.records)-t.entered < eventBunch {
 		return nil
 	}
 	return t.writeEvents()
@@ -205,26 +197,28 @@ func (t *tx) enter(e Event) error {
 // eventBunch is how many events one statement writes.
 const eventBunch = 16
 
+// The statements that write one event, and a bunch of them.
+var (
+	insertEvent  = `INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?)`
+	insertEvents = insertEvent + strings.Repeat(`, (?, ?, ?, ?, ?, ?, ?, ?)`, eventBunch-1)
+)
+
 // writeEvents writes the events that were gathered, in order.
 func (t *tx) writeEvents() error {
-	for len(t.events) > 0 {
-		n := 1
-		if len(t.events) >= eventBunch {
-			n = eventBunch
+	for t.entered < len(t.records) {
+		text, n := insertEvent, 1
+		if len(t.records)-t.entered >= eventBunch {
+			text, n = insertEvents, eventBunch
 		}
-		var args []any
-		for _, e := range t.events[:n] {
-			h, err := headOf(e)
-			if err != nil {
-				return err
-			}
-			args = append(args, e.Seq, nanos(e.At), e.Instance, e.Kind, e.Device, e.Certificate, object(e.Detail), h.hash[:])
+		args := make([]any, 0, 8*n)
+		for i := range t.records[t.entered : t.entered+n] {
+			r := &t.records[t.entered+i]
+			args = append(args, r.Seq, nanos(r.At), r.Instance, r.Kind, string(r.Device), string(r.Certificate), r.detail, r.end.hash[:])
 		}
-		const row = `(?, ?, ?, ?, ?, ?, ?, ?)`
-		if err := t.change(`INSERT INTO audit VALUES `+row+strings.Repeat(`, `+row, n-1), args...); err != nil {
+		if err := t.change(text, args...); err != nil {
 			return err
 		}
-		t.events = t.events[n:]
+		t.entered += n
 	}
 	return nil
 }
@@ -232,6 +226,15 @@ func (t *tx) writeEvents() error {
 // valid returns the detail as JSON can hold it, so that what is hashed is what
 // is read back: the name in a certificate may be any bytes.
 func valid(detail map[string]string) map[string]string {
+	for name, text := range detail {
+		if !utf8.ValidString(name) || !utf8.ValidString(text) {
+			return mended(detail)
+		}
+	}
+	return detail
+}
+
+func mended(detail map[string]string) map[string]string {
 	all := make(map[string]string, len(detail))
 	for name, text := range detail {
 		all[strings.ToValidUTF8(name, "?")] = strings.ToValidUTF8(text, "?")

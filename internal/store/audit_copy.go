@@ -32,6 +32,7 @@ type copier struct {
 	dir     string
 	segment int64 // size at which the next file begins
 	woken   chan struct{}
+	handed  handed
 
 	mu   sync.Mutex
 	file *os.File // nil until there is a row to write
@@ -51,8 +52,9 @@ func newCopier(s *Store) (*copier, error) {
 	return c, nil
 }
 
-// wake has the copier look for new rows.
-func (c *copier) wake() {
+// hand gives the copier the rows of a commit, and has it look.
+func (c *copier) hand(rows []record) {
+	c.handed.add(rows)
 	select {
 	case c.woken <- struct{}{}:
 	default:
@@ -106,11 +108,28 @@ func (c *copier) copy() error {
 }
 
 func (c *copier) copySome() (more bool, err error) {
-	ctx := context.WithoutCancel(c.s.life)
+	rows := c.handed.after(c.last)
+	if rows == nil {
+		if rows, err = c.stored(); err != nil {
+			return false, err
+		}
+		more = len(rows) == copyBatch
+	}
+	for len(rows) > 0 {
+		if rows, err = c.write(rows); err != nil {
+			return false, err
+		}
+	}
+	return more, nil
+}
+
+// stored reads the rows that follow from the store: at a start, and where
+// there were more of them than are kept in memory.
+func (c *copier) stored() ([]record, error) {
 	var events []Event
 	r := <-c.s.idle
 	defer func() { c.s.idle <- r }()
-	err = r.snapshot(ctx, func(q querier) (err error) {
+	err := r.snapshot(context.WithoutCancel(c.s.life), func(q querier) (err error) {
 		if err := c.last.check(q); err != nil {
 			return err
 		}
@@ -118,15 +137,16 @@ func (c *copier) copySome() (more bool, err error) {
 		return err
 	})
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	more = len(events) == copyBatch
-	for len(events) > 0 {
-		if events, err = c.write(events); err != nil {
-			return false, err
+	rows, end := make([]record, len(events)), c.last
+	for i, e := range events {
+		if rows[i], err = recordOf(e, end); err != nil {
+			return nil, err
 		}
+		end = rows[i].end
 	}
-	return more, nil
+	return rows, nil
 }
 
 // check makes sure that the last row in the files is that of the store.
@@ -145,31 +165,28 @@ func eventsAfter(q querier, seq int64, most int) ([]Event, error) {
 	return collect(q, scanEvent, `SELECT `+eventColumns+` FROM audit WHERE seq > ? ORDER BY seq`+atMost, seq, most)
 }
 
-// write appends events to the current file, syncs it, and returns those that
+// write appends rows to the current file, syncs it, and returns those that
 // belong in the next one. What a failure leaves half-written is cut off.
-func (c *copier) write(events []Event) (rest []Event, err error) {
+func (c *copier) write(rows []record) (rest []record, err error) {
 	if c.file == nil || c.size >= c.segment {
-		if err := c.begin(events[0].Seq); err != nil {
+		if err := c.begin(rows[0].Seq); err != nil {
 			return nil, err
 		}
 	}
-	var text bytes.Buffer
+	var text []byte
 	last := c.last
-	for len(events) > 0 && c.size+int64(text.Len()) < c.segment {
-		text.Write(append(events[0].line(), '\n'))
-		if last, err = headOf(events[0]); err != nil {
-			return nil, err
-		}
-		events = events[1:]
+	for len(rows) > 0 && c.size+int64(len(text)) < c.segment {
+		text, last = append(text, rows[0].line...), rows[0].end
+		rows = rows[1:]
 	}
-	if _, err := c.file.WriteAt(text.Bytes(), c.size); err != nil {
+	if _, err := c.file.WriteAt(text, c.size); err != nil {
 		return nil, errors.Join(err, c.file.Truncate(c.size))
 	}
 	if err := c.file.Sync(); err != nil {
 		return nil, err
 	}
-	c.size, c.last = c.size+int64(text.Len()), last
-	return events, nil
+	c.size, c.last = c.size+int64(len(text)), last
+	return rows, nil
 }
 
 // begin starts the file whose first row is seq.

@@ -169,8 +169,6 @@ func (r *segmentReader) next() (string, error) {
 	}
 }
 
-func (h head) text() string { return hex.EncodeToString(h.hash[:]) }
-
 func headOf(e Event) (head, error) {
 	h := head{seq: e.Seq}
 	hash, err := hex.DecodeString(e.Hash)

@@ -19,15 +19,25 @@ var _ rotation.Brakes = Brakes{}
 
 // Frozen implements rotation.Brakes. Nothing is frozen in a new store.
 func (h Brakes) Frozen(ctx context.Context) (rotation.Freeze, error) {
-	var f rotation.Freeze
-	text, err := h.s.Meta(ctx, frozenKey)
-	if err == nil && text != "" {
-		err = json.Unmarshal([]byte(text), &f)
+	f, known, reading := h.s.memory.freeze()
+	err := h.s.open(ctx)
+	if err == nil && !known {
+		if f, err = h.read(ctx); err == nil {
+			h.s.memory.keepFreeze(f, reading)
+		}
 	}
 	if err != nil {
 		return rotation.Freeze{}, fmt.Errorf("what is frozen: %w", err)
 	}
 	return f, nil
+}
+
+func (h Brakes) read(ctx context.Context) (f rotation.Freeze, err error) {
+	text, err := h.s.Meta(ctx, frozenKey)
+	if err == nil && text != "" {
+		err = json.Unmarshal([]byte(text), &f)
+	}
+	return f, err
 }
 
 // SetFrozen implements rotation.Brakes.

@@ -43,7 +43,7 @@ func (h Campaigns) candidates(ctx context.Context, after registry.DeviceID, attr
 		for i := range page {
 			s.places[string(page[i].Device)] = &page[i]
 		}
-		for _, add := range []func() error{s.addActive, s.addOpen, s.addGrouped, s.addCampaign, s.addWaits} {
+		for _, add := range []func() error{s.addActive, s.addOpen, s.addGrouped, s.addCampaign, s.addWaits, s.addPolicies, s.addCrowded} {
 			if err := add(); err != nil {
 				return err
 			}
@@ -104,15 +104,16 @@ func (s stretch) addActive() error {
 	}
 	var id, issuer, keyType string
 	var chain, begin, end, seen int64
+	var policies int
 	var shared bool
 	return s.along(func(c *campaign.Candidate) {
 		c.Active = append(c.Active, campaign.Active{
 			ID: certificate.ID(id), Issuer: issuer, CA: issuerOf(cas, issuer, of[chain]), KeyType: keyType,
-			NotBefore: time.Unix(begin, 0).UTC(), NotAfter: time.Unix(end, 0).UTC(), Seen: moment(seen), Shared: shared,
+			NotBefore: time.Unix(begin, 0).UTC(), NotAfter: time.Unix(end, 0).UTC(), Seen: moment(seen), Shared: shared, Policies: policies,
 		})
-	}, []any{&id, &issuer, &chain, &keyType, &begin, &end, &seen, &shared}, `SELECT h.device, h.certificate, c.issuer, c.chain,
-		c.key_type, c.not_before, c.not_after, h.seen, c.holders > 1 FROM holdings h CROSS JOIN certificates c INDEXED BY certificates_brief ON c.id = h.certificate
-		WHERE h.device >= ? AND h.device <= ? AND h.detached = 0 AND c.standing = 'ACTIVE' AND length(c.id) > 0`)
+	}, []any{&id, &issuer, &chain, &keyType, &begin, &end, &seen, &shared, &policies}, `SELECT h.device, h.certificate, c.issuer, c.chain,
+		c.key_type, c.not_before, c.not_after, h.seen, c.holders > 1, json_array_length(c.policies) FROM holdings h CROSS JOIN certificates c INDEXED BY certificates_brief ON c.id = h.certificate
+		WHERE h.device >= ? AND h.device <= ? AND h.detached = 0 AND h.standing = 'ACTIVE' AND c.standing = 'ACTIVE' AND length(c.id) > 0`)
 }
 
 func (s stretch) addOpen() error {
@@ -133,7 +134,7 @@ func (s stretch) addGrouped() error {
 // addCampaign adds the campaign that has not ended, and that a device has not
 // come to its end in.
 func (s stretch) addCampaign() error {
-	running, err := collect(s, value[string], `SELECT name FROM campaigns WHERE state NOT IN ('aborted', 'canceled', 'finished')`)
+	running, err := collect(s, value[string], `SELECT name FROM campaigns WHERE state NOT IN ('preparing', 'aborted', 'canceled', 'finished')`)
 	if err != nil {
 		return err
 	}
@@ -154,6 +155,26 @@ func (s stretch) addCampaign() error {
 func (s stretch) addWaits() error {
 	return s.along(func(c *campaign.Candidate) { c.Waits = true }, nil, `SELECT device FROM campaign_members
 		INDEXED BY campaign_members_device WHERE campaign = ? AND device >= ? AND device <= ? AND standing = 'pending'`, campaign.AutoName)
+}
+
+// addPolicies adds the policies of certificates with many.
+func (s stretch) addPolicies() error {
+	var policies string
+	return s.along(func(c *campaign.Candidate) {
+		if many, err := names[string](policies); err == nil && len(many) > len(c.Policies) {
+			c.Policies = many
+		}
+	}, []any{&policies}, `SELECT h.device, c.policies FROM certificates c INDEXED BY certificates_policies
+		CROSS JOIN holdings h ON h.certificate = c.id
+		WHERE c.standing = 'ACTIVE' AND iif(c.policies = '', 0, json_array_length(c.policies)) > 10
+		AND h.detached = 0 AND h.device >= ? AND h.device <= ?`)
+}
+
+// addCrowded adds who is in as many groups as it may be.
+func (s stretch) addCrowded() error {
+	var groups int
+	return s.along(func(c *campaign.Candidate) { c.Groups = groups }, []any{&groups},
+		`SELECT device, groups FROM crowded WHERE device >= ? AND device <= ?`)
 }
 
 func (s stretch) addAttribute(name string) error {

@@ -233,6 +233,8 @@ func (w *world) sound() {
 			WHERE state = 'finished' AND NOT EXISTS (SELECT 1 FROM retirements t WHERE t.device = r.device AND t.rotation = r.number)`,
 		"wrong counts of holders": `SELECT count(*) FROM certificates c
 			WHERE holders <> (SELECT count(*) FROM holdings h WHERE h.certificate = c.id AND h.detached = 0)`,
+		"holdings with another standing or end than their certificate": `SELECT count(*) FROM holdings h JOIN certificates c ON c.id = h.certificate
+			WHERE h.detached = 0 AND (h.standing <> c.standing OR h.not_after <> c.not_after)`,
 		"wrong tallies of rotations": `SELECT count(*) FROM tallies t WHERE what = 'rotation'
 			AND n <> (SELECT count(*) FROM rotations r WHERE r.state = t.state)`,
 		"wrong tallies of executions": `SELECT count(*) FROM tallies t WHERE what <> 'rotation'

@@ -94,11 +94,9 @@ func isDense(q querier, page []DeviceInUse, query registry.Query) (bool, error) 
 // holdingInUse finds the certificate that a device uses by what is greatest:
 // when it was seen on it, or below all of these, when it was attached if it is
 // ACTIVE. Beside max, a bare column is of the first row that has the maximum.
-const holdingInUse = `SELECT u.device, u.certificate, u.seen, c.standing, c.not_after
-	FROM (SELECT o.device, o.certificate, o.seen, max(iif(o.seen > 0, o.seen, (SELECT o.attached - 9000000000000000000
-			FROM certificates s WHERE s.id = o.certificate AND s.standing = 'ACTIVE'))) AS best
-		FROM holdings o WHERE o.device >= ? AND o.device <= ? AND o.detached = 0 GROUP BY o.device) u
-	CROSS JOIN certificates c ON c.id = u.certificate WHERE u.best IS NOT NULL`
+const holdingInUse = `SELECT device, certificate, seen, standing, not_after,
+	max(iif(seen > 0, seen, iif(standing = 'ACTIVE', attached - 9000000000000000000, NULL))) AS best
+	FROM holdings WHERE device >= ? AND device <= ? AND detached = 0 GROUP BY device HAVING best IS NOT NULL`
 
 func addStretch(q querier, page []DeviceInUse) error {
 	places := make(map[string]*DeviceInUse, len(page))
@@ -122,8 +120,8 @@ func addStretch(q querier, page []DeviceInUse) error {
 		}, `SELECT device, name, value FROM attributes WHERE device >= ? AND device <= ?`),
 		along(func(row scanner) error {
 			var device, id, standing string
-			var seen, notAfter int64
-			err := row.Scan(&device, &id, &seen, &standing, &notAfter)
+			var seen, notAfter, best int64
+			err := row.Scan(&device, &id, &seen, &standing, &notAfter, &best)
 			if d := places[device]; err == nil && d != nil {
 				d.Certificate, d.Standing = certificate.ID(id), certificate.Standing(standing)
 				d.NotAfter, d.LastSeen = time.Unix(notAfter, 0).UTC(), moment(seen)

@@ -121,7 +121,7 @@ func fleet(n int) []string {
 			`+name+`, 'CN=issuing', 0, 1900000000 + i, '`+string(standing)+`', 'rotated', '["fleet"]', 1 FROM count`)
 	}
 	return append(statements,
-		`INSERT INTO holdings SELECT subject, id, 1, 0, rowid, 'connection' FROM certificates ORDER BY 1, 2`,
+		`INSERT INTO holdings (device, certificate, attached, detached, seen, evidence) SELECT subject, id, 1, 0, rowid, 'connection' FROM certificates ORDER BY 1, 2`,
 		`INSERT INTO rotations (device, number, state, by_package, key, certificate, over, named, held, nonce, profile,
 			evidence, unproven, behind, opened, vended_at, acked_at, proven_at, closed_at, lease_instance, lease_until,
 			version, since, woken)

@@ -42,14 +42,7 @@ func scanDevice(row scanner) (registry.Device, error) {
 
 // Device implements registry.Store.
 func (h Devices) Device(ctx context.Context, id registry.DeviceID) (registry.Device, error) {
-	var (
-		d     registry.Device
-		known bool
-	)
-	err := h.s.look(ctx, func(q querier) (err error) {
-		d, known, err = single(q, scanDevice, `SELECT `+deviceColumns+` FROM devices d WHERE d.id = ?`, id)
-		return err
-	})
+	d, known, err := h.device(ctx, id)
 	if err == nil && !known {
 		err = registry.ErrUnknown
 	}
@@ -57,6 +50,19 @@ func (h Devices) Device(ctx context.Context, id registry.DeviceID) (registry.Dev
 		return registry.Device{}, fmt.Errorf("describe device %s: %w", id, err)
 	}
 	return d, nil
+}
+
+func (h Devices) device(ctx context.Context, id registry.DeviceID) (registry.Device, bool, error) {
+	d, known, place := h.s.memory.deviceOf(id)
+	if known {
+		return d, true, h.s.open(ctx)
+	}
+	err := h.s.look(ctx, func(q querier) (err error) {
+		d, known, err = single(q, scanDevice, `SELECT `+deviceColumns+` FROM devices d WHERE d.id = ?`, id)
+		return err
+	})
+	h.s.memory.keep(id, place, d, known && err == nil)
+	return d, known, err
 }
 
 // SetAttributes implements registry.Store.
@@ -94,7 +100,7 @@ func setAttributes(t *tx, id registry.DeviceID, attributes map[string]string) (c
 				ON CONFLICT (device, name) DO UPDATE SET value = excluded.value`
 			args = append(args, attributes[name])
 		}
-		if err := t.change(text, args...); err != nil {
+		if err := t.changeOf(id, text, args...); err != nil {
 			return nil, err
 		}
 		changed[name] = attributes[name]
@@ -181,7 +187,7 @@ func (h Devices) Add(ctx context.Context, id registry.DeviceID, attributes map[s
 }
 
 func addDevice(t *tx, id registry.DeviceID, attributes map[string]string) error {
-	if err := t.change(`INSERT INTO devices VALUES (?, 0, ?)`, id, nanos(t.now)); err != nil {
+	if err := t.changeOf(id, `INSERT INTO devices VALUES (?, 0, ?)`, id, nanos(t.now)); err != nil {
 		return err
 	}
 	set, err := setAttributes(t, id, attributes)
@@ -219,7 +225,7 @@ func removeDevice(t *tx, id registry.DeviceID) error {
 	if err := endAll(t, begun, protocol.JobRemoved); err != nil {
 		return err
 	}
-	if err := t.change(`DELETE FROM devices WHERE id = ?`, id); err != nil {
+	if err := t.changeOf(id, `DELETE FROM devices WHERE id = ?`, id); err != nil {
 		return err
 	}
 	return t.audit(Event{Kind: DeviceRemoved, Device: id})
@@ -237,7 +243,7 @@ func (h Devices) Block(ctx context.Context, id registry.DeviceID, blocked bool) 
 		case is == blocked:
 			return nil
 		}
-		if err := t.change(`UPDATE devices SET blocked = ? WHERE id = ?`, blocked, id); err != nil {
+		if err := t.changeOf(id, `UPDATE devices SET blocked = ? WHERE id = ?`, blocked, id); err != nil {
 			return err
 		}
 		kind := DeviceUnblocked

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -47,16 +48,27 @@ func names[T ~string](text string) ([]T, error) {
 	return all, nil
 }
 
-// object keeps a small map as JSON, its names in order.
+// object keeps a small map as JSON, its names in order, as encoding/json does.
 func object(m map[string]string) string {
 	if len(m) == 0 {
 		return "{}"
 	}
-	text, err := json.Marshal(m)
-	if err != nil {
-		panic("store: a map of strings: " + err.Error())
+	var few [24]string // so many are sorted where they are
+	names, size := few[:0], 1
+	for name, text := range m {
+		names = append(names, name)
+		size += len(name) + len(text) + len(`"":"",`)
 	}
-	return string(text)
+	slices.Sort(names)
+	text := append(make([]byte, 0, size), '{')
+	for i, name := range names {
+		if i > 0 {
+			text = append(text, ',')
+		}
+		text = append(appendText(text, name), ':')
+		text = appendText(text, m[name])
+	}
+	return string(append(text, '}'))
 }
 
 func fields(text string) (map[string]string, error) {

@@ -16,6 +16,19 @@ var (
 // DraftsKept is a bound that tests go beyond.
 const DraftsKept = draftsKept
 
+// HandedKept and RememberedDevices are others.
+const (
+	HandedKept        = handedKept
+	RememberedDevices = rememberedDevices
+)
+
+// Remembered returns how many devices are in memory.
+func (s *Store) Remembered() int {
+	s.memory.mu.Lock()
+	defer s.memory.mu.Unlock()
+	return len(s.memory.devices)
+}
+
 // OnCommit has fn called before and after every commit. An error kills the
 // store: that commit is not made, or not answered, and nothing is written any
 // more.
@@ -155,6 +168,24 @@ func UnknownToReplay(kind string) bool {
 	defer func() { _ = recover() }() // it is known, and needs a transaction
 	err := (&tx{}).again(Event{Kind: kind})
 	return err != nil && strings.HasPrefix(err.Error(), "this version of certvendor does not know")
+}
+
+// Line returns an event as the audit's files have it.
+func Line(e Event) []byte { return e.line() }
+
+// Object returns a map as the store keeps it.
+func Object(m map[string]string) string { return object(m) }
+
+// NoteMany writes so many events in one commit.
+func (s *Store) NoteMany(ctx context.Context, n int) error {
+	return s.commit(ctx, func(t *tx) error {
+		for range n {
+			if err := t.audit(Event{Kind: "test"}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // LeadQuietly makes a store with a Log lead without a word in its audit, which

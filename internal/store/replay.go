@@ -90,11 +90,12 @@ func (s *Store) replay(ctx context.Context, events []Event) error {
 			if err := t.again(e); err != nil {
 				return fmt.Errorf("row %d (%s): %w", e.Seq, e.Kind, err)
 			}
-			var err error
-			if t.head, err = headOf(e); err != nil {
+			r, err := recordOf(e, t.head)
+			if err != nil {
 				return err
 			}
-			if err := t.enter(e); err != nil {
+			t.head = r.end
+			if err := t.enter(r); err != nil {
 				return err
 			}
 		}

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -90,22 +89,35 @@ const woken = `(?3 IN ('vended', 'acknowledged', 'stale') AND EXISTS (SELECT 1 F
 // detail returns what an event says of a rotation. What never changes once it
 // was opened is in the first event only.
 func detail(r rotation.Rotation, first bool) map[string]string {
-	all := map[string]string{
-		"rotation": strconv.FormatInt(r.Number, 10), "state": string(r.State), "key": string(r.Key), "over": string(r.Over),
-		"evidence": string(r.Evidence), "profile": r.Profile, "behind": array(r.Behind),
-		"named":  string(r.Named),
-		"vended": stamp(r.VendedAt), "acked": stamp(r.AckedAt), "proven": stamp(r.ProvenAt), "closed": stamp(r.ClosedAt),
-	}
-	if r.Unproven {
-		all["unproven"] = "true"
-	}
-	if first {
-		all["opened"], all["held"], all["nonce"] = stamp(r.Opened), array(r.Held), r.Nonce
-		if r.ByPackage {
-			all["byPackage"] = "true"
+	all := make(map[string]string, 16)
+	say := func(name, text string) {
+		if text != "" {
+			all[name] = text
 		}
 	}
-	maps.DeleteFunc(all, func(_, text string) bool { return text == "" })
+	say("rotation", strconv.FormatInt(r.Number, 10))
+	say("state", string(r.State))
+	say("key", string(r.Key))
+	say("over", string(r.Over))
+	say("evidence", string(r.Evidence))
+	say("profile", r.Profile)
+	say("behind", array(r.Behind))
+	say("named", string(r.Named))
+	say("vended", stamp(r.VendedAt))
+	say("acked", stamp(r.AckedAt))
+	say("proven", stamp(r.ProvenAt))
+	say("closed", stamp(r.ClosedAt))
+	if r.Unproven {
+		say("unproven", "true")
+	}
+	if first {
+		say("opened", stamp(r.Opened))
+		say("held", array(r.Held))
+		say("nonce", r.Nonce)
+		if r.ByPackage {
+			say("byPackage", "true")
+		}
+	}
 	return all
 }
 

@@ -181,15 +181,23 @@ func (s *Store) view(ctx context.Context, read func(querier) error) error {
 	return r.snapshot(ctx, read)
 }
 
-// borrow waits for a session that nobody uses.
-func (s *Store) borrow(ctx context.Context) (*session, error) {
+// open returns an error where nothing may be read any more.
+func (s *Store) open(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return err
 	}
 	select {
 	case <-s.closing:
-		return nil, ErrClosed
+		return ErrClosed
 	default:
+		return nil
+	}
+}
+
+// borrow waits for a session that nobody uses.
+func (s *Store) borrow(ctx context.Context) (*session, error) {
+	if err := s.open(ctx); err != nil {
+		return nil, err
 	}
 	select {
 	case r := <-s.idle:

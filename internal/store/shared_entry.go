@@ -11,10 +11,10 @@ import (
 	"math"
 )
 
-// record gathers the statements of a transaction as they are carried out. Each
+// recording gathers the statements of a transaction as they are carried out. Each
 // is its text, once, then its arguments, and how many rows it has changed, by
 // which a copy notices that it is not the same.
-type record struct {
+type recording struct {
 	text  bytes.Buffer
 	texts map[string]uint64 // by number, from 1
 }
@@ -30,7 +30,7 @@ const (
 	argFalse
 )
 
-func (r *record) add(text string, args []any, rows int64) error {
+func (r *recording) add(text string, args []any, rows int64) error {
 	if r.texts == nil {
 		r.texts = map[string]uint64{}
 	}
@@ -52,7 +52,7 @@ func (r *record) add(text string, args []any, rows int64) error {
 	return nil
 }
 
-func (r *record) arg(arg any) error {
+func (r *recording) arg(arg any) error {
 	value, err := driver.DefaultParameterConverter.ConvertValue(arg)
 	if err != nil {
 		return err
@@ -88,15 +88,15 @@ func (r *record) arg(arg any) error {
 	return nil
 }
 
-func (r *record) number(n uint64) { r.text.Write(binary.AppendUvarint(nil, n)) }
+func (r *recording) number(n uint64) { r.text.Write(binary.AppendUvarint(nil, n)) }
 
-func (r *record) bytes(b []byte) {
+func (r *recording) bytes(b []byte) {
 	r.number(uint64(len(b)))
 	r.text.Write(b)
 }
 
 // statements returns what an Entry holds.
-func (r *record) statements() ([]byte, error) {
+func (r *recording) statements() ([]byte, error) {
 	var out bytes.Buffer
 	w, err := flate.NewWriter(&out, flate.DefaultCompression)
 	if err != nil {

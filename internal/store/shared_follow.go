@@ -102,6 +102,7 @@ func (t *tx) carryOut(ctx context.Context, e Entry) error {
 		if err != nil {
 			return err
 		}
+		t.touches(next.text)
 		rows, err := t.session.exec(next.text, next.args...)
 		if err != nil {
 			return fmt.Errorf("%.60q: %w", next.text, err)

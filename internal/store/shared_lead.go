@@ -95,7 +95,7 @@ func (w *writer) share(t *tx) error {
 	if t.follows {
 		return nil
 	}
-	statements, err := t.record.statements()
+	statements, err := t.recording.statements()
 	if err != nil {
 		return err
 	}
@@ -158,6 +158,7 @@ func (t *tx) migrate(ctx context.Context, version int) error {
 	}
 	for ; t.schema < version; t.schema++ {
 		t.wrote = true
+		t.touches(steps[t.schema])
 		if _, err := t.conn.ExecContext(context.WithoutCancel(ctx), steps[t.schema]); err != nil {
 			return fmt.Errorf("migrate to schema version %d: %w", t.schema+1, err)
 		}

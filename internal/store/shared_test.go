@@ -101,6 +101,11 @@ func TestOnlyTheLeaderWrites(t *testing.T) {
 	if at := two.Shared(); at.Leads || at.Seq != one.Shared().Seq {
 		t.Errorf("it is at %+v", at)
 	}
+	one.ok(one.Devices().Block(one.ctx, "d1", true))
+	two.follow(two.ctx)
+	if d, err := two.Devices().Device(two.ctx, "d1"); err != nil || !d.Blocked {
+		t.Errorf("the copy remembers %+v, %v, which the leader has blocked since", d, err)
+	}
 }
 
 func TestTheOldLeaderIsFencedOff(t *testing.T) {

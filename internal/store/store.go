@@ -111,6 +111,7 @@ type Store struct {
 
 	drafts    drafts
 	sightings sightings
+	memory    memory
 	pruned    pruned
 	copier    *copier // nil without an AuditDir
 
@@ -163,6 +164,7 @@ func open(ctx context.Context, cfg Config) (*Store, error) {
 	s.patience, s.giveUp = context.WithCancel(s.life)
 	s.drafts.init()
 	s.sightings.init()
+	s.memory.init()
 	if err := s.start(ctx); err != nil {
 		s.end()
 		return nil, errors.Join(err, s.closeReaders(), s.written.Close())

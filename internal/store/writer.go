@@ -43,13 +43,16 @@ type tx struct {
 	wrote    bool
 	chains   map[string]int64 // those known to be committed, by what they hold
 	head     head             // of the audit, as this transaction leaves it
-	events   []Event          // of the audit, not yet written
+	records  []record         // of the audit, in order
+	entered  int              // how many of them are written
 	replays  bool             // what is done has its event already: none is made for it
 	after    []func()         // called once it is committed
+	touch    map[string]touch // of the texts known so far
+	touched  touchedRows
 
 	// Of a store that is shared: what was carried out, and where this
 	// transaction leaves the copy.
-	record     *record
+	recording  *recording
 	seq, epoch int64
 	schema     int
 	follows    bool // what is carried out is in the log
@@ -58,10 +61,16 @@ type tx struct {
 }
 
 func (t *tx) exec(text string, args ...any) (int64, error) {
+	t.touches(text)
+	return t.carry(text, args)
+}
+
+// carry carries a statement out, and records it where the store is shared.
+func (t *tx) carry(text string, args []any) (int64, error) {
 	t.wrote = true
 	n, err := t.session.exec(text, args...)
-	if err == nil && t.record != nil {
-		err = t.record.add(text, args, n)
+	if err == nil && t.recording != nil {
+		err = t.recording.add(text, args, n)
 	}
 	return n, err
 }
@@ -161,6 +170,7 @@ type writer struct {
 	s      *Store
 	head   head // of the audit, as committed
 	chains map[string]int64
+	touch  map[string]touch
 	broken error // nothing is written any more
 
 	seq, epoch int64 // of a store that is shared, as committed
@@ -172,7 +182,7 @@ func newWriter(ctx context.Context, s *Store) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{session: session, s: s, chains: map[string]int64{}}
+	w := &writer{session: session, s: s, chains: map[string]int64{}, touch: map[string]touch{}}
 	if w.head, err = readHead(w); err != nil {
 		return nil, errors.Join(fmt.Errorf("read the end of the audit: %w", err), session.close())
 	}
@@ -298,10 +308,10 @@ func (w *writer) transact(ops []*operation) ([]error, error) {
 func (w *writer) transaction() *tx {
 	t := &tx{
 		session: w.session, now: w.s.now(), instance: w.s.cfg.Instance, tells: w.s.cfg.Tells, chains: w.chains, head: w.head,
-		seq: w.seq, epoch: w.epoch, schema: w.schema,
+		touch: w.touch, seq: w.seq, epoch: w.epoch, schema: w.schema,
 	}
 	if w.s.cfg.Log != nil {
-		t.record = &record{}
+		t.recording = &recording{}
 	}
 	return t
 }
@@ -332,7 +342,7 @@ func (w *writer) finish(t *tx) error {
 	if err := w.share(t); err != nil {
 		return err
 	}
-	if _, err := w.exec("COMMIT"); err != nil {
+	if err := w.end(t.touched); err != nil {
 		return w.commitFailed(err)
 	}
 	w.head, w.seq, w.epoch, w.schema = t.head, t.seq, t.epoch, t.schema
@@ -345,9 +355,17 @@ func (w *writer) finish(t *tx) error {
 		fn()
 	}
 	if w.s.copier != nil {
-		w.s.copier.wake()
+		w.s.copier.hand(t.records)
 	}
 	return nil
+}
+
+// end commits. Nothing is remembered meanwhile of what is changed.
+func (w *writer) end(changes touchedRows) error {
+	w.s.memory.change(changes)
+	defer w.s.memory.changed()
+	_, err := w.exec("COMMIT")
+	return err
 }
 
 // undo rolls back. The outcome of a single operation is its own error, which

@@ -11,9 +11,11 @@
 package backendtest
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/certvendor/certvendor/internal/backend"
+	"github.com/certvendor/certvendor/vending"
 )
 
 // World is a world under examination.
@@ -29,6 +31,22 @@ type World struct {
 	// Slow says that every step costs calls to another process: the longest
 	// courses of events are shortened, as they are with the race detector.
 	Slow bool
+	// ActsOutside says that the issuer's signatures have an effect beyond its
+	// answer: an intention is durable before it is asked, and outlives a failure.
+	ActsOutside bool
+	// Carry has the requests of devices come to a receiver over the world's own
+	// bus, where given. What carries them ends with the test, or when the world
+	// is carried again.
+	Carry func(backend.Receiver) Carrier
+}
+
+// Carrier is the way of requests and replies between devices and a receiver.
+type Carrier interface {
+	// Ask hands over a request as its device would, and returns when the
+	// receiver is done with it.
+	Ask(vending.Message)
+	// Publish sends a reply, and returns when the device has it.
+	vending.Publisher
 }
 
 // Open opens an empty world whose clock is the one given. It ends with the
@@ -41,8 +59,9 @@ type scenario struct {
 	run  func(t *testing.T, open Open)
 }
 
-// Run examines a world. Every scenario opens one of its own.
-func Run(t *testing.T, open Open) {
+// Run examines a world, or only the parts that are named. Every scenario opens
+// one of its own.
+func Run(t *testing.T, open Open, parts ...string) {
 	for _, part := range []struct {
 		name      string
 		scenarios []scenario
@@ -67,19 +86,16 @@ func Run(t *testing.T, open Open) {
 		{"edge", edgeScenarios()},
 		{"rehearse", rehearseScenarios()},
 	} {
-		t.Run(part.name, func(t *testing.T) { runAll(t, open, part.scenarios) })
-	}
-}
-
-// RunCrashes runs the part of the examination in which the world dies at every
-// step.
-func RunCrashes(t *testing.T, open Open) { runAll(t, open, crashScenarios()) }
-
-func runAll(t *testing.T, open Open, scenarios []scenario) {
-	for _, s := range scenarios {
-		t.Run(s.name, func(t *testing.T) {
-			t.Parallel()
-			s.run(t, open)
+		if len(parts) > 0 && !slices.Contains(parts, part.name) {
+			continue
+		}
+		t.Run(part.name, func(t *testing.T) {
+			for _, s := range part.scenarios {
+				t.Run(s.name, func(t *testing.T) {
+					t.Parallel()
+					s.run(t, open)
+				})
+			}
 		})
 	}
 }

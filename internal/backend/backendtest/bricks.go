@@ -22,7 +22,7 @@ func brickScenarios() []scenario {
 		{"fifty_devices_share_one_certificate", brickShared},
 		{"late_duplicate_of_a_superseded_request_changes_nothing", brickLateDuplicate},
 		{"ack_repeated_after_its_reply_was_lost", brickAckRepeated},
-		{"two_slots_and_every_reply_lost_twice", brickLostReplies},
+		{"case_89_two_slots_and_every_reply_lost_twice", brickLostReplies},
 		{"went_back_and_rotated_again_from_the_old_one", brickRotatedFromOld},
 		{"superseded_certificate_in_use_is_kept", brickSupersededInUse},
 		{"proof_by_the_old_connection_of_a_key_never_used", brickProofUnused},

@@ -232,7 +232,7 @@ func (d *Device) askOf(i *instance, over Cert, action protocol.Action, body stri
 	d.use(over)
 	foretold := d.foretell(i, over, action, body)
 	r.replies = nil
-	i.handler.Serve(r.ctx, vending.Message{
+	r.ask(i, vending.Message{
 		Topic: protocol.DefaultTopics().Request(string(d.ID), action), Payload: []byte(body),
 		Caller: d.caller(over, certificate.Connection),
 	})

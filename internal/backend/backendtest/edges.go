@@ -1,6 +1,7 @@
 package backendtest
 
 import (
+	"crypto"
 	"testing"
 	"time"
 
@@ -26,21 +27,43 @@ func edgeScenarios() []scenario {
 }
 
 // failedLeavesOpen: a get with another key that fails has not taken the place
-// of the open rotation.
+// of the open rotation, unless it may have had an effect outside.
 func failedLeavesOpen(t *testing.T, open Open) {
 	for _, operation := range []string{"issue", "register", "advance"} {
 		r := start(t, open)
 		d := r.Device("d")
 		next := d.Take(d.First)
 		r.faults.fail(operation, 1)
-		if d.Get(d.First, NewKey()).Accepted {
+		key := NewKey()
+		if d.Get(d.First, key).Accepted {
 			t.Fatalf("%s: accepted", operation)
+		}
+		if r.world.ActsOutside {
+			failedGoesOn(d, next, key)
+			continue
 		}
 		if again := d.Get(d.First, next.Key); !again.Accepted || again.Certificate != next.PEM {
 			t.Errorf("%s: the open rotation's key gets %s", operation, again)
 		}
 		d.Ack(next).OK()
 	}
+}
+
+// failedGoesOn: what may have been issued outside is gone on with, and what was
+// vended before works as long as its successor is not proven. The device may
+// come back to either.
+func failedGoesOn(d *Device, next Cert, key crypto.Signer) {
+	d.rig.t.Helper()
+	d.Want(certificate.Active, d.First, next)
+	if err := d.Connect(next); err != nil {
+		d.rig.t.Errorf("over what was vended before: %v", err)
+	}
+	d.rig.Sweep()
+	d.Want(certificate.Active, d.First, next)
+	last := d.Get(next, key).OK()
+	d.Store(last)
+	d.Ack(last).OK()
+	d.Want(certificate.Active, last)
 }
 
 // ackAttributesLate: a step that was left behind an older rotation does not

@@ -183,9 +183,12 @@ func (i faultyIssuer) Issue(ctx context.Context, o certificate.Order) (c certifi
 // recorder takes replies. Those of a process that is dead are lost.
 type recorder struct{ r *Rig }
 
-func (p recorder) Publish(_ context.Context, topic string, payload []byte) error {
+func (p recorder) Publish(ctx context.Context, topic string, payload []byte) error {
 	return p.r.faults.do("publish", func() error {
 		p.r.published(message{topic, payload})
+		if p.r.carrier != nil {
+			return p.r.carrier.Publish(ctx, topic, payload)
+		}
 		return nil
 	})
 }

@@ -13,7 +13,7 @@ import (
 // leaseScenarios have two processes serve one world.
 func leaseScenarios() []scenario {
 	return []scenario{
-		{"another_instance_at_work_is_left_alone", otherInstance},
+		{"case_95_another_instance_at_work_is_left_alone", otherInstance},
 		{"lease_of_a_dead_instance_ends", deadInstance},
 	}
 }

@@ -11,6 +11,7 @@ import (
 func lifecycleScenarios() []scenario {
 	return []scenario{
 		{"twenty_rotations_of_one_device", lifeLong},
+		{"case_90_power_cut_between_accepted_and_ack", lifePowerCut},
 		{"expired_caller_on_an_open_connection_still_rotates", lifeExpiredCaller},
 		{"csr_and_package_by_turns", lifeByTurns},
 		{"firmware_with_one_slot_that_acks_once", lifeOneSlot},
@@ -149,4 +150,26 @@ func lifeHistory(t *testing.T, open Open) {
 	if active != 1 {
 		t.Errorf("%d certificates are active, want 1", active)
 	}
+}
+
+// lifePowerCut: the device loses its power after it was vended a certificate,
+// and before it has stored it or acked: the old one works, and it goes on.
+func lifePowerCut(t *testing.T, open Open) {
+	r := start(t, open)
+	d := r.Device("d")
+	d.join()
+	key := NewKey()
+	lost := d.Get(d.First, key).OK()
+	r.Advance(time.Hour)
+	r.must(d.Connect(d.First))
+	r.Sweep()
+	d.Want(certificate.Active, d.First, lost)
+	next := d.Get(d.First, key).OK()
+	if next.PEM != lost.PEM {
+		t.Error("another certificate for the same key")
+	}
+	d.Store(next)
+	d.Ack(next).OK()
+	d.Want(certificate.Active, next)
+	d.wantLeft(next)
 }

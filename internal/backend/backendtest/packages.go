@@ -29,6 +29,7 @@ func packageScenarios() []scenario {
 		{"package_over_the_new_certificate_finishes_the_csr", packageOverNew},
 		{"waiting_package_is_never_retired", waitingPackage},
 		{"package_behind_a_spent_one_is_not_handed_out", formerPackage},
+		{"connection_of_before_that_is_told_late_proves_no_package", toldLate},
 	}
 }
 
@@ -278,4 +279,21 @@ func formerPackage(t *testing.T, open Open) {
 	d.GetPackage(two).Refused(protocol.NoPackage)
 	d.Want(certificate.Inactive, one)
 	d.WantStates(rotation.Finished)
+}
+
+// toldLate: a package may have been in use before; what a bus tells late of that
+// time says nothing about the rotation.
+func toldLate(t *testing.T, open Open) {
+	r := start(t, open)
+	d := r.Device("d")
+	waiting := d.Packaged()
+	before := r.clock.Now()
+	d.Unpack(d.First, waiting)
+	late := d.caller(waiting, certificate.Presence)
+	late.At = before
+	r.must(r.primary.handler.Present(r.ctx, late))
+	r.Sweep()
+	d.WantStates(rotation.Vended)
+	r.must(d.Connect(waiting))
+	d.WantStates(rotation.Proven)
 }

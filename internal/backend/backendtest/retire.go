@@ -223,7 +223,7 @@ func retireSuccessorExpired(t *testing.T, open Open) {
 	})
 	d := r.Device("d")
 	r.setup.Profile.Validity = 24 * time.Hour
-	r.primary = r.instance("first")
+	r.serve()
 	next := d.Take(d.First)
 	d.Ack(next).OK()
 	r.Advance(49 * time.Hour)

@@ -35,6 +35,7 @@ type Rig struct {
 	world   World
 	faults  *faults
 	primary *instance
+	carrier Carrier // of what is asked of the primary; nil: nothing in between
 	devices []*Device
 	queue   vending.Queue
 
@@ -87,8 +88,26 @@ func start(t *testing.T, open Open, change ...func(*Setup)) *Rig {
 	}
 	r.world = open(t, r.clock)
 	r.faults = &faults{failing: map[string]int{}}
-	r.primary = r.instance(setup.Config.Instance)
+	r.serve()
 	return r
+}
+
+// serve starts the process that devices ask.
+func (r *Rig) serve() {
+	r.t.Helper()
+	r.primary = r.instance(r.setup.Config.Instance)
+	if r.world.Carry != nil {
+		r.carrier = r.world.Carry(r.primary.handler)
+	}
+}
+
+// ask hands a request to a process.
+func (r *Rig) ask(i *instance, m vending.Message) {
+	if r.carrier != nil && i == r.primary {
+		r.carrier.Ask(m)
+		return
+	}
+	i.handler.Serve(r.ctx, m)
 }
 
 // instance starts a process on the world; its sweep settles from now on.
@@ -167,7 +186,7 @@ func (r *Rig) Crash() {
 	r.world = r.world.Crash()
 	r.faults = &faults{failing: map[string]int{}}
 	r.clock.Advance(tick)
-	r.primary = r.instance(r.setup.Config.Instance)
+	r.serve()
 	r.Check()
 }
 
