@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/rs/zerolog"
 
+	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/backend/backendtest"
 	"github.com/certvendor/certvendor/internal/store"
 	"github.com/certvendor/certvendor/internal/store/storetest"
@@ -317,5 +318,47 @@ func TestClocksOfInstancesMayDiffer(t *testing.T) {
 		if got := s.Newest().Sub(now); got != want {
 			t.Errorf("the clock of who led is %s ahead: %s, want %s", ahead, got, want)
 		}
+	}
+}
+
+// sharing has a world be that of an instance that leads.
+func sharing(t *testing.T) func(*Config) {
+	return func(config *Config) {
+		t.Helper()
+		config.Sharing = Sharing{Table: "certvendor", Lease: time.Hour}
+		shared, err := StandBy(t.Context(), *config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := shared.Lead(t.Context()); err != nil {
+			t.Fatal(errors.Join(err, shared.Close()))
+		}
+		config.Shared = shared
+	}
+}
+
+// recordedMost is how many commits a rotation may be, of a thing that rotates
+// alone: those of many share theirs. It is 17, and more on a machine so slow that
+// what may wait for seconds is written in between.
+const recordedMost = 24
+
+// TestWhatARotationRecords counts the entries of one rotation and their size.
+// `go test -v` prints them.
+func TestWhatARotationRecords(t *testing.T) {
+	c := newCourse(t, certificate.Deactivate, nil, sharing(t))
+	shared := c.world.config.Shared
+	before := shared.Entry()
+	c.wantWhole(c.turn())
+	entries, err := shared.log.After(t.Context(), before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := 0
+	for _, e := range entries {
+		size += len(e.Statements)
+	}
+	t.Logf("%d entries of %d octets in all", len(entries), size)
+	if len(entries) == 0 || len(entries) > recordedMost {
+		t.Errorf("%d entries", len(entries))
 	}
 }

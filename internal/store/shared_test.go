@@ -45,6 +45,11 @@ func (w *world) share(instance string, log store.Log) *world {
 	c := &world{t: w.t, ctx: ctx, clock: w.clock, cfg: store.Config{
 		Path: filepath.Join(w.t.TempDir(), "store.db"), Instance: instance, Now: w.clock.Now, Log: log, LogName: "shadow",
 	}}
+	latest, err := log.Latest(ctx)
+	w.ok(err)
+	if latest.Log == "" { // it begins with this one, which is quicker than making one
+		w.ok(os.WriteFile(c.cfg.Path, fresh(), 0o600))
+	}
 	c.open()
 	w.t.Cleanup(func() { c.Close() })
 	return c
