@@ -39,6 +39,7 @@ type Scope struct {
 	Registration Registration
 	Registry     Source
 	Assets       AssetLibrary
+	Approval     string // the function that approves requests; empty: none does
 	Issuer       IssuerScope
 	Group        string
 	Rerun        Rerun

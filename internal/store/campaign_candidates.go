@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/certvendor/certvendor/campaign"
@@ -43,7 +44,7 @@ func (h Campaigns) candidates(ctx context.Context, after registry.DeviceID, attr
 		for i := range page {
 			s.places[string(page[i].Device)] = &page[i]
 		}
-		for _, add := range []func() error{s.addActive, s.addOpen, s.addGrouped, s.addCampaign, s.addWaits, s.addPolicies, s.addCrowded} {
+		for _, add := range []func() error{s.addActive, s.addOpen, s.addGrouped, s.addCampaign, s.addPolicies, s.addCrowded} {
 			if err := add(); err != nil {
 				return err
 			}
@@ -146,6 +147,9 @@ func (s stretch) addCampaign() error {
 		if err != nil {
 			return err
 		}
+	}
+	if slices.Contains(running, campaign.AutoName) {
+		return s.addWaits()
 	}
 	return nil
 }
