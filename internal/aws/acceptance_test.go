@@ -154,9 +154,10 @@ func (c *course) pack(ca vending.Issuer, key string, metadata func(certificate.I
 		CertificatePem: new(made.PEM()), Status: types.CertificateStatusInactive,
 	})
 	c.must(err)
-	_, err = c.clients.IoT.AttachThingPrincipal(c.ctx, &iot.AttachThingPrincipalInput{
-		ThingName: new(courseThing), Principal: new(c.world.inventory.names.certificate(made.ID)),
-	})
+	target := c.world.inventory.names.certificate(made.ID)
+	_, err = c.clients.IoT.AttachPolicy(c.ctx, &iot.AttachPolicyInput{PolicyName: new(oldPolicy), Target: &target})
+	c.must(err)
+	_, err = c.clients.IoT.AttachThingPrincipal(c.ctx, &iot.AttachThingPrincipalInput{ThingName: new(courseThing), Principal: &target})
 	c.must(err)
 	_, err = c.clients.S3.PutObject(c.ctx, &s3.PutObjectInput{
 		Bucket: &c.world.config.Packages.Bucket, Key: &key, Body: strings.NewReader("a zip"), Metadata: metadata(made.ID),
