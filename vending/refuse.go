@@ -62,13 +62,3 @@ func refuseRegister(err error) *Error {
 	}
 	return reject(protocol.RegisterFailed, err)
 }
-
-// refuseBy keeps a reason that the port itself has chosen, as an issuer does
-// that holds the request against its list of CAs.
-func refuseBy(otherwise protocol.Reason, err error) *Error {
-	var chosen *Error
-	if errors.As(err, &chosen) {
-		return chosen
-	}
-	return reject(otherwise, err)
-}
