@@ -357,3 +357,28 @@ func TestCase59UnknownThing(t *testing.T) {
 		t.Error("it is known")
 	}
 }
+
+// Firmware of the original's time, of which nobody knows over which certificate
+// it asks (identity: direct): it rotates, loses its ack, and has both for ever,
+// however often the sweep comes by.
+func TestDirectLosesItsAck(t *testing.T) {
+	c := newCourse(t, certificate.Delete, nil)
+	got := c.ask("", protocol.Get, c.csr())
+	for range 13 {
+		c.clock.Advance(31 * 24 * time.Hour)
+		for range 2 {
+			_, err := c.closer.Sweep(c.ctx)
+			c.must(err)
+			c.must(c.world.inventory.Settle(c.ctx))
+			c.clock.Advance(time.Hour)
+		}
+	}
+	if active := c.actives(); !slices.Equal(active, []certificate.ID{got.CertificateID}) {
+		t.Errorf("ACTIVE besides the old one: %v", active)
+	}
+	old, err := c.clients.IoT.DescribeCertificate(c.ctx, &iot.DescribeCertificateInput{CertificateId: new(string(c.old))})
+	c.must(err)
+	if s := old.CertificateDescription.Status; s != types.CertificateStatusActive {
+		t.Errorf("the old one is %s", s)
+	}
+}
