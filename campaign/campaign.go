@@ -214,6 +214,31 @@ type Campaign struct {
 	Ended   time.Time
 	Resumed time.Time // by an operator, the last time
 	Version int64     // of the store: what Save compares
+	History []Change  // the store's, the oldest first
+	Acts    string    // who makes the change that is saved; empty: the program
+}
+
+// Change is what a campaign became, when, and by whom.
+type Change struct {
+	At    time.Time `json:"at"`
+	State State     `json:"state"`
+	Wave  int       `json:"wave"`
+	Why   string    `json:"why,omitempty"`
+	By    string    `json:"by,omitempty"` // empty: the program
+}
+
+// OpenedBy returns who let a wave begin: whoever applied the campaign, whoever
+// opened the gate before the wave, or nobody.
+func (c Campaign) OpenedBy(wave int) string {
+	if wave == 0 {
+		return c.By
+	}
+	for _, change := range c.History {
+		if change.State == Running && change.Wave == wave {
+			return change.By
+		}
+	}
+	return ""
 }
 
 // Standing is where a device stands in a campaign.

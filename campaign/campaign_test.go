@@ -34,6 +34,9 @@ func TestJudge(t *testing.T) {
 		"its job is in progress":                 {Sight{Job: protocol.JobInProgress}, Added, ""},
 		"its job failed":                         {Sight{Job: protocol.JobFailed}, Failed, "its job ended FAILED"},
 		"its job timed out after the vend":       {Sight{Job: protocol.JobTimedOut, Rotation: vended(time.Minute)}, Failed, "TIMED_OUT"},
+		"its job timed out while we were away":   {Sight{Job: protocol.JobTimedOut, Listens: ago(time.Minute)}, Added, ""},
+		"and so it did after the vend":           {Sight{Job: protocol.JobTimedOut, Rotation: vended(time.Hour), Listens: ago(time.Minute)}, Vended, ""},
+		"timed out, and we listened for long":    {Sight{Job: protocol.JobTimedOut, Listens: ago(11 * time.Minute)}, Failed, "TIMED_OUT"},
 		"its job failed after the proof":         {Sight{Member: later, Job: protocol.JobFailed, Rotation: proven(2 * time.Hour)}, Passed, ""},
 		"vended":                                 {Sight{Rotation: vended(10 * time.Minute)}, Vended, ""},
 		"vended and silent":                      {Sight{Rotation: vended(11 * time.Minute)}, Failed, "vended 11m0s ago and not proven"},
@@ -75,6 +78,8 @@ func TestGates(t *testing.T) {
 		"one failed, nine may still pass":    {0, Tally{0: {Passed: 3, Failed: 1, Proven: 6}, 1: {Pending: 90}}, late, false, false},
 		"two failed, nine cannot pass":       {0, Tally{0: {Passed: 8, Failed: 2}, 1: {Pending: 90}}, late, false, true},
 		"an offline canary holds the gate":   {0, Tally{0: {Passed: 8, Added: 2}, 1: {Pending: 90}}, map[int]int{0: 2}, false, false},
+		"who is skipped does not pass":       {0, Tally{0: {Passed: 8, Skipped: 1, Late: 1}, 1: {Pending: 90}}, late, false, true},
+		"one is skipped, nine may still":     {0, Tally{0: {Passed: 8, Skipped: 1, Proven: 1}, 1: {Pending: 90}}, late, false, false},
 		"a wave at work":                     {1, Tally{0: {Passed: 10}, 1: {Passed: 80, Vended: 10}}, late, false, false},
 		"a wave with none but offline ones":  {1, Tally{0: {Passed: 10}, 1: {Passed: 80, Added: 10}}, map[int]int{1: 10}, true, false},
 		"a few failures among many":          {1, Tally{0: {Passed: 10}, 1: {Passed: 88, Failed: 2}}, late, true, false},
@@ -90,6 +95,20 @@ func TestGates(t *testing.T) {
 				t.Errorf("aborts for %q, want %t", why, c.abort)
 			}
 		})
+	}
+}
+
+// TestNoCanary: where there is none, nothing is asked of one.
+func TestNoCanary(t *testing.T) {
+	s := Spec{}.WithDefaults()
+	if why := s.tooMany(outlook{tally: Tally{0: {Failed: 1, Passed: 40, Added: 59}}}); why != "" {
+		t.Errorf("aborts for %q", why)
+	}
+	if why := s.tooMany(outlook{tally: Tally{0: {Skipped: 3, Passed: 40}}}); why != "" {
+		t.Errorf("aborts for %q", why)
+	}
+	if why := s.tooMany(outlook{tally: Tally{0: {Failed: 3, Passed: 40}}}); why == "" {
+		t.Error("does not abort")
 	}
 }
 
@@ -218,8 +237,10 @@ func TestForecastAndRisks(t *testing.T) {
 		candidate("never", 300, func(c *Candidate) { c.Active[0].Seen = time.Time{} }),
 		candidate("several", 300, func(c *Candidate) { c.Active = append(c.Active, Active{NotAfter: noon}) }),
 		candidate("shared", 300, func(c *Candidate) { c.Active[0].Shared = true }),
+		candidate("weak", 300, func(c *Candidate) { c.Active[0].KeyType = "rsa1024" }),
+		candidate("policies", 300, func(c *Candidate) { c.Active[0].Policies = 11 }),
 	}
-	for i := range 994 {
+	for i := range 992 {
 		fleet = append(fleet, candidate(fmt.Sprintf("device-%03d", i), 2))
 	}
 	s := Spec{Choose: Choice{All: true, Order: Randomly}, Canary: Canary{Size: Share{Count: 10}}, PerMinute: 100, Soak: 48 * time.Hour}
@@ -239,7 +260,7 @@ func TestForecastAndRisks(t *testing.T) {
 			t.Errorf("%s: %d, %v", r.What, r.Devices, r.Such)
 		}
 	}
-	if len(p.Risks) != 7 {
+	if len(p.Risks) != 9 {
 		t.Errorf("%d risks: %v", len(p.Risks), p.Risks)
 	}
 	s.MaxInFlight, s.PerMinute = 1, 1_000_000

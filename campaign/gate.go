@@ -32,17 +32,23 @@ func (s Spec) tooMany(o outlook) string {
 	if why := s.failing(counts); why != "" {
 		return why
 	}
-	if need, size := s.canaryNeeds(o); counts[Failed] > 0 && size-o.count(0, Failed, Skipped, Late) < need {
-		return fmt.Sprintf("%d of the canary's %d devices failed, and %d must pass", o.count(0, Failed), size, need)
+	if !s.hasCanary() {
+		return ""
+	}
+	need, size := s.canaryNeeds(o)
+	if lost := o.count(0, Failed, Skipped, Late); lost > 0 && size-lost < need {
+		away := ""
+		if n := o.count(0, Skipped, Late); n > 0 {
+			away = fmt.Sprintf(", %d were skipped or late", n)
+		}
+		return fmt.Sprintf("%d of the canary's %d devices failed%s, and %d must pass", o.count(0, Failed), size, away, need)
 	}
 	return ""
 }
 
-// canaryNeeds returns how many of the canary must pass, and how many it has.
+// canaryNeeds returns how many of the canary must pass, and how many it has, where
+// there is one.
 func (s Spec) canaryNeeds(o outlook) (need, size int) {
-	if !s.hasCanary() {
-		return 0, 0
-	}
 	for _, n := range o.tally[0] {
 		size += n
 	}

@@ -20,7 +20,7 @@ func (s Spec) Judge(seen Sight, now time.Time) (Standing, string) {
 		return Skipped, "it was taken out of the registry"
 	case r.IsProven():
 		return s.judgeProven(seen, now)
-	case seen.Job == protocol.JobFailed || seen.Job == protocol.JobTimedOut || seen.Job == protocol.JobRejected:
+	case seen.Job == protocol.JobFailed || seen.Job == protocol.JobRejected || seen.Job == protocol.JobTimedOut && s.hadTime(seen, now):
 		return Failed, "its job ended " + string(seen.Job)
 	case seen.Blocked:
 		return Skipped, "it was blocked"
@@ -56,7 +56,10 @@ func (s Spec) next(seen Sight, standing Standing, now time.Time) time.Time {
 	var at time.Time
 	switch standing {
 	case Added: // it only becomes overdue, which is counted
-		return now.Add(farOff)
+		if seen.Job != protocol.JobTimedOut {
+			return now.Add(farOff)
+		}
+		at = seen.Listens.Add(s.VerifyWithin).Add(1)
 	case Vended:
 		at = s.silentFrom(seen).Add(1)
 	case Proven:
@@ -66,6 +69,12 @@ func (s Spec) next(seen Sight, standing Standing, now time.Time) time.Time {
 		return time.Time{}
 	}
 	return at
+}
+
+// hadTime reports whether a device whose job has timed out could be heard for so
+// long that it is its own fault.
+func (s Spec) hadTime(seen Sight, now time.Time) bool {
+	return now.After(seen.Listens.Add(s.VerifyWithin))
 }
 
 // silentFrom returns after when a device that was vended a certificate, and has

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/registry"
 )
 
@@ -42,12 +43,15 @@ const (
 	riskSeveral = "has several active certificates"
 	riskShared  = "its certificate is another device's too"
 	riskName    = "its name does not fit into a common name"
+	riskKey     = "its key is of a kind that no new certificate is given for, and so may be its next"
+	riskPolicy  = "its certificate has more policies than AWS IoT attaches to one"
 )
 
 const (
-	suchMost  = 10
-	longUnder = 30 * 24 * time.Hour
-	longName  = 64 // RFC 5280, appendix A.1: the upper bound of a common name
+	suchMost     = 10
+	longUnder    = 30 * 24 * time.Hour
+	manyPolicies = 10 // AWS IoT Core quotas: policies attached to a certificate
+	longName     = 64 // RFC 5280, appendix A.1: the upper bound of a common name
 )
 
 // Pace is what bounds a campaign besides its spec.
@@ -122,6 +126,8 @@ func (p *Planner) risksOf(c Candidate, current Active) []string {
 	add(len(c.Active) > 1, riskSeveral)
 	add(current.Shared, riskShared)
 	add(len(c.Device) > longName, riskName)
+	add(!certificate.MayBeKey(current.KeyType), riskKey)
+	add(current.Policies > manyPolicies, riskPolicy)
 	return risks
 }
 
@@ -152,7 +158,7 @@ func (p *Planner) Plan(pace Pace) Plan {
 	took := p.forecast(pace.Typical)
 	p.plan.Seconds, p.plan.Forecast = took.Seconds(), p.now.Add(took)
 	p.expiring(members)
-	for _, what := range []string{riskExpired, riskSoon, riskNever, riskUnseen, riskSeveral, riskShared, riskName} {
+	for _, what := range []string{riskExpired, riskSoon, riskNever, riskUnseen, riskSeveral, riskShared, riskName, riskKey, riskPolicy} {
 		if r := p.risks[what]; r != nil {
 			p.plan.Risks = append(p.plan.Risks, *r)
 			delete(p.risks, what)

@@ -41,10 +41,14 @@ type Ports struct {
 // concurrent use; Round is called from one goroutine.
 type Runner struct {
 	Ports
-	paces map[string]*allowance
-	holds map[string]string
-	began time.Time
-	known map[string]bool // campaigns whose members were all looked at since the start
+	paces  map[string]*allowance
+	holds  map[string]string
+	began  time.Time       // since when devices could be heard
+	last   time.Time       // of the rounds
+	known  map[string]bool // campaigns whose members were all looked at since the start, or since they run again
+	rested map[string]bool // campaigns that did not run in the last round
+
+	rounds sync.Mutex // of the round that is under way
 
 	looks     time.Time // when certificates that have come due are looked for next
 	restUntil time.Time // AutoName holds
@@ -59,7 +63,7 @@ type Runner struct {
 // NewRunner returns a runner that has seen nothing yet: what it needs to know
 // is in the store.
 func NewRunner(ports Ports) *Runner {
-	return &Runner{Ports: ports, began: ports.Now(), paces: map[string]*allowance{}, holds: map[string]string{}, known: map[string]bool{}, refused: map[registry.DeviceID]string{}}
+	return &Runner{Ports: ports, began: ports.Now(), last: ports.Now(), paces: map[string]*allowance{}, holds: map[string]string{}, known: map[string]bool{}, rested: map[string]bool{}, refused: map[registry.DeviceID]string{}}
 }
 
 // How many requests may fail within a minute for a reason on our side until
@@ -94,9 +98,32 @@ func (r *Runner) Holding(name string) string {
 	return r.holds[name]
 }
 
+// Between calls do while no round is under way, so that none lets anybody into
+// a campaign that do has ended.
+func (r *Runner) Between(do func()) {
+	r.rounds.Lock()
+	defer r.rounds.Unlock()
+	do()
+}
+
+// gapMost is how long the time between two rounds may be. Where it was longer,
+// or went back, the machine has slept or its clock was set: what a device did not
+// do meanwhile does not count.
+const gapMost = time.Minute
+
+func (r *Runner) listen(now time.Time) {
+	if gap := now.Sub(r.last); gap < 0 || gap > gapMost {
+		r.began = now
+	}
+	r.last = now
+}
+
 // Round looks at every campaign that has not ended and does what is due. A
 // failure of one leaves the others alone; the error joins all.
 func (r *Runner) Round(ctx context.Context) error {
+	r.rounds.Lock()
+	defer r.rounds.Unlock()
+	r.listen(r.Now())
 	var errs []error
 	if err := r.enterDue(ctx); err != nil {
 		errs = append(errs, fmt.Errorf("look for certificates that have come due: %w", err))
@@ -134,6 +161,10 @@ func (r *Runner) news() (refused map[registry.DeviceID]string, fault string) {
 // operator sees what has become of them; only one that runs lets others in.
 func (r *Runner) round(ctx context.Context, c Campaign, refused map[registry.DeviceID]string, fault string) error {
 	now := r.Now()
+	if c.State == Running && r.rested[c.Name] { // who was lost before is added again only while it runs
+		r.known[c.Name] = false
+	}
+	r.rested[c.Name] = c.State != Running
 	o, inFlight, err := r.judge(ctx, c, refused, now)
 	if err != nil {
 		return err
@@ -166,6 +197,9 @@ func (r *Runner) judge(ctx context.Context, c Campaign, refused map[registry.Dev
 	inFlight = o.total(Added) + o.total(Vended)
 	for _, n := range o.overdue {
 		inFlight -= n
+	}
+	if now.Before(r.began.Add(c.VerifyWithin)) { // nobody was listened for so long
+		o.overdue = nil
 	}
 	return o, inFlight, nil
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/certvendor/certvendor/protocol"
@@ -134,6 +135,16 @@ func checkKey(public any) error {
 		}
 	}
 	return refuse("the key is neither RSA nor on P-256, P-384 or P-521")
+}
+
+// MayBeKey reports whether a request may be for a key of this kind and size, as
+// KeyType writes it.
+func MayBeKey(keyType string) bool {
+	if size, isRSA := strings.CutPrefix(keyType, "rsa"); isRSA {
+		bits, err := strconv.Atoi(size)
+		return err == nil && bits >= MinRSA && bits <= MaxRSA
+	}
+	return keyType == "p256" || keyType == "p384" || keyType == "p521"
 }
 
 func checkAlgorithm(algorithm x509.SignatureAlgorithm) error {

@@ -52,6 +52,14 @@ func NewCloser(ports Ports, clock *Clock, terms func(profile string) Terms) *Clo
 	return &Closer{Ports: ports, clock: clock, terms: terms, started: clock.Now()}
 }
 
+// Remember tells the circuit breaker when the process before this one removed
+// certificates. It is called before any is removed.
+func (c *Closer) Remember(removals []time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.removals = append(c.removals, removals...)
+}
+
 // Prove writes that the device was seen on r's certificate. It does nothing
 // else: retirements are written when the rotation is finished.
 func (c *Closer) Prove(ctx context.Context, r Rotation, evidence certificate.Evidence, at time.Time) (Rotation, error) {

@@ -21,6 +21,9 @@ func (v *Vendor) Ack(ctx context.Context, caller Caller, request protocol.AckReq
 	if err != nil {
 		return ok, nil, err
 	}
+	if err := v.approve(ctx, &a, protocol.Ack); err != nil {
+		return ok, nil, err
+	}
 	if err := v.tookAnchors(ctx, caller, request); err != nil {
 		return ok, nil, err
 	}

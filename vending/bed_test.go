@@ -59,6 +59,7 @@ type bed struct {
 	allow     func() (time.Duration, bool)
 	publish   func(topic string) error
 	anchors   vending.Anchors
+	approver  vending.Approver
 	owed      func() ([]rotation.Retirement, error)
 	queue     vending.Queue
 	publisher vending.Publisher
@@ -130,7 +131,7 @@ func (b *bed) handler() *vending.Handler {
 	v, err := vending.New(b.config, vending.Ports{
 		Registry: fakeRegistry{b}, Inventory: fakeInventory{b}, Certificates: fakeCatalogue{b}, Journal: fakeJournal{b},
 		Brakes: fakeBrakes{b}, Issuer: fakeIssuer{b}, Packages: fakePackages{b: b}, Limits: fakeLimits{b},
-		Closer: closer, Now: now, Anchors: b.anchors,
+		Closer: closer, Now: now, Anchors: b.anchors, Approver: b.approver,
 	})
 	if err != nil {
 		b.t.Fatal(err)

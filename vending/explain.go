@@ -49,6 +49,7 @@ func (v *Vendor) Explain(ctx context.Context, id registry.DeviceID, action proto
 	if action != protocol.Ack {
 		e.Findings = append(e.Findings, v.findFreeze(ctx))
 	}
+	e.Findings = append(e.Findings, v.findApproval(ctx, a, action)...)
 	e.Findings = append(e.Findings, v.findRotation(ctx, a))
 	if action != protocol.Ack {
 		e.Findings = append(e.Findings, v.findIssue(ctx, a)...)

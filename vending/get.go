@@ -24,6 +24,9 @@ func (v *Vendor) Get(ctx context.Context, caller Caller, request protocol.GetReq
 	if err := v.notFrozen(ctx); err != nil {
 		return protocol.GetAccepted{}, err
 	}
+	if err := v.approve(ctx, &a, protocol.Get); err != nil {
+		return protocol.GetAccepted{}, err
+	}
 	var reply protocol.GetAccepted
 	if request.CSR == nil {
 		reply, err = v.getPackage(ctx, a)

@@ -107,7 +107,7 @@ func (s *stage) vendor(key certificate.KeyID) *Vendor {
 	dry.Ports = Ports{
 		Registry: stagedRegistry{s}, Inventory: stagedInventory{s}, Certificates: s.v.Certificates,
 		Journal: stagedJournal{s}, Brakes: stagedBrakes{s}, Issuer: stagedIssuer{s}, Packages: stagedPackages{s},
-		Limits: stagedLimits{s}, Closer: s.closer(), Now: s.v.Now, Signs: s.v.Signs,
+		Limits: stagedLimits{s}, Closer: s.closer(), Now: s.v.Now, Signs: s.v.Signs, Approver: s.v.Approver,
 	}
 	dry.config.OutcomeDeadline = 0 // nobody waits for another instance
 	dry.parse = func(string) (*certificate.Request, error) {

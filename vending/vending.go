@@ -131,7 +131,8 @@ type Ports struct {
 	Limits       Limits
 	Closer       *rotation.Closer
 	Now          func() time.Time
-	Anchors      Anchors // nil where they never change
+	Anchors      Anchors  // nil where they never change
+	Approver     Approver // nil where nobody else is asked
 	// Signs returns until when a certificate that is issued now can last at
 	// most, or why none can be issued, as Issue would return it; it signs
 	// nothing. Only explaining needs it; nil where the world cannot say.

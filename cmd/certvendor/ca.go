@@ -39,12 +39,16 @@ func (c *cli) caShow() *cobra.Command {
 			if missing {
 				return list(c, daemon.MissingDevices(ctx), "DEVICE", func(d control.MissingDevice) []string { return []string{d.Name} })
 			}
-			all, roots, err := daemon.CAs(ctx)
+			if pem {
+				roots, err := daemon.Roots(ctx)
+				if err != nil {
+					return err
+				}
+				return c.say(map[string]string{"roots": roots}, "%s", roots)
+			}
+			all, _, err := daemon.CAs(ctx)
 			if err != nil {
 				return err
-			}
-			if pem {
-				return c.say(map[string]string{"roots": roots}, "%s", roots)
 			}
 			return list(c, slice(all), "ROLE CERTIFICATE EXPIRES ENCRYPTED KEY IN_USE SUBJECT", func(ca control.CA) []string {
 				used := "-"

@@ -5,11 +5,13 @@ import (
 	"encoding/csv"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/internal/control"
@@ -50,6 +52,7 @@ func (c *cli) campaignShow() *cobra.Command {
 				return c.printJSON(s)
 			}
 			printCampaign(c.out, s)
+			printHistory(c.out, s.History)
 			return c.printTrouble(ctx, daemon, s)
 		}),
 	}
@@ -73,6 +76,23 @@ func printCampaign(w io.Writer, s control.Campaign) {
 	if !s.Ended.IsZero() {
 		fmt.Fprintf(w, "ended        %s\n", when(s.Ended))
 	}
+}
+
+// historyMost is of how many changes `campaign show` tells; --json has all.
+const historyMost = 10
+
+func printHistory(w io.Writer, changes []campaign.Change) {
+	if len(changes) == 0 { // it is older than its history
+		return
+	}
+	fmt.Fprintln(w)
+	table(w, "WHEN STATE WAVE BY WHY", changes[max(0, len(changes)-historyMost):], func(c campaign.Change) []string {
+		by := c.By
+		if by == "" {
+			by = "itself"
+		}
+		return []string{when(c.At), string(c.State), strconv.Itoa(c.Wave + 1), by, dash(c.Why)}
+	})
 }
 
 // troubleMost is of how many devices in trouble `campaign show` tells; the
@@ -116,7 +136,7 @@ func (c *cli) watchCampaign(ctx context.Context, daemon *control.Client, name st
 		switch {
 		case line == last:
 		case isTerminal(c.out):
-			fmt.Fprintf(c.out, "\r\x1b[K%s", line)
+			fmt.Fprintf(c.out, "\r\x1b[K%s", fitting(c.out, line))
 		default:
 			fmt.Fprintln(c.out, line)
 		}
@@ -136,6 +156,20 @@ func (c *cli) watchCampaign(ctx context.Context, daemon *control.Client, name st
 		case <-tick.C:
 		}
 	}
+}
+
+// fitting cuts a line that is written over itself to the width of the terminal:
+// of one that goes on in the next, only the end would be written over.
+func fitting(w io.Writer, line string) string {
+	file, ok := w.(*os.File)
+	if !ok {
+		return line
+	}
+	width, _, err := term.GetSize(int(file.Fd()))
+	if runes := []rune(line); err == nil && width > 1 && len(runes) >= width {
+		return string(runes[:width-2]) + "…"
+	}
+	return line
 }
 
 func (c *cli) campaignReport() *cobra.Command {
@@ -168,15 +202,15 @@ func (c *cli) campaignReport() *cobra.Command {
 }
 
 var reportColumns = []string{
-	"device", "wave", "standing", "why", "old", "new", "evidence", "added", "vended", "proven", "acked", "closed", "by",
+	"device", "wave", "standing", "why", "old", "new", "issuer", "evidence", "added", "opened", "vended", "proven", "acked", "closed", "undone", "by", "approved",
 }
 
 func reportRow(s control.Campaign, m control.CampaignMember) []string {
 	row := []string{m.Device, strconv.Itoa(m.Wave), string(m.Standing), dash(m.Why)}
 	if m.Rotation == nil {
-		return append(row, "-", "-", "-", when(m.Added), "-", "-", "-", "-", s.By)
+		return append(row, "-", "-", "-", "-", when(m.Added), "-", "-", "-", "-", "-", "-", s.By, dash(m.OpenedBy))
 	}
 	r := m.Rotation
-	return append(row, dash(string(r.Over)), dash(string(r.Certificate)), dash(string(r.Evidence)),
-		when(m.Added), when(r.Vended), when(r.Proven), when(r.Acked), when(r.Closed), s.By)
+	return append(row, dash(string(r.Over)), dash(string(r.Certificate)), dash(m.Issuer), dash(string(r.Evidence)),
+		when(m.Added), when(r.Opened), when(r.Vended), when(r.Proven), when(r.Acked), when(r.Closed), when(r.Undone), s.By, dash(m.OpenedBy))
 }

@@ -59,7 +59,7 @@ type kindResult struct {
 // play makes the devices, lets them rotate, and looks at how they ended.
 func (d demo) play(ctx context.Context, n int) (demoResult, error) {
 	roots := x509.NewCertPool()
-	_, pem, err := d.daemon.CAs(ctx)
+	pem, err := d.daemon.Roots(ctx)
 	if err != nil {
 		return demoResult{}, err
 	}

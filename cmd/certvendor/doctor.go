@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,14 +32,19 @@ type diagnosis struct {
 
 func (c *cli) doctor() *cobra.Command {
 	var thing string
+	var look bool
+	var patience time.Duration
 	cmd := &cobra.Command{
-		Use: "doctor [--thing NAME]", Short: "Say whether everything is as the program needs it, and what to do where it is not",
+		Use: "doctor [--look | --thing NAME]", Short: "Say whether everything is as the program needs it, and what to do where it is not",
 		Args: cobra.NoArgs,
 		Long: `Say whether everything is as the program needs it, and what to do where it is not.
 
 On backend aws it looks at the account: credentials, clock, endpoint and broker, the CA and
-what signs, packages, what the daemon may read, and what setup makes. With --thing it looks
-at one thing instead, and at what a get of it would meet. Neither changes anything.
+what signs, packages, what the daemon may read, and what setup makes. Then it makes a thing
+of its own, has the running daemon rotate its certificate, as a device would, and asks what
+AWS documents nowhere. It takes away all that it has made, also when it is interrupted, and
+says what it could not take away. --look leaves all this out. With --thing it looks at one
+thing instead, and at what a get of it would meet, and changes nothing.
 
 A check ends with ok, failed, or unknown, which is what was not shown either way. It ends
 with 1 if something has failed.`,
@@ -48,17 +54,24 @@ with 1 if something has failed.`,
 				return err
 			}
 			e := &examination{cli: c, config: cfg, bar: newProgress(c.errs, "doctor", 0)}
-			if err := e.run(cmd.Context(), thing); err != nil {
-				return fmt.Errorf("doctor: %w", err)
+			failed := e.run(cmd.Context(), thing, look, patience)
+			if len(e.findings) > 0 { // also of a run that was interrupted
+				err = e.end()
 			}
-			return e.end()
+			if failed != nil {
+				return fmt.Errorf("doctor: %w", failed)
+			}
+			return err
 		},
 	}
 	cmd.Flags().StringVar(&thing, "thing", "", "look at this thing only; changes nothing")
+	cmd.Flags().BoolVar(&look, "look", false, "try no rotation; changes nothing")
+	cmd.Flags().DurationVar(&patience, "patience", 30*time.Second, "how long to wait for each thing that AWS or the daemon is to do")
+	cmd.MarkFlagsMutuallyExclusive("look", "thing")
 	return cmd
 }
 
-func (e *examination) run(ctx context.Context, thing string) error {
+func (e *examination) run(ctx context.Context, thing string, look bool, patience time.Duration) error {
 	if e.config.Backend != config.AWSBackend {
 		if thing != "" {
 			return errors.New("--thing is for backend aws: see explain and device show")
@@ -77,7 +90,13 @@ func (e *examination) run(ctx context.Context, thing string) error {
 	}
 	e.surroundings()
 	doctor.Examine(ctx, e.tell)
-	e.daemon(ctx)
+	daemon := e.daemon(ctx)
+	if daemon != nil {
+		defer daemon.Close()
+	}
+	if !look && !e.failed("credentials") && ctx.Err() == nil {
+		e.try(ctx, doctor, daemon, patience)
+	}
 	return ctx.Err()
 }
 
@@ -88,6 +107,11 @@ func (e *examination) tell(f app.Finding) {
 
 func (e *examination) say(check string, verdict app.Verdict, do, format string, args ...any) {
 	e.tell(app.Finding{Check: check, Verdict: verdict, Found: fmt.Sprintf(format, args...), Do: do})
+}
+
+// failed reports whether a check has failed.
+func (e *examination) failed(check string) bool {
+	return slices.ContainsFunc(e.findings, func(f app.Finding) bool { return f.Check == check && f.Verdict == app.Failed })
 }
 
 // end prints what was found.

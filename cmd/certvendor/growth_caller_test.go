@@ -30,7 +30,7 @@ type caller struct {
 // newCaller enters a device and connects it.
 func newCaller(d *process, name string) *caller {
 	d.t.Helper()
-	_, roots, err := d.client.CAs(d.t.Context())
+	roots, err := d.client.Roots(d.t.Context())
 	if err != nil {
 		d.t.Fatal(err)
 	}

@@ -39,7 +39,7 @@ act in it.`, func(s app.Scope) (app.Policy, error) {
 			if p := s.RulePolicy(); len(p.Statement) > 0 {
 				return p, nil
 			}
-			return app.Policy{}, errors.New("no topic rule does anything with this configuration: aws.broker.identity is direct")
+			return app.Policy{}, errors.New("no topic rule does anything with this configuration: aws.broker.identity is direct, and aws.broker.presence not table")
 		})
 	rule.Flags().BoolVar(&trust, "trust", false, "print the role's trust policy")
 	all := group("policy", "The policies that backend aws needs", device, daemon, broker, rule)

@@ -57,7 +57,7 @@ func oneLine(err error) string {
 func (c *cli) root() *cobra.Command {
 	root := group("certvendor", "Rotates the certificates of IoT devices, and leaves none without one that works",
 		c.serve(), c.demo(), c.simulate(), c.device(), c.rotation(), c.campaign(), c.certificate(), c.explain(), c.survey(),
-		c.packages(), c.job(), c.ca(), c.setup(), c.policy(), c.doctor(),
+		c.inventory(), c.packages(), c.job(), c.ca(), c.setup(), c.policy(), c.doctor(),
 		c.freeze(), c.thaw(), c.audit(), c.backup(), c.restore(), c.profile(), c.configuration(), c.version(),
 	)
 	root.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }

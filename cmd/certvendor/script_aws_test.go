@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -10,7 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"math/big"
 	"os"
-	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -36,7 +35,9 @@ func TestAWSScripts(t *testing.T) {
 	for name, value := range own {
 		t.Setenv(name, value)
 	}
-	clients := dialMoto(t, endpoint)
+	clients := dialMoto(t, endpoint, aws.Account{Region: "eu-west-1"})
+	// The account of doctor's trials, where nobody else makes anything.
+	trialAccount := dialMoto(t, endpoint, aws.Account{Region: "eu-west-2", Role: "arn:aws:iam::222222222222:role/test"})
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/aws",
 		Setup: func(e *testscript.Env) error {
@@ -44,11 +45,17 @@ func TestAWSScripts(t *testing.T) {
 				e.Setenv(name, value)
 			}
 			e.Setenv("CERTVENDOR_AWS_ENDPOINT_URL", endpoint)
+			e.Setenv("CERTVENDOR_CONTROL_SOCKET", filepath.Join(e.WorkDir, "s")) // a Unix socket's path is short
+			e.Setenv("CERTVENDOR_METRICS_LISTEN", "")
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"mode": mode, "sameas": sameAs, "secret": secret, "authority": authority, "keyless": keyless, "capture": capture,
-			"account": func(ts *testscript.TestScript, _ bool, args []string) { account(ts, clients, args) },
+			"ready": ready, "terminate": terminate,
+			"broker":    func(ts *testscript.TestScript, _ bool, args []string) { startBroker(ts, trialAccount, args) },
+			"trials":    func(ts *testscript.TestScript, _ bool, args []string) { trials(ts, trialAccount, args) },
+			"untouched": func(ts *testscript.TestScript, _ bool, _ []string) { untouched(ts, trialAccount) },
+			"account":   func(ts *testscript.TestScript, _ bool, args []string) { account(ts, clients, args) },
 			"foreign-rule": func(ts *testscript.TestScript, _ bool, args []string) {
 				_, err := clients.IoT.CreateTopicRule(t.Context(), &iot.CreateTopicRuleInput{
 					RuleName: &args[0], TopicRulePayload: &types.TopicRulePayload{
@@ -66,45 +73,29 @@ func TestAWSScripts(t *testing.T) {
 
 func startMoto(t *testing.T) string {
 	t.Helper()
-	if _, err := exec.LookPath("moto_server"); err != nil {
-		const get = "needs moto_server on PATH: pip install 'moto[server]==5.2.1'"
-		if os.Getenv("CI") == "true" {
-			t.Fatal(get)
-		}
-		t.Skip(get)
-	}
-	command := exec.Command("python3", "../../internal/aws/testdata/launch.py", "-H", "127.0.0.1", "-p", "0")
-	said, err := command.StderrPipe()
+	there, err := hasMoto()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := command.Start(); err != nil {
+	if !there {
+		t.Skip(getMoto)
+	}
+	url, _, stop, err := launchMoto()
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = command.Process.Kill(); _ = command.Wait() })
-	listens := regexp.MustCompile(`Running on (http://127\.0\.0\.1:\d+)`)
-	lines := bufio.NewScanner(said)
-	for lines.Scan() {
-		if found := listens.FindStringSubmatch(lines.Text()); found != nil {
-			go func() {
-				for lines.Scan() { // its log, until it ends
-					continue
-				}
-			}()
-			return found[1]
-		}
-	}
-	t.Fatal("moto has ended without listening")
-	return ""
+	t.Cleanup(stop)
+	return url
 }
 
-func dialMoto(t *testing.T, endpoint string) *aws.Clients {
+func dialMoto(t *testing.T, endpoint string, account aws.Account) *aws.Clients {
 	t.Helper()
 	quotas, err := aws.NewQuotas(1, nil, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	clients, err := aws.Dial(t.Context(), aws.Account{Region: "eu-west-1", Endpoint: endpoint, Quotas: quotas})
+	account.Endpoint, account.Quotas = endpoint, quotas
+	clients, err := aws.Dial(t.Context(), account)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -72,6 +72,15 @@ func TestScripts(t *testing.T) {
 			"stands":    stands,
 			"agents":    agents,
 			"corporate": corporate,
+			"moto":      moto,
+			"things":    things,
+			"synced":    synced,
+		},
+		Condition: func(condition string) (bool, error) {
+			if condition != "moto" {
+				return false, fmt.Errorf("no condition %q", condition)
+			}
+			return hasMoto()
 		},
 	})
 }

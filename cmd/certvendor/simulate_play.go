@@ -75,7 +75,7 @@ func (s *simulation) leave(dir string) error {
 
 // prepare asks the daemon what a fleet has to know, and names the devices.
 func (s *simulation) prepare(ctx context.Context, dir string) error {
-	_, pem, err := s.daemon.CAs(ctx)
+	pem, err := s.daemon.Roots(ctx)
 	if err != nil {
 		return err
 	}

@@ -12,9 +12,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -48,15 +50,23 @@ type App struct {
 	clock   *rotation.Clock
 	closer  *rotation.Closer
 	handler *vending.Handler
-	runner  *campaign.Runner
-	look    chan struct{} // has the runner look at once
-	queue   *backend.Queue
-	sender  *webhook.Sender // nil: nobody is told
-	metrics *metrics
-	http    *http.Server // of the metrics
-	listen  net.Listener
-	control *control.Server
-	behind  chan rotation.Rotation
+	// recorded is what a survey asks.
+	recorded *control.Recorded
+	runner   *campaign.Runner
+	look     chan struct{} // has the runner look at once
+	queue    *backend.Queue
+	sender   *webhook.Sender // nil: nobody is told
+	metrics  *metrics
+	http     *http.Server // of the metrics
+	listen   net.Listener
+	control  *control.Server
+	behind   chan rotation.Rotation
+
+	// Of a store that several instances share.
+	shared atomic.Pointer[aws.Shared]
+	up     atomic.Bool // what Start starts has started
+	once   sync.Once
+	ready  func(*App) // told that the program is up; optional
 
 	writable probe
 	warned   time.Time  // when the CA was last warned about; the sweep's goroutine only
@@ -87,13 +97,19 @@ func New(ctx context.Context, cfg config.Config, log zerolog.Logger) (*App, erro
 // newAt is New with a clock of the caller's, which may be set while the
 // program runs.
 func newAt(ctx context.Context, cfg config.Config, log zerolog.Logger, now func() time.Time) (*App, error) {
+	return newTelling(ctx, cfg, log, now, nil)
+}
+
+// newTelling is newAt with somebody to tell that the program is up, which it is
+// too while it stands by.
+func newTelling(ctx context.Context, cfg config.Config, log zerolog.Logger, now func() time.Time, ready func(*App)) (*App, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	a := &App{
 		config: cfg, log: log, now: now, metrics: newMetrics(),
 		behind: make(chan rotation.Rotation, behindLength), failed: make(chan error, 4),
-		look: make(chan struct{}, 1),
+		look: make(chan struct{}, 1), ready: ready,
 	}
 	if err := a.setup(ctx); err != nil {
 		return nil, errors.Join(err, a.Stop(ctx))
@@ -118,6 +134,7 @@ func (a *App) Start(ctx context.Context) error {
 	}
 	a.log.Info().Str("broker", a.BrokerAddr()).Str("packages", a.PackagesAddr()).
 		Str("metrics", a.MetricsAddr()).Str("control", a.config.Control.Socket).Msg("certvendor serves")
+	a.up.Store(true)
 	return nil
 }
 
@@ -173,16 +190,21 @@ func (a *App) Stop(ctx context.Context) error {
 }
 
 // Run makes an app and runs it until ctx ends or a part of it fails. ready is
-// called when devices can come in.
+// called when devices can come in, or when this instance stands by.
 func Run(ctx context.Context, cfg config.Config, log zerolog.Logger, ready func(*App)) error {
-	a, err := New(ctx, cfg, log)
+	room := headroom()
+	defer runtime.KeepAlive(room)
+	a, err := newTelling(ctx, cfg, log, time.Now, ready)
+	if errors.Is(err, errStoodBy) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	if err := a.Start(ctx); err != nil {
 		return errors.Join(err, a.Stop(ctx))
 	}
-	ready(a)
+	a.announce()
 	select {
 	case <-ctx.Done():
 	case err = <-a.failed:
@@ -195,6 +217,9 @@ func Run(ctx context.Context, cfg config.Config, log zerolog.Logger, ready func(
 // Ready says in words why requests cannot be answered, or returns nil. It
 // really writes to the store, at most once a second.
 func (a *App) Ready(ctx context.Context) error {
+	if standing := a.standing(); standing != "" {
+		return errors.New(standing)
+	}
 	var why []string
 	if err := a.writable.ask(ctx, a.world.Store()); err != nil {
 		why = append(why, "the store cannot be written: "+err.Error())

@@ -38,7 +38,7 @@ func (a *App) openAWS(ctx context.Context, instance string, committed func(time.
 	if err != nil {
 		return nil, err
 	}
-	return aws.Open(ctx, aws.Config{
+	config := aws.Config{
 		Data: c.Data, Instance: instance, Owner: c.Broker.ClientID, Clients: clients, Registration: aws.Registration(c.Registration),
 		Registry: aws.Source(c.Registry), Assets: assetLibrary(c.AssetLibrary),
 		Group: a.config.Rotation.Group, Rerun: aws.Rerun(c.Rerun), Prices: prices,
@@ -51,7 +51,14 @@ func (a *App) openAWS(ctx context.Context, instance string, committed func(time.
 		ActsOutside: c.Issuer.Kind != "ssm",
 		Bus:         bus, Now: a.now, Log: a.log, Committed: committed,
 		Tells: a.config.Webhook.Tells, Observes: a.config.Observe,
-	})
+		Sharing: aws.Sharing{Table: c.Journal.Table, Lease: c.Journal.Lease},
+	}
+	if config.Sharing.Table != "" {
+		if config.Shared, err = a.standBy(ctx, config); err != nil {
+			return nil, err
+		}
+	}
+	return aws.Open(ctx, config)
 }
 
 func assetLibrary(c config.AWSAssetLibrary) aws.AssetLibrary {

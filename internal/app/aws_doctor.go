@@ -16,6 +16,9 @@ type (
 	Finding = aws.Finding
 	Verdict = aws.Verdict
 	Doctor  = aws.Doctor
+	// Trial and Execution are of a thing that a rotation is tried on.
+	Trial     = aws.Trial
+	Execution = aws.Execution
 )
 
 // The verdicts.

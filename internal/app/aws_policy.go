@@ -58,6 +58,7 @@ func scopeOf(c config.Config, region, account string) aws.Scope {
 		Packages: packagesOf(c), Observes: c.Observe,
 		Topics: c.Topics(), Identity: aws.Identity(a.Broker.Identity), ClientID: a.Broker.ClientID, Inbox: aws.Inbox,
 		Presence: a.Broker.Presence == config.PresenceSubscribe, OwnCertificate: a.Broker.Way == "mtls",
+		Journal: a.Journal.Table, Approver: c.Approval.Function,
 	}
 	if a.Broker.Presence == config.PresenceTable {
 		scope.Table = aws.PresenceTable(a.Broker.ClientID)

@@ -41,15 +41,13 @@ import (
 	"github.com/certvendor/certvendor/internal/loopback"
 )
 
-// TestServeAWS runs the daemon on backend aws, with AWS played by moto and its
-// broker by mosquitto: a thing that AWS alone knows rotates, over envelopes as
+// TestServeAWS sets an account up and runs the daemon on it, with AWS played by
+// moto and its broker by mosquitto: a thing that AWS alone knows rotates, over envelopes as
 // the topic rule makes them, and its old certificate is INACTIVE at AWS then.
 func TestServeAWS(t *testing.T) {
 	moto, broker := moto(t), newTLSPair(t)
 	address := mosquittoFor(t, broker)
 	account := prepareAWS(t, moto)
-	const ruleKey = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
-	t.Setenv("RULE_KEY", ruleKey)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "config.yaml")
 	text := fmt.Sprintf(`backend: aws
@@ -62,15 +60,16 @@ aws:
   endpoint_url: %s
   quota_share: 1
   issuer: {kind: ssm, ca: %q}
-  broker: {way: mtls, endpoint: %q, certificate: %s, key: %s, ca: %s, rule_key: "env:RULE_KEY"}
+  broker: {way: mtls, endpoint: %q, certificate: %s, key: %s, ca: %s, rule_key: "file:rule.key"}
 `, filepath.Join(dir, "s"), moto, account.ca, address, broker.file("certvendor.pem"), broker.file("certvendor.key"), broker.file("ca.pem"))
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := config.Load(file, []string{"RULE_KEY=" + ruleKey})
+	c, err := config.Load(file, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	ruleKey := setUpAccount(t, c, filepath.Join(dir, "rule.key"))
 	a, err := app.New(t.Context(), c, zerolog.Nop())
 	if err != nil {
 		t.Fatal(err)
@@ -105,6 +104,7 @@ aws:
 	}
 	wantOperator(t, a, c, account)
 	wantDropped(t, a, rule, got["certificateId"])
+	wantSetUp(t, c)
 }
 
 // wantDropped shows that nobody but the rule has a say: an envelope that was
@@ -131,6 +131,59 @@ func wantDropped(t *testing.T, a *app.App, rule *ruleSpeaker, over string) {
 	case m := <-rule.replies:
 		t.Errorf("answered on %s: %s", m.Topic(), m.Payload())
 	default:
+	}
+}
+
+// setUpAccount makes what the daemon needs, and returns the rules' key.
+func setUpAccount(t *testing.T, c config.Config, keyFile string) string {
+	t.Helper()
+	setup, err := app.OpenSetup(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := setup.Plan(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := setup.Carry(t.Context(), plan, func(aws.Step) {}); err != nil {
+		t.Fatal(err)
+	}
+	key, err := os.ReadFile(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(key))
+}
+
+// wantSetUp checks that the daemon works with what setup has made, and has made
+// nothing of its own.
+func wantSetUp(t *testing.T, c config.Config) {
+	t.Helper()
+	setup, err := app.OpenSetup(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := setup.Plan(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range plan {
+		if step.Do != aws.DoKeep || step.Why != "" {
+			t.Errorf("%s: %s, %s", step.Resource, step.Do, step.Why)
+		}
+	}
+	removal, err := setup.PlanRemoval(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	jobs := 0
+	for _, step := range removal {
+		if step.Kind == aws.JobKind {
+			jobs++
+		}
+	}
+	if jobs != 1 {
+		t.Errorf("%d jobs", jobs)
 	}
 }
 
@@ -332,11 +385,17 @@ func parsePEM(t *testing.T, text string) *x509.Certificate {
 
 func thingCSR(t *testing.T) (crypto.Signer, string) {
 	t.Helper()
+	return csrOf(t, "thing-1")
+}
+
+// csrOf returns a new key, and the request for a certificate of a name.
+func csrOf(t *testing.T, name string) (crypto.Signer, string) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "thing-1"}}, key)
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: name}}, key)
 	if err != nil {
 		t.Fatal(err)
 	}

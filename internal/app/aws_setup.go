@@ -20,6 +20,7 @@ import (
 type AccountSetup struct {
 	*aws.Setup
 	keyFile string // that is to be made; empty: there is a key, or none is needed
+	kept    string // the key's file, if it is there
 	key     aws.RuleKey
 }
 
@@ -75,7 +76,7 @@ func (s *AccountSetup) readKey(ref config.Secret) error {
 	if err != nil {
 		return fmt.Errorf("aws.broker.rule_key: %w", err)
 	}
-	s.key = aws.RuleKey(text)
+	s.key, s.kept = aws.RuleKey(text), ref.File()
 	if !ref.IsSet() {
 		return nil
 	}
@@ -109,6 +110,16 @@ func (s *AccountSetup) Carry(ctx context.Context, plan []aws.Step, done func(aws
 	}
 	done(plan[0])
 	return s.Setup.Carry(ctx, plan[1:], done)
+}
+
+// PlanRemoval is that of aws.Setup, with the key's file, which stays.
+func (s *AccountSetup) PlanRemoval(ctx context.Context) ([]aws.Step, error) {
+	steps, err := s.Setup.PlanRemoval(ctx)
+	if s.kept == "" || err != nil {
+		return steps, err
+	}
+	stays := aws.Step{Resource: aws.Resource{Kind: keyKind, Name: s.kept}, Do: aws.DoLeave, Why: "of no use without the rules: delete it yourself"}
+	return append(steps, stays), nil
 }
 
 // writeKey makes a file that only its owner can read, and overwrites none.

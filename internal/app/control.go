@@ -42,14 +42,23 @@ func (a *App) ports() control.Ports {
 		Now: a.clock.Now, Validity: c.Vending.Validity, Backdate: c.Vending.Backdate,
 		Policies: policies, PerMinute: c.Rotation.PerMinute, Job: a.job(),
 		BuildPackage: standalone.BuildPackage, ListPackages: a.listPackages, ListFleet: a.listFleet,
-		Naming: c.Profile().Naming, Window: c.Standalone.Broker.Expired,
+		Naming: c.Profile().Naming, Window: a.window(),
 		RepeatedKeys: a.world.Store().Certificates().RepeatedKeys,
 		Rehearse:     a.handler.Vendor.Rehearse, Explain: a.handler.Vendor.Explain,
 		Roots: a.roots, CAs: a.listCAs,
 		Sweep: a.sweep, AddedMember: a.world.Poke, Note: a.note, Timeline: a.timeline,
 		VerifyAudit: a.world.Store().Audit().Verify, Backup: a.backup, Ready: a.Ready, Campaigns: a.campaigns(),
-		Observes: c.Observe,
+		Observes: c.Observe, Syncer: a.syncer(), Recorded: a.recorded,
 	}
+}
+
+// window is how long after its end a certificate may still connect: on AWS it
+// may not.
+func (a *App) window() time.Duration {
+	if a.alone == nil {
+		return 0
+	}
+	return a.config.Standalone.Broker.Expired
 }
 
 // registrar closes the connections of a device that is taken out.

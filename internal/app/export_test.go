@@ -18,3 +18,6 @@ func (a *App) Dropped() int64 {
 	stats := a.alone.Broker().Stats()
 	return stats.Dropped + stats.Unacked
 }
+
+// Headroom is what Run keeps.
+var Headroom = headroom

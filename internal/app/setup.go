@@ -38,7 +38,7 @@ func (a *App) setup(ctx context.Context) (err error) {
 	a.onStop("world", func(context.Context) error { return a.world.Close() })
 	a.backend = a.world.Backend()
 
-	newest, err := a.world.Store().Audit().Newest(ctx)
+	newest, err := a.newest(ctx)
 	if err != nil {
 		return err
 	}
@@ -51,9 +51,22 @@ func (a *App) setup(ctx context.Context) (err error) {
 		Pruner: a.world.Store().Journal(),
 	}, a.clock, func(string) rotation.Terms { return profile.Terms })
 
-	a.runner = a.newRunner()
-	vendor, err := a.vendor(instance, profile)
+	removals, err := a.world.Store().Journal().RemovedSince(ctx, a.clock.Now().Add(-time.Hour))
 	if err != nil {
+		return err
+	}
+	a.closer.Remember(removals)
+
+	a.runner = a.newRunner()
+	approver, err := a.approver()
+	if err != nil {
+		return err
+	}
+	vendor, err := a.vendor(instance, profile, approver)
+	if err != nil {
+		return err
+	}
+	if a.recorded, err = a.onRecord(instance, profile); err != nil {
 		return err
 	}
 	a.queue = backend.NewQueue(atWork, a.config.Vending.Patience)
@@ -78,7 +91,7 @@ func (a *App) drain(ctx context.Context) error {
 	return errors.Join(a.world.Drain(ctx), a.queue.Wait(ctx))
 }
 
-func (a *App) vendor(instance string, profile vending.Profile) (*vending.Vendor, error) {
+func (a *App) vendor(instance string, profile vending.Profile, approver vending.Approver) (*vending.Vendor, error) {
 	c := a.config
 	return vending.New(vending.Config{
 		Instance: instance, Binding: c.Admit.Binding, Profiles: []vending.Profile{profile},
@@ -89,7 +102,7 @@ func (a *App) vendor(instance string, profile vending.Profile) (*vending.Vendor,
 		Journal: a.backend.Journal, Brakes: a.backend.Brakes, Issuer: a.backend.Issuer, Packages: a.backend.Packages,
 		Limits: newLimits(c.Limits.PerDevice.PerSecond(), c.Limits.Burst, a.clock.Now),
 		Closer: a.closer, Now: a.clock.Now, Signs: a.backend.Signs, Anchors: a.backend.Anchors,
-		Joins: a.backend.Joins,
+		Joins: a.backend.Joins, Approver: approver,
 	})
 }
 

@@ -131,7 +131,7 @@ func NewMQTTBus(c MQTTConfig) (*MQTTBus, error) {
 	}
 	if c.Executions {
 		b.lines = append(b.lines, &line{
-			bus: b, name: "hears of executions", clientID: c.ClientID + "-jobs", clean: true,
+			bus: b, name: "hears of executions", clientID: c.ClientID + hearsOfJobs, clean: true,
 			filters: []string{executionFilter}, take: b.takeExecution, hint: true,
 		})
 	}
@@ -143,6 +143,7 @@ func NewMQTTBus(c MQTTConfig) (*MQTTBus, error) {
 const (
 	publishes     = "-out"
 	takesPresence = "-presence"
+	hearsOfJobs   = "-jobs"
 )
 
 // maxClientID is the quota of AWS IoT, with room for a suffix of ours.
@@ -153,6 +154,9 @@ func (c MQTTConfig) clientIDs() []string {
 	ids := []string{c.ClientID, c.ClientID + publishes}
 	if c.Presence {
 		ids = append(ids, c.ClientID+takesPresence)
+	}
+	if c.Executions {
+		ids = append(ids, c.ClientID+hearsOfJobs)
 	}
 	return ids
 }

@@ -59,7 +59,7 @@ type Clients struct {
 	STS *sts.Client
 	// Lambda is for registries that are behind a function.
 	Lambda *lambda.Client
-	// Dynamo is for the table of presence.
+	// Dynamo is for the tables of presence and of a store that is shared.
 	Dynamo *dynamodb.Client
 	// IAM is for the role of the topic rules, which only Setup makes.
 	IAM *iam.Client

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -32,8 +33,13 @@ type fakeIoT struct {
 	jobStatus  string
 	principals map[string][]string // of a thing
 	pems       map[string]string   // by id
-	throttle   int                 // how many calls are throttled yet
+	status     map[string]string   // of a certificate; ACTIVE where it is not here
+	things     []string
+	findings   []string // ids of certificates
+	throttle   int      // how many calls are throttled yet
 	calls      []string
+	onCall     func(n int) // optional
+	function   func(event map[string]any) any
 	fakeThings
 	fakeOwnJobs
 }
@@ -48,6 +54,7 @@ const fakeARN = "arn:aws-cn:iot:cn-north-1:123456789012:"
 func newFake() *fakeIoT {
 	return &fakeIoT{
 		page: 2, executions: map[string]*fakeExecution{}, principals: map[string][]string{}, pems: map[string]string{},
+		status: map[string]string{},
 	}
 }
 
@@ -83,6 +90,9 @@ func (f *fakeIoT) routes() http.Handler {
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			f.calls = append(f.calls, r.Method+" "+r.URL.EscapedPath())
+			if f.onCall != nil {
+				f.onCall(len(f.calls))
+			}
 			body := map[string]any{}
 			if text, err := io.ReadAll(r.Body); err == nil && len(text) > 0 {
 				_ = json.Unmarshal(text, &body)
@@ -98,6 +108,9 @@ func (f *fakeIoT) routes() http.Handler {
 				w.Header().Set("X-Amzn-ErrorType", code)
 				reply = map[string]string{"message": "as the fake has it"}
 			}
+			if failed, _ := reply.(map[string]any); failed["errorMessage"] != nil {
+				w.Header().Set("X-Amz-Function-Error", "Unhandled")
+			}
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(status)
 			_ = json.NewEncoder(w).Encode(reply)
@@ -105,7 +118,7 @@ func (f *fakeIoT) routes() http.Handler {
 	}
 	none := map[string]any{}
 	mux.HandleFunc("POST /{$}", f.post)
-	f.things(handle)
+	f.handleThings(handle)
 	handle("GET /things/{thing}", func(r *http.Request, _ map[string]any) (int, any) {
 		return 200, map[string]any{"thingName": r.PathValue("thing"), "attributes": map[string]string{}}
 	})
@@ -121,11 +134,7 @@ func (f *fakeIoT) routes() http.Handler {
 		return 200, map[string]any{"things": page, "nextToken": next}
 	})
 	handle("GET /things/{thing}/thing-groups", func(r *http.Request, _ map[string]any) (int, any) {
-		var groups []string
-		for i := range f.others[r.PathValue("thing")] {
-			groups = append(groups, fmt.Sprintf("group-%d", i))
-		}
-		page, next := f.paged(r, "nextToken", groups)
+		page, next := f.paged(r, "nextToken", groupNames(f.others[r.PathValue("thing")]))
 		var all []map[string]any
 		for _, group := range page {
 			all = append(all, map[string]any{"groupName": group})
@@ -189,7 +198,12 @@ func (f *fakeIoT) routes() http.Handler {
 		}
 		return 200, map[string]any{"thingPrincipalObjects": all, "nextToken": next}
 	})
+	f.lists(handle)
+	handle("POST /2015-03-31/functions/{name}/invocations", f.invoke)
 	handle("GET /certificates/{id}", func(r *http.Request, _ map[string]any) (int, any) {
+		if f.pems[r.PathValue("id")] == "" {
+			return 404, notFound
+		}
 		return 200, map[string]any{"certificateDescription": map[string]any{
 			"certificateId": r.PathValue("id"), "certificatePem": f.pems[r.PathValue("id")], "status": f.statusOf(r.PathValue("id")),
 			"creationDate": 1.7e9,
@@ -204,6 +218,65 @@ func (f *fakeIoT) routes() http.Handler {
 		return 200, map[string]any{"policies": all, "nextMarker": next}
 	})
 	return mux
+}
+
+// lists are what a sync of the inventory reads.
+func (f *fakeIoT) lists(handle func(string, func(*http.Request, map[string]any) (int, any))) {
+	handle("GET /certificates", func(r *http.Request, _ map[string]any) (int, any) {
+		page, next := f.paged(r, "marker", slices.Sorted(maps.Keys(f.pems)))
+		var all []map[string]any
+		for _, id := range page {
+			all = append(all, map[string]any{"certificateId": id, "status": f.statusOf(id)})
+		}
+		return 200, map[string]any{"certificates": all, "nextMarker": next}
+	})
+	handle("GET /things", func(r *http.Request, _ map[string]any) (int, any) {
+		page, next := f.paged(r, "nextToken", f.things)
+		var all []map[string]any
+		for _, thing := range page {
+			all = append(all, map[string]any{"thingName": thing, "attributes": map[string]string{"site": "here"}})
+		}
+		return 200, map[string]any{"things": all, "nextToken": next}
+	})
+	handle("POST /indices/search", func(r *http.Request, body map[string]any) (int, any) {
+		var all []map[string]any
+		for _, thing := range f.things {
+			if want, _ := body["queryString"].(string); want == "thingName:*" || want == "thingName:"+thing {
+				all = append(all, map[string]any{"thingName": thing, "thingGroupNames": groupNames(f.others[thing])})
+			}
+		}
+		return 200, map[string]any{"things": all}
+	})
+	handle("POST /audit/findings", func(r *http.Request, body map[string]any) (int, any) {
+		page, next := f.findings, any(nil)
+		if token, _ := body["nextToken"].(string); token == "" && len(page) > 1 {
+			page, next = page[:1], "1"
+		} else if token != "" {
+			page = page[1:]
+		}
+		all := []map[string]any{{"nonCompliantResource": map[string]any{"resourceType": "CA_CERTIFICATE"}}}
+		for _, id := range page {
+			all = append(all, map[string]any{"checkName": "DEVICE_CERTIFICATE_EXPIRING_CHECK", "nonCompliantResource": map[string]any{
+				"resourceType": "DEVICE_CERTIFICATE", "resourceIdentifier": map[string]any{"deviceCertificateId": id},
+			}})
+		}
+		return 200, map[string]any{"findings": all, "nextToken": next}
+	})
+}
+
+func groupNames(n int) []string {
+	var groups []string
+	for i := range n {
+		groups = append(groups, fmt.Sprintf("group-%d", i))
+	}
+	return groups
+}
+
+func (f *fakeIoT) statusOf(id string) string {
+	if status, set := f.status[id]; set {
+		return status
+	}
+	return "ACTIVE"
 }
 
 // paged returns a page and the token of the next; no token is none.

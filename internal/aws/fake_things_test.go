@@ -35,7 +35,6 @@ var apiOf = map[string]string{
 // fakeThings are the certificates of a fakeIoT. One that is not here is ACTIVE,
 // whatever it is.
 type fakeThings struct {
-	status     map[string]string   // of a certificate
 	policies   map[string][]string // of a certificate; none here is three
 	registered []string            // certificates, in their order
 	ca, caKey  string              // PEM: what DescribeCACertificate and GetParameter answer
@@ -91,9 +90,9 @@ func (m *fakeMeter) busiest(api string) int {
 	return most
 }
 
-// things adds to the fake's routes what a rotation calls.
-func (f *fakeIoT) things(handle func(string, func(*http.Request, map[string]any) (int, any))) {
-	f.status, f.policies = map[string]string{}, map[string][]string{}
+// handleThings adds to the fake's routes what a rotation calls.
+func (f *fakeIoT) handleThings(handle func(string, func(*http.Request, map[string]any) (int, any))) {
+	f.policies = map[string][]string{}
 	none := map[string]any{}
 	handle("PATCH /things/{thing}", func(*http.Request, map[string]any) (int, any) { return 200, none })
 	handle("PUT /things/{thing}/principals", func(r *http.Request, _ map[string]any) (int, any) {
@@ -162,13 +161,6 @@ func (f *fakeIoT) registers(body map[string]any) (int, any) {
 	f.pems[id], f.status[id], f.policies[id] = text, body["status"].(string), nil
 	f.registered = append(f.registered, id)
 	return 200, map[string]any{"certificateId": id, "certificateArn": fakeARN + "cert/" + id}
-}
-
-func (f *fakeIoT) statusOf(id string) string {
-	if status := f.status[id]; status != "" {
-		return status
-	}
-	return "ACTIVE"
 }
 
 func (f *fakeIoT) policiesOf(target string) []string {

@@ -99,6 +99,14 @@ func (i *Inventory) attached(ctx context.Context, device registry.DeviceID) (vie
 // that the store knows as taken from the device stays so: detaching takes AWS a
 // while.
 func (i *Inventory) adopt(ctx context.Context, device registry.DeviceID, id certificate.ID) error {
+	return i.adoptAs(ctx, device, id, i.lookUp)
+}
+
+// adoptAs is adopt with what says what the certificate is.
+func (i *Inventory) adoptAs(
+	ctx context.Context, device registry.DeviceID, id certificate.ID,
+	what func(context.Context, certificate.ID) (certificate.Certificate, error),
+) error {
 	at, err := i.rows.Place(ctx, device, id)
 	if err != nil || at.Was {
 		return err
@@ -106,20 +114,37 @@ func (i *Inventory) adopt(ctx context.Context, device registry.DeviceID, id cert
 	if marked, err := i.marks.Has(ctx, id); err != nil || marked {
 		return err // it is on its way in, or out
 	}
-	c, err := i.rows.Certificate(ctx, id)
-	if errors.Is(err, certificate.ErrUnknown) {
-		c, err = i.describe(ctx, id)
-	}
+	c, err := what(ctx, id)
 	if isNotFound(err) {
 		return nil // gone meanwhile
 	}
 	if err != nil {
 		return err
 	}
-	if err := i.rows.Register(ctx, device, c); err != nil && !errors.Is(err, certificate.ErrRevoked) {
-		return err
+	err = i.rows.Register(ctx, device, c)
+	if errors.Is(err, certificate.ErrRevoked) || errors.Is(err, certificate.ErrDistrusted) {
+		return nil
 	}
-	return nil
+	return err
+}
+
+// lookUp returns a certificate as the store has it, or as AWS has where the
+// store has only what AWS once said.
+func (i *Inventory) lookUp(ctx context.Context, id certificate.ID) (certificate.Certificate, error) {
+	c, err := i.rows.Certificate(ctx, id)
+	if err != nil && !errors.Is(err, certificate.ErrUnknown) {
+		return c, err
+	}
+	if err == nil {
+		holders, err := i.rows.Holders(ctx, id)
+		if err != nil || len(holders) > 0 || c.Standing != certificate.Active && c.Standing != certificate.Inactive {
+			return c, err
+		}
+		if elsewhere, err := i.rows.IsElsewhere(ctx, id); err != nil || c.Standing == certificate.Inactive && !elsewhere {
+			return c, err
+		}
+	}
+	return i.describe(ctx, id)
 }
 
 // describe reads a certificate from AWS IoT, with its policies.

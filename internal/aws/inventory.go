@@ -143,15 +143,24 @@ func statusOf(standing certificate.Standing) types.CertificateStatus {
 }
 
 // Seen implements certificate.Inventory. A certificate that the store does not
-// know as the device's is looked for at AWS first, for no longer than somebody
-// can wait who has asked for something: seenTime.
+// know as the device's is looked for at AWS first, and so is one that is
+// INACTIVE here because AWS had it so; for no longer than somebody can wait who
+// has asked for something: seenTime.
 func (i *Inventory) Seen(ctx context.Context, s certificate.Sighting) error {
 	err := i.rows.Seen(ctx, s)
-	if !errors.Is(err, certificate.ErrNotHeld) {
+	if !errors.Is(err, certificate.ErrNotHeld) && !errors.Is(err, certificate.ErrNotActive) {
 		return err
 	}
 	if _, lately := i.fresh.get(s.Device); lately {
 		return err
+	}
+	if errors.Is(err, certificate.ErrNotActive) {
+		on, unheard := i.isOnAgain(ctx, s.Certificate)
+		if unheard != nil || !on {
+			return errors.Join(err, unheard)
+		}
+		i.fresh.put(s.Device, struct{}{})
+		return i.rows.Seen(ctx, s)
 	}
 	i.views.forget(s.Device)
 	if err := i.learnSoon(ctx, s.Device); err != nil {
@@ -171,6 +180,24 @@ func (i *Inventory) learnSoon(ctx context.Context, device registry.DeviceID) err
 	ctx, cancel := context.WithTimeout(ctx, seenTime)
 	defer cancel()
 	return i.learn(ctx, device)
+}
+
+// isOnAgain asks AWS about a certificate that it had INACTIVE when it was read,
+// and reports whether it is ACTIVE here by now.
+func (i *Inventory) isOnAgain(ctx context.Context, id certificate.ID) (bool, error) {
+	elsewhere, err := i.rows.IsElsewhere(ctx, id)
+	if err != nil || !elsewhere {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, seenTime)
+	defer cancel()
+	read := i.now()
+	c, err := i.describe(ctx, id)
+	if err != nil {
+		return false, unlessGone(err)
+	}
+	found, err := i.rows.Found(ctx, c, read)
+	return found == store.FoundOn, err
 }
 
 // doubt has AWS's list of the device's certificates read anew if the store does

@@ -128,12 +128,8 @@ func (g *Group) takeFrom(ctx context.Context, id registry.DeviceID, name string)
 	return nil
 }
 
-// join adds a thing to the thing group, or returns an error of kind errCrowded.
+// joinTo adds a thing to a thing group, or returns an error of kind errCrowded.
 // Idempotent.
-func (g *Group) join(ctx context.Context, id registry.DeviceID) error {
-	return g.joinTo(ctx, id, g.name)
-}
-
 func (g *Group) joinTo(ctx context.Context, id registry.DeviceID, name string) error {
 	_, err := g.iot.AddThingToThingGroup(ctx, &iot.AddThingToThingGroupInput{
 		ThingName: new(string(id)), ThingGroupName: &name,

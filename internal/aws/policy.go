@@ -50,9 +50,14 @@ type Scope struct {
 	Identity Identity
 	ClientID string // of the daemon
 	Inbox    string
+	// Presence is as MQTTConfig has it.
 	Presence bool
 	// Table is where a topic rule writes who connects. Empty: none does.
 	Table string
+	// Journal is the table of a store that is shared. Empty: it is not.
+	Journal string
+	// Approver is the function that is asked about each request. Empty: none is.
+	Approver string
 	// OwnCertificate says that the daemon shows the broker a certificate,
 	// whose policy is BrokerPolicy, and not the credentials of its calls.
 	OwnCertificate bool
@@ -157,10 +162,13 @@ const anyLevel = "*"
 // broker returns what the daemon does at the broker.
 func (s Scope) broker() []Statement {
 	n := s.names()
-	bus := MQTTConfig{ClientID: s.ClientID, Topics: s.Topics, Identity: s.Identity, Inbox: s.Inbox, Presence: s.Presence}
+	bus := MQTTConfig{ClientID: s.ClientID, Topics: s.Topics, Identity: s.Identity, Inbox: s.Inbox, Presence: s.Presence, Executions: !s.Observes}
 	filters := bus.filters()
 	if s.Presence {
 		filters = append(filters, presenceFilter)
+	}
+	if !s.Observes {
+		filters = append(filters, executionFilter)
 	}
 	var clients, subscribes, receives []string
 	for _, id := range bus.clientIDs() {

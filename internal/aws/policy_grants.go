@@ -22,9 +22,9 @@ type grant struct {
 // second version AWS's reference says its own, and the API's documentation the
 // first one's.
 var otherNames = map[string][]string{
-	"ListThingPrincipalsV2": {"ListThingPrincipals", "ListThingPrincipalsV2"},
-	"HeadObject":            {"GetObject"},
-	"Invoke":                {"InvokeFunction"},
+	"iot:ListThingPrincipalsV2": {"ListThingPrincipals", "ListThingPrincipalsV2"},
+	"s3:HeadObject":             {"GetObject"},
+	"lambda:Invoke":             {"InvokeFunction"},
 }
 
 // actions returns the names of the calls in IAM.
@@ -32,7 +32,7 @@ func (g grant) actions() []string {
 	var all []string
 	seen := map[string]bool{}
 	for _, call := range g.calls {
-		names, other := otherNames[call]
+		names, other := otherNames[g.service+":"+call]
 		if !other {
 			names = []string{call}
 		}
@@ -50,7 +50,7 @@ func (g grant) actions() []string {
 // that is not here is one that the daemon makes in vain.
 func (s Scope) grants() []grant {
 	var all []grant
-	for _, g := range slices.Concat(s.certificates(), s.things(), s.rotationJob(), s.issuer(), s.packages()) {
+	for _, g := range slices.Concat(s.certificates(), s.things(), s.rotationJob(), s.presence(), s.journal(), s.issuer(), s.packages()) {
 		if len(g.calls) > 0 {
 			all = append(all, g)
 		}
@@ -81,25 +81,37 @@ func (s Scope) certificates() []grant {
 	certificates, things := n.iot("cert/*"), n.iot("thing/*")
 	return []grant{
 		{"CertificatesRead", "iot", []string{"DescribeCertificate"}, []string{certificates}, nil},
-		{"Certificates", "iot", s.changes("UpdateCertificate", "DeleteCertificate", "AttachPolicy", "DetachPolicy", "ListPrincipalThings"),
-			[]string{certificates}, nil},
+		{"Certificates", "iot", s.changes("UpdateCertificate", "DeleteCertificate", "AttachPolicy", "DetachPolicy"), []string{certificates}, nil},
 		// AWS's reference names the certificate alone; the thing is there in
 		// case that is not all it looks at.
 		{"Attach", "iot", s.changes("AttachThingPrincipal", "DetachThingPrincipal"), []string{certificates, things}, nil},
 		{"Policies", "iot", []string{"ListAttachedPolicies"}, []string{"*"}, s.here()},
 		{"Register", "iot", s.changes(register), []string{"*"}, s.here()},
 		{"Principals", "iot", []string{"ListThingPrincipalsV2"}, []string{things}, nil},
+		{"Holders", "iot", []string{"ListPrincipalThings"}, []string{certificates}, nil},
+		// What `inventory sync` reads, and nothing else does.
+		{"Inventory", "iot", []string{"ListCertificates", "ListThings", "ListAuditFindings"}, []string{"*"}, s.here()},
+		{"Index", "iot", []string{"SearchIndex"}, []string{n.iot("index/AWS_Things")}, nil},
 	}
 }
 
-// things returns what is asked of who decides which devices there are.
+// things returns what is asked of who decides which devices there are, and of
+// who approves their requests.
 func (s Scope) things() []grant {
+	all := s.registry()
+	if s.Approver != "" {
+		all = append(all, grant{"Approval", "lambda", []string{"Invoke"}, []string{s.function(s.Approver)}, nil})
+	}
+	return all
+}
+
+func (s Scope) registry() []grant {
 	n := s.names()
 	switch {
 	case s.Registry == NoSource:
 		return nil
 	case s.Registry == AssetsSource && s.Assets.Function != "":
-		return []grant{{"AssetLibrary", "lambda", []string{"Invoke"}, []string{s.function()}, nil}}
+		return []grant{{"AssetLibrary", "lambda", []string{"Invoke"}, []string{s.function(s.Assets.Function)}, nil}}
 	case s.Registry == AssetsSource:
 		return []grant{{"AssetLibrary", "execute-api", []string{"Invoke"}, []string{s.api()}, nil}}
 	}
@@ -108,12 +120,12 @@ func (s Scope) things() []grant {
 	}
 }
 
-// function returns the ARN of the Asset Library's function.
-func (s Scope) function() string {
-	if arn.IsARN(s.Assets.Function) {
-		return s.Assets.Function
+// function returns a function's ARN, by its name or its ARN.
+func (s Scope) function(name string) string {
+	if arn.IsARN(name) {
+		return name
 	}
-	return s.names().of("lambda", "function:"+s.Assets.Function)
+	return s.names().of("lambda", "function:"+name)
 }
 
 // api returns the ARN of the Asset Library's API: whichever API of the account
@@ -142,11 +154,30 @@ func (s Scope) rotationJob() []grant {
 		groups = append(groups, "DeleteThingGroup")
 	}
 	return []grant{
+		{"Groups", "iot", []string{"ListThingGroupsForThing"}, []string{things}, nil},
 		{"Group", "iot", s.changes(groups...), []string{group}, nil},
 		{"Members", "iot", s.changes("AddThingToThingGroup", "RemoveThingFromThingGroup"), []string{group, things}, nil},
 		{"Job", "iot", s.changes("DescribeJob", "CreateJob", "TagResource", "CancelJob", "ListJobExecutionsForJob"), []string{job, group}, nil},
 		{"Executions", "iot", s.changes(executions...), []string{job, things}, nil},
 	}
+}
+
+// presence is what is read of who has connected.
+func (s Scope) presence() []grant {
+	if s.Table == "" {
+		return nil
+	}
+	return []grant{{"Presence", "dynamodb", []string{"Query", "GetItem"}, []string{s.names().table(s.Table)}, nil}}
+}
+
+// journal is what is done with the table of a store that is shared: also by who
+// observes, since his store is shared no less.
+func (s Scope) journal() []grant {
+	if s.Journal == "" {
+		return nil
+	}
+	calls := []string{"DescribeTable", "CreateTable", "GetItem", "PutItem", "UpdateItem", "Query", "BatchWriteItem"}
+	return []grant{{"Journal", "dynamodb", calls, []string{s.names().table(s.Journal)}, nil}}
 }
 
 func (s Scope) issuer() []grant {
@@ -180,7 +211,7 @@ func (s Scope) privateCA() []grant {
 		return []grant{{"PrivateCARole", "sts", []string{"AssumeRole"}, []string{s.Issuer.Role}, nil}}
 	}
 	return []grant{
-		{"PrivateCA", "acm-pca", append([]string{"DescribeCertificateAuthority"}, s.changes("GetCertificate")...), s.Issuer.CAs, nil},
+		{"PrivateCA", "acm-pca", append([]string{"DescribeCertificateAuthority", "GetCertificateAuthorityCertificate"}, s.changes("GetCertificate")...), s.Issuer.CAs, nil},
 		{"Sign", "acm-pca", s.changes("IssueCertificate"), s.Issuer.CAs, Condition{
 			"StringLike": {"acm-pca:TemplateArn": pcaTemplate(s.names().partition, s.Issuer.FromCSR)},
 		}},

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/smithy-go/middleware"
@@ -38,6 +39,8 @@ func everyScope() []Scope {
 	return []Scope{
 		testScope(func(s *Scope) { s.Packages = PackagesConfig{Bucket: "mill", KMSKey: "alias/mill"} }),
 		testScope(func(s *Scope) { s.Registration, s.Rerun = WithoutCA, DeleteExecution }),
+		testScope(func(s *Scope) { s.Presence, s.Table = false, "presence" }),
+		testScope(func(s *Scope) { s.Journal, s.Approver = "journal", "approve" }),
 		testScope(func(s *Scope) { s.Rerun = JobPerCampaign }),
 		testScope(func(s *Scope) { s.Issuer = IssuerScope{Kind: kmsIssuer, Key: "k"} }),
 		testScope(func(s *Scope) { s.Issuer = IssuerScope{Kind: pcaIssuer, CAs: []string{fakeCA}} }),
@@ -62,7 +65,9 @@ var freeOfCharge = []string{"sts:GetCallerIdentity"}
 // Every call of the SDK in the daemon's code is in a policy, and every call in a
 // policy is in the code.
 func TestDaemonPolicyHasWhatTheCodeCalls(t *testing.T) {
-	called := callsInSource(t)
+	called := callsInSource(t, func(file string) bool {
+		return !slices.ContainsFunc(theOperators, func(prefix string) bool { return strings.HasPrefix(file, prefix) })
+	})
 	granted := map[string]bool{}
 	for _, s := range everyScope() {
 		for _, g := range s.grants() {
@@ -87,12 +92,36 @@ func TestDaemonPolicyHasWhatTheCodeCalls(t *testing.T) {
 // what their names begin with.
 var theOperators = []string{"setup", "ca_register", "doctor", "policy"}
 
-// callsInSource returns the calls of the daemon's code, by service, and a file
-// that makes each.
-func callsInSource(t *testing.T) map[string]string {
+// Every call of setup is among those that the documentation lists.
+func TestCallsOfSetupAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../docs/aws.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, listed, _ := strings.Cut(string(text), "What `setup` calls")
+	listed, _, _ = strings.Cut(listed, "\n\n")
+	called := callsInSource(t, func(file string) bool {
+		return strings.HasPrefix(file, "setup") || file == "jobs_remote.go" || file == "jobs_group.go"
+	})
+	if len(called) < 20 {
+		t.Errorf("only %d calls are found", len(called))
+	}
+	for call, file := range called {
+		_, name, _ := strings.Cut(call, ":")
+		daemons := slices.Contains([]string{"AddThingToThingGroup", "RemoveThingFromThingGroup", "GetCallerIdentity"}, name)
+		if !daemons && !slices.Contains(strings.FieldsFunc(listed, func(r rune) bool { return strings.ContainsRune(" ,;:.()\n", r) }), name) {
+			t.Errorf("%s calls %s, which docs/aws.md does not list", file, call)
+		}
+	}
+}
+
+// callsInSource returns the calls of some files, by service, and a file that
+// makes each.
+func callsInSource(t *testing.T, in func(file string) bool) map[string]string {
 	t.Helper()
 	services := map[string]string{
 		"iot": "iot", "s3": "s3", "ssm": "ssm", "kms": "kms", "acmpca": "acm-pca", "sts": "sts", "lambda": "lambda", "dynamodb": "dynamodb",
+		"iam": "iam",
 	}
 	files, err := os.ReadDir(".")
 	if err != nil {
@@ -101,8 +130,7 @@ func callsInSource(t *testing.T) map[string]string {
 	calls := map[string]string{}
 	for _, f := range files {
 		name := f.Name()
-		isOperators := slices.ContainsFunc(theOperators, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
-		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") || isOperators {
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") || !in(name) {
 			continue
 		}
 		parsed, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
@@ -155,7 +183,7 @@ func TestDaemonPolicyByConfiguration(t *testing.T) {
 		"a key in KMS": {func(s *Scope) { s.Issuer.Kind, s.Issuer.Key = kmsIssuer, "alias/ca" },
 			[]string{"kms:GetPublicKey", "kms:Sign"}, []string{"ssm:GetParameter", "kms:Decrypt"}, false},
 		"ACM PCA": {func(s *Scope) { s.Issuer = IssuerScope{Kind: pcaIssuer, CAs: []string{fakeCA}} },
-			[]string{"acm-pca:DescribeCertificateAuthority", "acm-pca:GetCertificate", "acm-pca:IssueCertificate"},
+			[]string{"acm-pca:DescribeCertificateAuthority", "acm-pca:GetCertificate", "acm-pca:GetCertificateAuthorityCertificate", "acm-pca:IssueCertificate"},
 			[]string{"ssm:GetParameter", "kms:Decrypt", "iot:DescribeCACertificate"}, false},
 		"ACM PCA of another account": {func(s *Scope) { s.Issuer = IssuerScope{Kind: pcaIssuer, CAs: []string{fakeCA}, Role: "r"} },
 			[]string{"sts:AssumeRole"}, []string{"ssm:GetParameter", "kms:Decrypt", "iot:DescribeCACertificate"}, false},
@@ -164,7 +192,16 @@ func TestDaemonPolicyByConfiguration(t *testing.T) {
 		"no registry": {func(s *Scope) { s.Registry = NoSource }, nil, []string{"iot:DescribeThing", "iot:UpdateThing", "iot:CreateThing"}, false},
 		"an own certificate": {func(s *Scope) { s.OwnCertificate = true }, nil,
 			[]string{"iot:Connect", "iot:Publish", "iot:Receive", "iot:Subscribe"}, false},
-		"direct": {func(s *Scope) { s.Identity = Direct }, nil, nil, true},
+		"a shared store": {func(s *Scope) { s.Journal = "journal" }, []string{
+			"dynamodb:BatchWriteItem", "dynamodb:CreateTable", "dynamodb:DescribeTable", "dynamodb:GetItem", "dynamodb:PutItem",
+			"dynamodb:Query", "dynamodb:UpdateItem",
+		}, nil, false},
+		"the asset library's API": {func(s *Scope) {
+			s.Registry, s.Assets.URL = AssetsSource, "https://abc.execute-api.eu-west-1.amazonaws.com/p"
+		}, []string{"execute-api:Invoke"}, []string{"iot:DescribeThing", "iot:UpdateThing", "iot:CreateThing"}, false},
+		"a function that approves": {func(s *Scope) { s.Approver = "approve" }, []string{"lambda:InvokeFunction"}, nil, false},
+		"a table of presence":      {func(s *Scope) { s.Presence, s.Table = false, "presence" }, []string{"dynamodb:GetItem", "dynamodb:Query"}, nil, false},
+		"direct":                   {func(s *Scope) { s.Identity = Direct }, nil, nil, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := append(strings.Fields(plain), c.more...)
@@ -177,9 +214,38 @@ func TestDaemonPolicyByConfiguration(t *testing.T) {
 	}
 	observing := all(testScope(func(s *Scope) { s.Observes = true }))
 	const reads = "iot:Connect iot:DescribeCACertificate iot:DescribeCertificate iot:DescribeThing iot:ListAttachedPolicies " +
-		"iot:ListThingPrincipals iot:ListThingPrincipalsV2 iot:Receive iot:Subscribe kms:Decrypt ssm:GetParameter"
+		"iot:ListAuditFindings iot:ListCertificates iot:ListPrincipalThings iot:ListThingGroupsForThing iot:ListThingPrincipals " +
+		"iot:ListThingPrincipalsV2 iot:ListThings iot:Receive iot:SearchIndex iot:Subscribe kms:Decrypt ssm:GetParameter"
 	if observing != reads {
 		t.Errorf("who observes may %s", observing)
+	}
+}
+
+// Every connection of the bus may be made, and every filter of it is granted.
+func TestBrokerPolicyHasEveryLine(t *testing.T) {
+	for _, s := range []Scope{testScope(), testScope(func(s *Scope) { s.Identity, s.Presence = Direct, false })} {
+		bus, err := NewMQTTBus(MQTTConfig{
+			Way: nobodyThere{}, ClientID: s.ClientID, Topics: s.Topics, Identity: s.Identity, Keys: anyKeys(s.Identity),
+			Presence: s.Presence, Executions: !s.Observes, Now: time.Now,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		may := func(action, on string) {
+			if p := s.BrokerPolicy(); !p.permits(action, s.names().iot(on), nil) {
+				t.Errorf("%s on %s is not allowed", action, on)
+			}
+		}
+		for _, l := range bus.lines {
+			may("iot:Connect", "client/"+l.clientID)
+			for _, filter := range l.filters {
+				may("iot:Subscribe", "topicfilter/"+filter)
+				may("iot:Receive", "topic/"+strings.NewReplacer("+", "pump-7", "#", "pump-7/x").Replace(filter))
+			}
+		}
+		for _, topic := range []string{s.Topics.Accepted("pump-7", protocol.Get), s.Topics.Rejected("pump-7", protocol.Ack)} {
+			may("iot:Publish", "topic/"+topic)
+		}
 	}
 }
 

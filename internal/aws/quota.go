@@ -7,6 +7,7 @@ import (
 	"time"
 
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/smithy-go/middleware"
 	"golang.org/x/time/rate"
 )
@@ -22,13 +23,14 @@ var quotas = map[string]float64{
 	"ListPrincipalThings": 10, "ListPrincipalThingsV2": 10, "AttachPolicy": 15, "DetachPolicy": 15, "ListAttachedPolicies": 15,
 	"DescribeThing": 350, "UpdateThing": 50, "CreateThing": 50,
 	"AddThingToThingGroup": 60, "RemoveThingFromThingGroup": 50, "ListThingsInThingGroup": 25,
-	"ListThingGroupsForThing": 50,
-	"CreateThingGroup":        25, "DescribeThingGroup": 25, "DeleteThingGroup": 25,
+	"ListThingGroupsForThing": 50, "ListThings": 10, "SearchIndex": 15, "ListAuditFindings": 10,
+	"CreateThingGroup": 25, "DescribeThingGroup": 25, "DeleteThingGroup": 25,
 	"CreateJob": 10, "DescribeJob": 10, "CancelJob": 10, "ListJobExecutionsForJob": 10, "DescribeJobExecution": 10,
 	"DeleteJobExecution": 10, "DescribeEndpoint": 10,
 	"IssueCertificate": 25, "GetCertificate": 75, "DescribeCertificateAuthority": 20,
 	"GetCertificateAuthorityCertificate": 20, "GetParameter": 40, "Sign": 1000, "GetPublicKey": 2000,
-	"CreateTopicRule": 5, "Query": 3000, "PutItem": 1000, // DynamoDB, a partition and second
+	"CreateTopicRule": 5, "Invoke": 1000, // of Lambda: as many as run at a time, by default
+	"GetItem": 3000, "Query": 3000, "PutItem": 1000, "UpdateItem": 1000, "BatchWriteItem": 1000, // DynamoDB, a partition and second
 	"HeadObject": 5500, "GetObject": 5500, "PutObject": 3500, "DeleteObject": 3500, // S3, a prefix and second
 }
 
@@ -52,8 +54,27 @@ type Quotas struct {
 	rates map[string]float64 // a second; in place of those of AWS
 	now   func() time.Time
 
-	mu   sync.Mutex
-	apis map[string]*bucket
+	mu    sync.Mutex
+	apis  map[string]*bucket
+	leads func() error // nil: no lease is needed for a call
+}
+
+// whileLeading lets calls out only while leads returns nil, but for those to
+// DynamoDB, where the lease itself is.
+func (q *Quotas) whileLeading(leads func() error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.leads = leads
+}
+
+func (q *Quotas) mayCall(ctx context.Context) error {
+	q.mu.Lock()
+	leads := q.leads
+	q.mu.Unlock()
+	if leads == nil || awsmiddleware.GetServiceID(ctx) == dynamodb.ServiceID {
+		return nil
+	}
+	return leads()
 }
 
 // bucket is one API's.
@@ -165,6 +186,9 @@ func (q *Quotas) join(stack *middleware.Stack) error {
 		) {
 			api := awsmiddleware.GetOperationName(ctx)
 			if err := q.wait(ctx, api); err != nil {
+				return out, metadata, err
+			}
+			if err := q.mayCall(ctx); err != nil {
 				return out, metadata, err
 			}
 			out, metadata, err = next.HandleFinalize(ctx, in)

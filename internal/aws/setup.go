@@ -226,10 +226,10 @@ func (s *Setup) Remove(ctx context.Context, plan []Step, done func(Step)) error 
 	return nil
 }
 
-// partOf returns whose a resource is. Jobs have many names.
+// partOf returns whose a resource is. Jobs and groups have many names.
 func (s *Setup) partOf(r Resource) part {
 	for _, p := range s.all {
-		if own := p.resource(); own == r || own.Kind == r.Kind && r.Kind == JobKind {
+		if own := p.resource(); own == r || own.Kind == r.Kind && (r.Kind == JobKind || r.Kind == GroupKind) {
 			return p
 		}
 	}

@@ -3,6 +3,8 @@ package aws
 import (
 	"context"
 	"fmt"
+	"regexp"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/service/iot"
 )
@@ -48,27 +50,59 @@ func (p *groupPart) look(ctx context.Context) (Step, error) {
 
 func (p *groupPart) make(ctx context.Context, _ Step) error { return p.group().Ensure(ctx) }
 
+// leftovers are the group, and those that campaigns have had.
 func (p *groupPart) leftovers(ctx context.Context) ([]Step, error) {
-	there, ours, err := p.find(ctx)
+	steps, err := p.leftover(ctx, p.name)
+	if err != nil {
+		return nil, err
+	}
+	pages := iot.NewListThingGroupsPaginator(p.clients.IoT, &iot.ListThingGroupsInput{NamePrefixFilter: new(p.name + "-")})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("list the thing groups: %w", err)
+		}
+		for _, g := range page.ThingGroups {
+			if !ofCampaign.MatchString(strings.TrimPrefix(deref(g.GroupName), p.name)) {
+				continue
+			}
+			some, err := p.leftover(ctx, deref(g.GroupName))
+			if err != nil {
+				return nil, err
+			}
+			steps = append(steps, some...)
+		}
+	}
+	return steps, nil
+}
+
+// ofCampaign is what a campaign's group has behind the rotation group's name, see
+// ownJobs.
+var ofCampaign = regexp.MustCompile(`^-[0-9a-f]{8}$`)
+
+// leftover is one group: nothing, if it is not there.
+func (p *groupPart) leftover(ctx context.Context, name string) ([]Step, error) {
+	one := &groupPart{account: p.account, name: name}
+	there, ours, err := one.find(ctx)
 	switch {
 	case err != nil || !there:
 		return nil, err
 	case !ours:
-		return []Step{step(p.resource(), DoLeave, p.untagged())}, nil
+		return []Step{step(one.resource(), DoLeave, p.untagged())}, nil
 	}
 	n := 0
-	err = p.group().things(ctx, func(things []string) error { n += len(things); return nil })
+	err = one.group().things(ctx, func(things []string) error { n += len(things); return nil })
 	switch {
 	case err != nil:
 		return nil, err
 	case n > 0:
-		return []Step{step(p.resource(), DoLeave, fmt.Sprintf("things are in it: %d", n))}, nil
+		return []Step{step(one.resource(), DoLeave, fmt.Sprintf("things are in it: %d", n))}, nil
 	}
-	return []Step{step(p.resource(), DoDelete)}, nil
+	return []Step{step(one.resource(), DoDelete)}, nil
 }
 
-func (p *groupPart) remove(ctx context.Context, _ Step) error {
-	_, err := p.clients.IoT.DeleteThingGroup(ctx, &iot.DeleteThingGroupInput{ThingGroupName: &p.name})
+func (p *groupPart) remove(ctx context.Context, s Step) error {
+	_, err := p.clients.IoT.DeleteThingGroup(ctx, &iot.DeleteThingGroupInput{ThingGroupName: &s.Name})
 	if err = unlessGone(err); err != nil {
 		return fmt.Errorf("delete it: %w", err)
 	}

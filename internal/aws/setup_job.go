@@ -3,6 +3,7 @@ package aws
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/service/iot"
 	"github.com/aws/aws-sdk-go-v2/service/iot/types"
@@ -66,48 +67,34 @@ func (p *jobPart) make(ctx context.Context, s Step) error {
 	return nil
 }
 
-// leftovers are all jobs of ours that have the group as their target: also
-// those of former documents, and those that were canceled.
+// leftovers are all jobs of ours: also those of former documents and of campaigns,
+// and those that were canceled, whose group may be gone.
 func (p *jobPart) leftovers(ctx context.Context) ([]Step, error) {
 	var steps []Step
-	pages := iot.NewListJobsPaginator(p.clients.IoT, &iot.ListJobsInput{
-		ThingGroupName: &p.job.Group, TargetSelection: types.TargetSelectionContinuous,
-	})
+	prefix, _, _ := strings.Cut(p.job.ID, "-")
+	pages := iot.NewListJobsPaginator(p.clients.IoT, &iot.ListJobsInput{TargetSelection: types.TargetSelectionContinuous})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
-		if isNotFound(err) {
-			return p.leftover(ctx) // there is no such group any more
-		}
 		if err != nil {
-			return nil, fmt.Errorf("list the jobs of thing group %s: %w", p.job.Group, err)
+			return nil, fmt.Errorf("list the jobs: %w", err)
 		}
 		for _, j := range page.Jobs {
 			r := Resource{JobKind, deref(j.JobId)}
+			if !strings.HasPrefix(r.Name, prefix+"-") || j.Status == types.JobStatusDeletionInProgress {
+				continue
+			}
 			ours, err := p.ownsIoT(ctx, deref(j.JobArn))
 			switch {
 			case err != nil:
 				return nil, err
-			case ours && j.Status != types.JobStatusDeletionInProgress:
+			case ours:
 				steps = append(steps, step(r, DoDelete))
-			case !ours && r.Name == p.job.ID:
+			case r.Name == p.job.ID:
 				steps = append(steps, step(r, DoLeave, p.untagged()))
 			}
 		}
 	}
 	return steps, nil
-}
-
-// leftover is the job by its id alone.
-func (p *jobPart) leftover(ctx context.Context) ([]Step, error) {
-	id, there, err := p.latest(ctx)
-	if err != nil || there == nil {
-		return nil, err
-	}
-	ours, err := p.ownsIoT(ctx, deref(there.JobArn))
-	if err != nil || !ours {
-		return nil, err
-	}
-	return []Step{step(Resource{JobKind, id}, DoDelete)}, nil
 }
 
 // remove cancels a job and deletes it, with what devices have done of it. AWS

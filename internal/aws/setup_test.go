@@ -284,7 +284,10 @@ func TestSetupLeavesAGroupWithThings(t *testing.T) {
 	if _, err := clients.IoT.CreateThing(t.Context(), &iot.CreateThingInput{ThingName: new("pump-1")}); err != nil {
 		t.Fatal(err)
 	}
-	if err := (&Group{iot: clients.IoT, name: "rotate"}).join(t.Context(), "pump-1"); err != nil {
+	_, err := clients.IoT.AddThingToThingGroup(t.Context(), &iot.AddThingToThingGroupInput{
+		ThingGroupName: new("rotate"), ThingName: new("pump-1"),
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	for _, step := range planRemoval(t, s) {
@@ -333,6 +336,37 @@ func TestSetupGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	if left := inventoryOf(t, clients); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A campaign's job and group go too, also where the group is gone already.
+func TestSetupTakesAwayWhatCampaignsHad(t *testing.T) {
+	clients := dialMoto(t, newAccount(), nil)
+	s := newSetup(t, setupConfig(clients))
+	carry(t, s, plan(t, s))
+	at := remoteJobs{iot: clients.IoT, names: s.account.names, owner: s.account.owner}
+	for _, suffix := range []string{"-00ff00ff", "-0123abcd"} {
+		if err := (&groupPart{account: s.account, name: "rotate" + suffix}).make(t.Context(), Step{}); err != nil {
+			t.Fatal(err)
+		}
+		job := s.config.Job
+		job.Group += suffix
+		if err := at.create(t.Context(), job.ID+suffix, job); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := clients.IoT.DeleteThingGroup(t.Context(), &iot.DeleteThingGroupInput{ThingGroupName: new("rotate-0123abcd")}); err != nil {
+		t.Fatal(err)
+	}
+	other := "rotate-by-hand"
+	if _, err := clients.IoT.CreateThingGroup(t.Context(), &iot.CreateThingGroupInput{ThingGroupName: &other}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Remove(t.Context(), planRemoval(t, s), func(Step) {}); err != nil {
+		t.Fatal(err)
+	}
+	if left := inventoryOf(t, clients); !slices.Equal(left, []string{"group " + other}) {
 		t.Errorf("left behind: %v", left)
 	}
 }

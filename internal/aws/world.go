@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"path/filepath"
 	"sync"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/lambda"
 	"github.com/rs/zerolog"
 
 	"github.com/certvendor/certvendor/campaign"
@@ -25,6 +25,10 @@ type Config struct {
 	Instance string // who we are, in leases and in the audit
 	Owner    string // what is made at AWS is tagged with, see ownerTag
 	Clients  *Clients
+	// Sharing is for StandBy; Shared is what StandBy has made of it, and leads.
+	// Nil: the store is this machine's alone.
+	Sharing Sharing
+	Shared  *Shared
 
 	Registration Registration
 	Registry     Source
@@ -82,6 +86,7 @@ type World struct {
 	jobs      *Jobs
 	packages  *Packages
 	pacer     *Pacer
+	syncer    *Syncer
 	issuer    vending.Issuer
 
 	stop    context.CancelFunc
@@ -105,9 +110,6 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 			err = errors.Join(err, w.Close())
 		}
 	}()
-	if w.lock, err = store.TakeLock(config.Data, "aws.data", config.Now()); err != nil {
-		return nil, err
-	}
 	if err := w.openStore(ctx); err != nil {
 		return nil, err
 	}
@@ -122,20 +124,22 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 		return nil, err
 	}
 	w.join(names)
-	return w, nil
+	return w, w.syncer.load(ctx)
 }
 
 func (w *World) openStore(ctx context.Context) (err error) {
 	c := w.config
-	w.store, err = store.Open(ctx, store.Config{
-		Path: filepath.Join(c.Data, storeFile), Instance: c.Instance, Now: c.Now,
-		AuditDir: filepath.Join(c.Data, auditDir), Observe: c.Committed,
-		DurableIntent: c.ActsOutside, Elsewhere: true, Tells: c.Tells,
-	})
-	if err != nil || c.Observes {
-		return err
+	if c.Shared != nil {
+		w.store = c.Shared.store
+	} else {
+		if w.lock, err = store.TakeLock(c.Data, "aws.data", c.Now()); err == nil {
+			w.store, err = store.Open(ctx, c.storeConfig())
+		}
+		if err != nil || c.Observes {
+			return err
+		}
 	}
-	// The lock is ours alone: whoever held a lease is gone.
+	// The store is ours alone, or ours to lead: whoever held a lease is gone.
 	_, err = w.store.Journal().VoidLeases(ctx)
 	return err
 }
@@ -203,6 +207,7 @@ func (w *World) join(n names) {
 		w.jobs.own, w.group.own = own, own
 	}
 	w.pacer = newPacer(w, c)
+	w.syncer = newSyncer(w)
 	if bus, hears := c.Bus.(interface{ HearEnded(func(Ended)) }); hears {
 		bus.HearEnded(w.pacer.hear)
 	}
@@ -262,6 +267,9 @@ const settleEvery = time.Minute
 func (w *World) Start(ctx context.Context) error {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	w.stop = stop
+	if w.config.Shared != nil {
+		w.running.Go(func() { w.config.Shared.Run(running) })
+	}
 	if !w.config.Observes {
 		w.running.Go(func() { w.settleForever(running) })
 		w.running.Go(func() { w.pacer.Run(running) })
@@ -269,6 +277,7 @@ func (w *World) Start(ctx context.Context) error {
 			w.running.Go(func() { w.watchPresence(running) })
 		}
 	}
+	w.running.Go(func() { w.syncer.Run(running) })
 	return w.config.Bus.Start(ctx)
 }
 
@@ -288,7 +297,12 @@ func (w *World) settleForever(ctx context.Context) {
 }
 
 // Failed yields an error if a part dies while the world runs.
-func (w *World) Failed() <-chan error { return w.failed }
+func (w *World) Failed() <-chan error {
+	if w.config.Shared != nil {
+		return w.config.Shared.Failed()
+	}
+	return w.failed
+}
 
 // Drain lets nobody in any more and lets requests finish, until ctx ends.
 func (w *World) Drain(ctx context.Context) error { return w.config.Bus.Close(ctx) }
@@ -306,6 +320,9 @@ func (w *World) Close() error {
 		cancel()
 		_ = w.config.Bus.Close(now) // what it leaves at work is cut off
 	}
+	if w.config.Shared != nil {
+		return w.config.Shared.Close()
+	}
 	if w.store != nil {
 		errs = append(errs, w.store.Close())
 	}
@@ -317,6 +334,18 @@ func (w *World) Close() error {
 
 // Store returns the world's store, for the audit and what it alone knows.
 func (w *World) Store() *store.Store { return w.store }
+
+// Recorded returns what the store has of devices and certificates: AWS is not
+// asked.
+func (w *World) Recorded() (registry.Store, certificate.Inventory) {
+	return w.store.Devices(), w.store.Certificates()
+}
+
+// Lambda returns the client for functions.
+func (w *World) Lambda() *lambda.Client { return w.config.Clients.Lambda }
+
+// Syncer returns what reads AWS IoT's inventory into the store.
+func (w *World) Syncer() *Syncer { return w.syncer }
 
 // Calls returns the counts of the calls to AWS by the name of their API.
 func (w *World) Calls() map[string]Count { return w.config.Clients.Quotas.Counts() }

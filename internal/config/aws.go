@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/certificate"
@@ -16,6 +17,8 @@ type AWS struct {
 	// place for. One daemon may use it. It is made with mode 0700. Default
 	// data.
 	Data string `yaml:"data"`
+	// Journal is how several instances share one store.
+	Journal AWSJournal `yaml:"journal"`
 	// Region is the region of everything but the CA. Optional: the
 	// environment's, or the profile's.
 	Region string `yaml:"region"`
@@ -63,6 +66,20 @@ type AWS struct {
 	// job-per-campaign (it is another job: each campaign has one of its own,
 	// with a thing group of its own, and so has who is added again by hand).
 	Rerun string `yaml:"rerun"`
+}
+
+// AWSJournal is how several instances share the journal, and all else that is in
+// the store. Without it one instance alone may serve a fleet.
+type AWSJournal struct {
+	// Table is a table of DynamoDB, which each commit is recorded in before it
+	// counts; made if it is not there. Instances with the same table share one
+	// store: one of them leads, the others stand by, each with a copy in its own
+	// Data. Optional: without it the store is in Data alone.
+	Table string `yaml:"table"`
+	// Lease is how long nothing is heard of the instance that leads before
+	// another takes over, which is done within one and a half times that. 1s to
+	// 20s. Default 15s.
+	Lease time.Duration `yaml:"lease"`
 }
 
 // AWSIssuer is what signs in the world of AWS.
@@ -172,7 +189,8 @@ const mostPolicies = 10
 
 func defaultAWS() AWS {
 	return AWS{
-		Data: "data", QuotaShare: 0.5, Quotas: []string{}, Prices: []string{}, Registration: "with-ca", Registry: "things",
+		Data: "data", Journal: AWSJournal{Lease: 15 * time.Second}, QuotaShare: 0.5, Quotas: []string{}, Prices: []string{},
+		Registration: "with-ca", Registry: "things",
 		AssetLibrary: AWSAssetLibrary{Headers: []string{}}, Rerun: "readd",
 		Issuer:   AWSIssuer{Kind: "ssm", PCA: defaultAWSPCA()},
 		Broker:   AWSBroker{Way: "websocket", ClientID: "certvendor", Identity: "rule", Presence: PresenceTable},
@@ -194,6 +212,9 @@ func (c Config) validateAWS(p *problems) {
 		u, err := url.Parse(a.EndpointURL)
 		p.check("aws.endpoint_url", err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "", "must be a URL")
 	}
+	p.check("aws.journal.lease", a.Journal.Lease >= time.Second && a.Journal.Lease <= 20*time.Second, "%s is not from 1s to 20s", a.Journal.Lease)
+	p.check("aws.journal.table", a.Journal.Table == "" || !c.Observe, "must be empty where observe is true: who observes has a store of its own")
+	p.check("aws.journal.table", !strings.Contains(a.Journal.Table, "/"), "must be a name")
 	if c.Backend != AWSBackend {
 		return
 	}

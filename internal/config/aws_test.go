@@ -40,6 +40,9 @@ func TestLoadAWSRefuses(t *testing.T) {
 		"an unknown registration":  {"quotas:", "registration: some\n  quotas:", "aws.registration"},
 		"case_66_unknown_registry": {"quotas:", "registry: paper\n  quotas:", "aws.registry"},
 		"a library nowhere":        {"quotas:", "registry: asset-library\n  quotas:", "aws.asset_library.url"},
+		"a lease of a minute":      {"quotas:", "journal: {lease: 1m}\n  quotas:", "aws.journal.lease"},
+		"no name of a table":       {"quotas:", "journal: {table: a/b}\n  quotas:", "aws.journal.table"},
+		"who observes and shares":  {"aws:\n", "observe: true\naws:\n  journal: {table: t}\n", "aws.journal.table"},
 		"an unknown rerun":         {"quotas:", "rerun: never\n  quotas:", "aws.rerun"},
 	} {
 		t.Run(name, func(t *testing.T) {

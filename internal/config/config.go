@@ -55,6 +55,8 @@ type Config struct {
 	Job Job `yaml:"job"`
 	// Webhook tells others what happens.
 	Webhook Webhook `yaml:"webhook"`
+	// Approval asks somebody else about each request.
+	Approval Approval `yaml:"approval"`
 	// CA is the certificate authority's key.
 	CA CA `yaml:"ca"`
 	// Standalone is the world on one's own machines.
@@ -329,6 +331,26 @@ type Job struct {
 	InProgressTimeout time.Duration `yaml:"in_progress_timeout"`
 }
 
+// Approval asks somebody else about each get and ack that everything else lets
+// in: {"deviceId", "action", "certificateId"}, answered by {"allow", "reason",
+// "profile"}. Where nobody answers, the device is told to try again later.
+type Approval struct {
+	// URL is asked by POST, https:// and without a password in it. Optional:
+	// empty asks nobody, or Function. It is never logged: only its host is.
+	URL string `yaml:"url"`
+	// Token is sent to URL as "Authorization: Bearer". A reference, as Secret
+	// describes. Optional.
+	Token Secret `yaml:"token"`
+	// CA is a PEM file with what the certificate of URL is verified by.
+	// Optional: the system's CAs.
+	CA string `yaml:"ca"`
+	// Function is the name or ARN of a Lambda function that is asked instead;
+	// only for backend aws.
+	Function string `yaml:"function"`
+	// Timeout bounds a question; less than vending.patience. Default 3s.
+	Timeout time.Duration `yaml:"timeout"`
+}
+
 // Webhook tells others over HTTPS what happens: signed, and again until it is
 // taken. What is still to be told survives restarts.
 type Webhook struct {
@@ -473,9 +495,10 @@ func Default() Config {
 				Abort: campaign.Abort{Failed: campaign.Share{Percent: 5}, AtLeast: 3},
 			}},
 		},
-		Job:     Job{InProgressTimeout: 24 * time.Hour},
-		Webhook: Webhook{Events: []string{}, CADays: []int{180, 90, 30, 14, 7, 1}, Keep: 168 * time.Hour},
-		AWS:     defaultAWS(),
+		Job:      Job{InProgressTimeout: 24 * time.Hour},
+		Approval: Approval{Timeout: 3 * time.Second},
+		Webhook:  Webhook{Events: []string{}, CADays: []int{180, 90, 30, 14, 7, 1}, Keep: 168 * time.Hour},
+		AWS:      defaultAWS(),
 		Standalone: Standalone{
 			Data: "data", Names: []string{"localhost", "127.0.0.1", "::1"}, ClientCA: []string{},
 			Broker: Broker{

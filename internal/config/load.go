@@ -106,7 +106,7 @@ func (c *Config) bind(base string, env map[string]string) {
 		&c.Control.Socket, &c.Standalone.Data, &c.Standalone.ServerCertificate, &c.Standalone.ServerKey,
 		&c.Standalone.ServerCA, &c.Control.TLS.Certificate, &c.Control.TLS.Key,
 		&c.AWS.Data, &c.AWS.Broker.Certificate, &c.AWS.Broker.Key, &c.AWS.Broker.CA,
-		&c.Webhook.CA,
+		&c.Webhook.CA, &c.Approval.CA,
 	} {
 		*path = absolute(base, *path)
 	}
@@ -118,6 +118,7 @@ func (c *Config) bind(base string, env map[string]string) {
 	c.CA.Passphrase.bind(base, env)
 	c.AWS.Broker.RuleKey.bind(base, env)
 	c.Webhook.Secret.bind(base, env)
+	c.Approval.Token.bind(base, env)
 }
 
 func absolute(base, path string) string {

@@ -40,6 +40,7 @@ func (c Config) Validate() error {
 	c.validateVending(&p)
 	c.validateRotation(&p)
 	c.validateWebhook(&p)
+	c.validateApproval(&p)
 	c.validateStandalone(&p)
 	c.validateAWS(&p)
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
@@ -143,6 +144,21 @@ func (c Config) validateWebhook(p *problems) {
 		p.check("webhook.ca_days", days >= 1 && days <= 3650, "%d is not from 1 to 3650", days)
 	}
 	p.check("webhook.keep", w.Keep >= time.Hour, "must be at least 1h")
+}
+
+func (c Config) validateApproval(p *problems) {
+	a := c.Approval
+	if a.URL != "" { // which may hold a secret, so no error repeats it
+		u, err := url.Parse(a.URL)
+		p.check("approval.url", err == nil && u.Scheme == "https" && u.Host != "" && u.Fragment == "", "must be an https:// URL")
+		p.check("approval.url", err != nil || u.User == nil, "must hold no user and no password: approval.token says who asks")
+	}
+	p.check("approval.function", a.Function == "" || c.Backend == AWSBackend, "only backend aws has functions: approval.url asks over HTTPS")
+	p.check("approval.function", a.Function == "" || a.URL == "", "must not be set together with approval.url")
+	p.check("approval.token", !a.Token.IsSet() || a.URL != "", "must not be set without approval.url")
+	p.check("approval.ca", a.CA == "" || a.URL != "", "must not be set without approval.url")
+	asks := a.URL != "" || a.Function != ""
+	p.check("approval.timeout", a.Timeout > 0 && (!asks || a.Timeout < c.Vending.Patience), "must be more than zero and less than vending.patience")
 }
 
 func (c Config) validateStandalone(p *problems) {

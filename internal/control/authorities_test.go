@@ -13,6 +13,7 @@ import (
 // caKeeper is an Authority of which tests decide what is in use.
 type caKeeper struct {
 	uses    CAUses
+	counted int
 	refuse  error
 	retired certificate.ID
 }
@@ -30,7 +31,10 @@ func (k *caKeeper) ImportCA(_ context.Context, chain string) (CA, error) {
 	return CA{Subject: chain}, nil
 }
 
-func (k *caKeeper) UsesOfCA(context.Context, certificate.ID) (CAUses, error) { return k.uses, nil }
+func (k *caKeeper) UsesOfCA(context.Context, certificate.ID) (CAUses, error) {
+	k.counted++
+	return k.uses, nil
+}
 
 func (k *caKeeper) RetireCA(_ context.Context, id certificate.ID, lose int) error {
 	if k.uses.All() > lose {
@@ -38,6 +42,25 @@ func (k *caKeeper) RetireCA(_ context.Context, id certificate.ID, lose int) erro
 	}
 	k.retired = id
 	return nil
+}
+
+// Who needs the roots alone has nothing counted over the whole fleet.
+func TestRootsCountNothing(t *testing.T) {
+	keeper := &caKeeper{}
+	w := open(t, func(p *Ports) {
+		p.Authority = keeper
+		p.CAs = func() []CA { return []CA{{Role: "issuing", ID: certificate.IDOf([]byte("issuing"))}} }
+	})
+	all, roots, err := w.CAs(w.ctx)
+	w.must(err)
+	if len(all) != 1 || keeper.counted != 1 {
+		t.Errorf("%d CAs, counted %d times", len(all), keeper.counted)
+	}
+	again, err := w.Roots(w.ctx)
+	w.must(err)
+	if again != roots || roots == "" || keeper.counted != 1 {
+		t.Errorf("roots %q and %q, counted %d times", again, roots, keeper.counted)
+	}
 }
 
 func TestRetireCA(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
-	"time"
 
 	"github.com/certvendor/certvendor/campaign"
 )
@@ -91,6 +90,8 @@ func (s *Server) applyCampaign(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.applying.Lock()
+	defer s.applying.Unlock()
 	var plan campaign.Plan
 	switch _, err := s.Campaigns.Find(ctx, spec.Name); {
 	case errors.Is(err, campaign.ErrUnknown):
@@ -163,32 +164,6 @@ func (s *Server) findCampaign(ctx context.Context, name string) (campaign.Campai
 	return c, err
 }
 
-func (s *Server) viewOf(ctx context.Context, c campaign.Campaign) (Campaign, error) {
-	tally, err := s.Campaigns.Running.Tally(ctx, c.Name)
-	view := Campaign{
-		Name: c.Name, State: c.State, Why: c.Why, Devices: c.Devices, Wave: c.Wave, Waves: len(tally), By: c.By,
-		Applied: c.Applied, Ended: c.Ended, Standings: map[campaign.Standing]int{}, Spec: c.Spec,
-	}
-	for _, wave := range tally {
-		for standing, n := range wave {
-			view.Standings[standing] += n
-		}
-	}
-	if c.IsAuto() { // it grows
-		view.Devices, view.Waves = 0, 1
-		for _, n := range view.Standings {
-			view.Devices += n
-		}
-	}
-	if c.State == campaign.Running {
-		view.Holding = s.Campaigns.Runner.Holding(c.Name)
-		if !c.IsAuto() { // which never ends
-			view.Forecast = c.Forecast(tally, s.Campaigns.Pace, s.Now())
-		}
-	}
-	return view, err
-}
-
 // autoView returns the campaign of due certificates, unless it has ended.
 func (s *Server) autoView(ctx context.Context) (*Campaign, error) {
 	if s.Campaigns.CampaignStore == nil { // this world has none
@@ -208,37 +183,42 @@ func (s *Server) autoView(ctx context.Context) (*Campaign, error) {
 // steer makes an operator's verb: change says what the campaign shall be, or
 // why it cannot.
 func (s *Server) steer(verb string, change func(*campaign.Campaign) error) answer {
-	return func(r *http.Request) (any, error) {
-		ctx := r.Context()
-		c, err := s.findCampaign(ctx, r.PathValue("name"))
-		if err != nil {
-			return nil, err
-		}
-		if err := change(&c); err != nil {
-			return nil, refuse(http.StatusConflict, "campaign %s: %v", c.Name, err)
-		}
-		if err := s.note(ctx, Event{Kind: "campaign_" + verb, Detail: map[string]string{"campaign": c.Name}}); err != nil {
-			return nil, err
-		}
-		if verb == "resume" {
-			c.Resumed = s.Now()
-		}
-		if c.State.Ended() {
-			c.Ended = s.Now()
-			if err := s.Campaigns.Runner.Withdraw(ctx, c); err != nil {
-				return nil, err
-			}
-		}
-		saved, err := s.Campaigns.Running.Save(ctx, c)
-		if err != nil {
-			return nil, err
-		}
-		if !saved {
-			return nil, refuse(http.StatusConflict, "campaign %s has changed meanwhile: look at it, and say it again", c.Name)
-		}
+	return func(r *http.Request) (view any, err error) {
+		s.Campaigns.Runner.Between(func() { view, err = s.steered(r.Context(), r.PathValue("name"), verb, change) })
 		s.Campaigns.Poke()
-		return s.campaignView(ctx, c.Name, false)
+		return view, err
 	}
+}
+
+func (s *Server) steered(ctx context.Context, name, verb string, change func(*campaign.Campaign) error) (any, error) {
+	c, err := s.findCampaign(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := change(&c); err != nil {
+		return nil, refuse(http.StatusConflict, "campaign %s: %v", c.Name, err)
+	}
+	if err := s.note(ctx, Event{Kind: "campaign_" + verb, Detail: map[string]string{"campaign": c.Name}}); err != nil {
+		return nil, err
+	}
+	c.Acts = peer(ctx)
+	if verb == "resume" {
+		c.Resumed = s.Now()
+	}
+	if c.State.Ended() {
+		c.Ended = s.Now()
+		if err := s.Campaigns.Runner.Withdraw(ctx, c); err != nil {
+			return nil, err
+		}
+	}
+	saved, err := s.Campaigns.Running.Save(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if !saved {
+		return nil, refuse(http.StatusConflict, "campaign %s has changed meanwhile: look at it, and say it again", c.Name)
+	}
+	return s.campaignView(ctx, c.Name, false)
 }
 
 func (s *Server) listCampaignMembers(r *http.Request) (any, error) {
@@ -259,66 +239,13 @@ func (s *Server) listCampaignMembers(r *http.Request) (any, error) {
 	}
 	members := make([]CampaignMember, 0, len(page))
 	for _, m := range page {
-		view, err := s.memberView(r.Context(), m)
+		view, err := s.memberView(r.Context(), c, m)
 		if err != nil {
 			return nil, err
 		}
 		members = append(members, view)
 	}
 	return members, nil
-}
-
-// memberView is a member with the rotation that it made, for a report.
-func (s *Server) memberView(ctx context.Context, m campaign.Member) (CampaignMember, error) {
-	view := CampaignMember{
-		Device: string(m.Device), Place: m.Place, Wave: m.Wave, Standing: m.Standing, Why: m.Why, Added: m.Added, Since: m.Since,
-	}
-	if m.Added.IsZero() {
-		return view, nil
-	}
-	history, err := s.Journal.Find(ctx, m.Device)
-	if err != nil {
-		return view, err
-	}
-	for _, r := range history.Rotations { // the newest first: the first of the campaign is the last to be looked at
-		if r.Number > m.Before && (view.Rotation == nil || !r.ProvenAt.IsZero()) {
-			one := rotationView(r)
-			view.Rotation = &one
-		}
-	}
-	view.Later = view.Rotation != nil && history.Rotations[0].Number > view.Rotation.Number
-	return view, nil
-}
-
-// Campaign is a campaign and how it stands.
-type Campaign struct {
-	Name      string                    `json:"name"`
-	State     campaign.State            `json:"state"`
-	Why       string                    `json:"why,omitempty"`
-	Holding   string                    `json:"holding,omitempty"` // why nobody is let in now
-	Devices   int                       `json:"devices"`
-	Wave      int                       `json:"wave"`
-	Waves     int                       `json:"waves"`
-	Standings map[campaign.Standing]int `json:"standings"`
-	Forecast  time.Time                 `json:"forecast,omitzero"`
-	By        string                    `json:"by"`
-	Applied   time.Time                 `json:"applied"`
-	Ended     time.Time                 `json:"ended,omitzero"`
-	Unchanged bool                      `json:"unchanged,omitempty"` // it was there already
-	Spec      campaign.Spec             `json:"spec"`
-}
-
-// CampaignMember is a device in a campaign, with the rotation it made.
-type CampaignMember struct {
-	Device   string            `json:"device"`
-	Place    int               `json:"place"`
-	Wave     int               `json:"wave"`
-	Standing campaign.Standing `json:"standing"`
-	Why      string            `json:"why,omitempty"`
-	Added    time.Time         `json:"added,omitzero"`
-	Since    time.Time         `json:"since,omitzero"`
-	Rotation *Rotation         `json:"rotation,omitempty"`
-	Later    bool              `json:"later,omitempty"` // it has begun another rotation since
 }
 
 // What operators do to a campaign.

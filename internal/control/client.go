@@ -365,6 +365,12 @@ func (c *Client) CAs(ctx context.Context) (all []CA, roots string, err error) {
 	return reply.CAs, reply.Roots, err
 }
 
+// Roots returns, as PEM, what devices verify the broker and links by.
+func (c *Client) Roots(ctx context.Context) (string, error) {
+	reply, err := ask[listing](ctx, c, request{method: http.MethodGet, path: "/v1/ca", query: url.Values{rootsOnly: {""}}})
+	return reply.Roots, err
+}
+
 // What names what freeze stops and thaw lets go on.
 type What struct{ Vending, Retiring bool }
 

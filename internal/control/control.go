@@ -71,8 +71,15 @@ type Ports struct {
 	// RepeatedKeys returns a page of the keys that several certificates were
 	// made for, by id, after one; empty at the end.
 	RepeatedKeys func(ctx context.Context, after certificate.KeyID, limit int) ([]certificate.KeyID, error)
+	// Syncer reads another place's inventory into the store; nil where the
+	// store is the only one.
+	Syncer Syncer
 	// Rehearse says what a request would be answered now; see vending.Vendor.
 	Rehearse func(context.Context, vending.Question) vending.Answer
+	// Recorded is what a survey of all devices asks instead of Registry,
+	// Inventory and Rehearse, where these ask another place about each. Nil:
+	// they do not.
+	Recorded *Recorded
 	// Explain says what a device's requests would meet now; see
 	// vending.Vendor.
 	Explain func(context.Context, registry.DeviceID, protocol.Action) (vending.Explanation, error)
@@ -107,4 +114,19 @@ type Ports struct {
 	Observes bool
 	// Ready says why requests of devices cannot be answered, or returns nil.
 	Ready func(context.Context) error
+}
+
+// Recorded is what is on record of devices and certificates, without another
+// place being asked.
+type Recorded struct {
+	Registry  registry.Store
+	Inventory certificate.Inventory
+	Rehearse  func(context.Context, vending.Question) vending.Answer
+}
+
+func (p Ports) recorded() Recorded {
+	if p.Recorded != nil {
+		return *p.Recorded
+	}
+	return Recorded{p.Registry, p.Inventory, p.Rehearse}
 }

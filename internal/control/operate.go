@@ -63,6 +63,10 @@ func jobView(s jobs.Status) Job {
 	}
 }
 
+// rootsOnly is the parameter of who needs the roots and no CAs: what depends on
+// each is counted over the whole fleet.
+const rootsOnly = "roots"
+
 // listing is what `ca show` prints.
 type listing struct {
 	CAs   []CA   `json:"certificates"`
@@ -70,6 +74,9 @@ type listing struct {
 }
 
 func (s *Server) listCAs(r *http.Request) (any, error) {
+	if r.URL.Query().Has(rootsOnly) {
+		return listing{Roots: string(s.Roots())}, nil
+	}
 	all := append([]CA{}, s.CAs()...)
 	return listing{all, string(s.Roots())}, s.countUses(r.Context(), all)
 }

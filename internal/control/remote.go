@@ -114,6 +114,7 @@ var needs = map[string]Role{
 	"GET /v1/devices/{name}/explain":   Viewer,
 	"GET /v1/fleet":                    Viewer,
 	"GET /v1/survey":                   Viewer,
+	"GET /v1/inventory":                Viewer,
 	"GET /v1/certificates":             Viewer,
 	"GET /v1/certificates/{id}":        Viewer,
 	"GET /v1/members":                  Viewer,
@@ -131,6 +132,9 @@ var needs = map[string]Role{
 	"GET /v1/campaigns/{name}":         Viewer,
 	"GET /v1/campaigns/{name}/members": Viewer,
 
+	"POST /v1/inventory/sync":          Operator,
+	"POST /v1/inventory/names":         Operator,
+	"POST /v1/inventory/stop":          Operator,
 	"POST /v1/members":                 Operator,
 	"POST /v1/members/remove":          Operator,
 	"POST /v1/devices/{name}/block":    Operator,

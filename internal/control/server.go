@@ -38,6 +38,9 @@ type Server struct {
 	// adding lets one device after another have its first certificate, so
 	// that two who add the same device do not both find it without one.
 	adding sync.Mutex
+	// applying lets one campaign after another be made, so that no device is in
+	// two.
+	applying sync.Mutex
 	// profiling lets one profile be taken at a time: what they switch on is the
 	// whole process's.
 	profiling sync.Mutex
@@ -140,6 +143,10 @@ func (s *Server) answers() map[string]answer {
 		"POST /v1/devices/{name}/unblock": s.block(false),
 		"GET /v1/fleet":                   s.listFleet,
 		"GET /v1/survey":                  s.survey,
+		"GET /v1/inventory":               s.showSync,
+		"POST /v1/inventory/sync":         s.beginSync,
+		"POST /v1/inventory/names":        s.nameForSync,
+		"POST /v1/inventory/stop":         s.stopSync,
 		"GET /v1/certificates":            s.listCertificates,
 		"GET /v1/certificates/{id}":       s.showCertificate,
 		"POST /v1/members":                s.join,

@@ -15,6 +15,7 @@ type Survey struct {
 	Expiries     map[string]int    `json:"expiries"`     // of these, by month, as 2027-03
 	Policies     map[string]int    `json:"policies"`     // of these; "" is none
 	Weak         Sample            `json:"weakKeys"`     // of these: device and kind of key
+	Many         Sample            `json:"manyPolicies"` // of these: with more than ten: device and how many
 	Shared       Sample            `json:"shared"`       // of these: held by several devices
 	Names        map[string]Sample `json:"commonNames"`  // of these, by whose name they bear; named are a device and the name
 	Orphans      Sample            `json:"orphans"`      // ACTIVE, and held by none
@@ -58,7 +59,7 @@ func (s *Survey) add(part Survey) {
 		s.Policies[name] += n
 	}
 	for into, more := range map[*Sample]Sample{
-		&s.Weak: part.Weak, &s.Shared: part.Shared, &s.Orphans: part.Orphans, &s.KeysReused: part.KeysReused,
+		&s.Weak: part.Weak, &s.Many: part.Many, &s.Shared: part.Shared, &s.Orphans: part.Orphans, &s.KeysReused: part.KeysReused,
 		&s.KeysShared: part.KeysShared, &s.Without: part.Without, &s.Several: part.Several,
 	} {
 		into.join(more)

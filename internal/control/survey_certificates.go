@@ -32,6 +32,9 @@ func (s *Server) surveyCertificates(ctx context.Context, after string, found *Su
 	return string(page[len(page)-1].ID), nil
 }
 
+// manyPolicies is how many policies AWS IoT attaches to a certificate.
+const manyPolicies = 10
+
 // count adds a certificate, however many hold it.
 func (s *Survey) count(h certificate.Holding) {
 	s.Certificates++
@@ -41,6 +44,9 @@ func (s *Survey) count(h certificate.Holding) {
 	}
 	if len(h.Policies) == 0 {
 		s.Policies[""]++
+	}
+	if len(h.Policies) > manyPolicies {
+		s.Many.add(fmt.Sprintf("%s %d", h.Device, len(h.Policies)))
 	}
 	if parsed, err := h.X509(); err == nil && weak(parsed.PublicKey) {
 		s.Weak.add(fmt.Sprintf("%s %s", h.Device, h.KeyType))
@@ -89,7 +95,7 @@ func (s *Server) whose(ctx context.Context, name string, device registry.DeviceI
 	if err != nil {
 		return nameNobody, nil
 	}
-	_, err = s.Registry.Device(ctx, id)
+	_, err = s.recorded().Registry.Device(ctx, id)
 	if errors.Is(err, registry.ErrUnknown) {
 		return nameNobody, nil
 	}

@@ -25,7 +25,7 @@ func (s *Server) surveyDevices(ctx context.Context, after string, found *Survey)
 }
 
 func (s *Server) surveyDevice(ctx context.Context, id registry.DeviceID, found *Survey) error {
-	held, err := s.Inventory.Held(ctx, id)
+	held, err := s.recorded().Inventory.Held(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func (s *Server) cannotRotate(ctx context.Context, active []certificate.Holding)
 
 // refused says why a get with a new key would be refused.
 func (s *Server) refused(ctx context.Context, h certificate.Holding) string {
-	answer := s.Rehearse(ctx, vending.Question{Caller: vending.CallerOver(h), Action: protocol.Get})
+	answer := s.recorded().Rehearse(ctx, vending.Question{Caller: vending.CallerOver(h), Action: protocol.Get})
 	switch {
 	case answer.Refusal == nil:
 		return ""

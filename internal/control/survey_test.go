@@ -42,6 +42,11 @@ func TestSurvey(t *testing.T) {
 	}
 	hold(w.leaf("plain"), "plain")
 	hold(w.leafFor("weak", small.Public()), "weak")
+	laden := w.leaf("laden")
+	for i := range 11 {
+		laden.Policies = append(laden.Policies, fmt.Sprintf("p%02d", i))
+	}
+	hold(laden, "laden")
 	cloned := hold(w.leafFor("plain", key.Public()), "cloned-1") // the name of another
 	hold(w.leafFor("", key.Public()), "cloned-2")
 	hold(w.leafFor("renewed", same.Public()), "renewed")
@@ -73,11 +78,11 @@ func TestSurvey(t *testing.T) {
 	one := func(names ...string) Sample { return Sample{len(names), names} }
 	month := func(at time.Time) string { return at.UTC().Format("2006-01") }
 	want := Survey{
-		Devices: many + 10, Certificates: 9, CanRotate: 1,
+		Devices: many + 11, Certificates: 10, CanRotate: 1,
 		Expiries: map[string]int{month(expired.NotAfter): 1}, Policies: map[string]int{"": 9},
-		Weak: one("weak rsa1024"), Shared: one(string(shared.ID)),
+		Weak: one("weak rsa1024"), Many: one("laden 11"), Shared: one(string(shared.ID)),
 		Names: map[string]Sample{
-			nameOwn: {Count: 6}, nameOther: one("cloned-1 plain"), nameMissing: one("cloned-2 "),
+			nameOwn: {Count: 7}, nameOther: one("cloned-1 plain"), nameMissing: one("cloned-2 "),
 			nameNobody: one("shared-1 nobody", "shared-2 nobody"),
 		},
 		KeysShared: one(string(cloned.Key)), KeysReused: one(string(second.Key)),
@@ -85,11 +90,14 @@ func TestSurvey(t *testing.T) {
 		CanNot: map[string]Sample{
 			"it has no ACTIVE certificate": without,
 			"its certificate has expired":  one("expired"),
-			string(protocol.TryAgainLater): one("cloned-1", "cloned-2", "renewed", "shared-1", "shared-2", "weak"),
+			string(protocol.TryAgainLater): one("cloned-1", "cloned-2", "laden", "renewed", "shared-1", "shared-2", "weak"),
 			w.server.untrusted(foreign):    one("foreign"),
 		},
 	}
-	want.Expiries[month(shared.NotAfter)] += 8
+	want.Expiries[month(shared.NotAfter)] += 9
+	for _, policy := range laden.Policies {
+		want.Policies[policy] = 1
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

@@ -41,6 +41,7 @@ var rules = map[string][]string{
 	"internal/app":                 append([]string{"internal/...", "any"}, domain...),
 	"internal/deps":                {},
 	"internal/loopback":            {"github.com/mochi-mqtt/server/v2/..."},
+	"internal/approval":            {"vending", "any"},
 	"internal/webhook":             {"internal/store", "any"},
 	"cmd/certvendor":               append([]string{"internal/app", "internal/archive", "internal/control", "internal/config", "internal/fleet", "device", "any"}, domain...),
 	"cmd/certagent":                {"device", "github.com/goccy/go-yaml/...", "github.com/coreos/go-systemd/v22/..."},

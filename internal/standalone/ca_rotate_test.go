@@ -443,6 +443,16 @@ func TestRestoreAcrossChangeOfCA(t *testing.T) {
 	if _, err := Restore(t.Context(), elsewhere, o); !errors.Is(err, ErrRestore) || !strings.Contains(err.Error(), "the CA has changed since the backup was made") {
 		t.Errorf("restored without the key: %v", err)
 	}
+	// Where it is lost, the one of the backup is the only one that is left.
+	lost := RestoreOptions{File: file, Audit: t.TempDir(), Lossy: true, Replace: true}
+	if _, err := Restore(t.Context(), elsewhere, lost); err != nil {
+		t.Errorf("restored without the newer CA: %v", err)
+	}
+	inWorld(t, elsewhere.Data, func(w *World) {
+		if issuerID(w) != old || !connectable(t, w, first) {
+			t.Errorf("%.12s issues, and its certificate connects: %v", issuerID(w), connectable(t, w, first))
+		}
+	})
 	o.Replace = true
 	if _, err := Restore(t.Context(), restorable(data), o); err != nil {
 		t.Fatal(err)

@@ -86,11 +86,12 @@ func (r *restore) authorities(ctx context.Context, s *store.Store) error {
 	}
 	var missing *fs.PathError
 	if errors.As(err, &missing) && errors.Is(err, fs.ErrNotExist) {
-		why := "the CA has changed since the backup was made"
+		why, lost := "the CA has changed since the backup was made", "; if they are lost, --lossy with --audit of an empty directory "+
+			"goes back to the CA of the backup, and whoever has a certificate of the newer one needs another by hand"
 		if !r.report.Backup.Keys {
-			why = "the backup was made --without-keys"
+			why, lost = "the backup was made --without-keys", ""
 		}
-		return fmt.Errorf("%s, and %s is not there: put the CA's keys into %s first", why, filepath.Join(from, filepath.Base(missing.Path)), from)
+		return fmt.Errorf("%s, and %s is not there: put the CA's keys into %s first%s", why, filepath.Join(from, filepath.Base(missing.Path)), from, lost)
 	}
 	return fmt.Errorf("the CA of the backup: %w", err)
 }

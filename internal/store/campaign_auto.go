@@ -30,7 +30,7 @@ func (h Campaigns) Keep(ctx context.Context, spec campaign.Spec) error {
 			return err
 		case !there:
 			c = campaign.Campaign{Spec: spec, By: byDaemon}
-			err = t.change(`INSERT INTO campaigns (`+campaignColumns+`) VALUES (?, ?, ?, '', 0, 0, ?, ?, 0, 1, ?)`,
+			err = t.change(`INSERT INTO campaigns (`+campaignColumns+`) VALUES (?, ?, ?, '', 0, 0, ?, ?, 0, 1, ?, '[]')`,
 				spec.Name, string(text), campaign.Running, c.By, nanos(t.now), nanos(t.now))
 		case c.State.Ended():
 			err = t.change(`UPDATE campaigns SET spec = ?, state = ?, why = '', ended = 0, resumed = ?, version = version + 1 WHERE name = ?`,

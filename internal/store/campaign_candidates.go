@@ -104,14 +104,15 @@ func (s stretch) addActive() error {
 	}
 	var id, issuer, keyType string
 	var chain, begin, end, seen int64
+	var policies int
 	var shared bool
 	return s.along(func(c *campaign.Candidate) {
 		c.Active = append(c.Active, campaign.Active{
 			ID: certificate.ID(id), Issuer: issuer, CA: issuerOf(cas, issuer, of[chain]), KeyType: keyType,
-			NotBefore: time.Unix(begin, 0).UTC(), NotAfter: time.Unix(end, 0).UTC(), Seen: moment(seen), Shared: shared,
+			NotBefore: time.Unix(begin, 0).UTC(), NotAfter: time.Unix(end, 0).UTC(), Seen: moment(seen), Shared: shared, Policies: policies,
 		})
-	}, []any{&id, &issuer, &chain, &keyType, &begin, &end, &seen, &shared}, `SELECT h.device, h.certificate, c.issuer, c.chain,
-		c.key_type, c.not_before, c.not_after, h.seen, c.holders > 1 FROM holdings h CROSS JOIN certificates c INDEXED BY certificates_brief ON c.id = h.certificate
+	}, []any{&id, &issuer, &chain, &keyType, &begin, &end, &seen, &shared, &policies}, `SELECT h.device, h.certificate, c.issuer, c.chain,
+		c.key_type, c.not_before, c.not_after, h.seen, c.holders > 1, json_array_length(c.policies) FROM holdings h CROSS JOIN certificates c INDEXED BY certificates_brief ON c.id = h.certificate
 		WHERE h.device >= ? AND h.device <= ? AND h.detached = 0 AND h.standing = 'ACTIVE' AND c.standing = 'ACTIVE' AND length(c.id) > 0`)
 }
 
@@ -133,7 +134,7 @@ func (s stretch) addGrouped() error {
 // addCampaign adds the campaign that has not ended, and that a device has not
 // come to its end in.
 func (s stretch) addCampaign() error {
-	running, err := collect(s, value[string], `SELECT name FROM campaigns WHERE state NOT IN ('aborted', 'canceled', 'finished')`)
+	running, err := collect(s, value[string], `SELECT name FROM campaigns WHERE state NOT IN ('preparing', 'aborted', 'canceled', 'finished')`)
 	if err != nil {
 		return err
 	}

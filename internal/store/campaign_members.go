@@ -149,6 +149,10 @@ func (h Campaigns) Take(ctx context.Context, name string, wave int, zones []stri
 		return nil, nil
 	}
 	taken, err := commitFor(ctx, h.s, func(t *tx) ([]campaign.Member, error) {
+		applied, runs, err := single(t, value[int64], `SELECT applied FROM campaigns WHERE name = ? AND state = 'running'`, name)
+		if err != nil || !runs { // it was paused, or canceled, since it was looked at
+			return nil, err
+		}
 		text, args := `m.campaign = ? AND m.standing = 'pending' AND m.wave <= ?`, []any{name, wave}
 		if zones != nil {
 			text += ` AND m.zone IN (` + strings.TrimSuffix(strings.Repeat("?, ", len(zones)), ", ") + `)`
@@ -163,7 +167,7 @@ func (h Campaigns) Take(ctx context.Context, name string, wave int, zones []stri
 		}
 		taken := members[:0]
 		for _, m := range members {
-			needless, err := t.needless(m)
+			needless, err := t.needless(m, applied)
 			switch {
 			case err != nil:
 			case needless != "":
@@ -182,18 +186,20 @@ func (h Campaigns) Take(ctx context.Context, name string, wave int, zones []stri
 	return taken, wrapCampaign("let devices into", name, err)
 }
 
-// needless says why a member whose certificate had come due need not be let in
-// any more, or returns nothing.
-func (t *tx) needless(m campaign.Member) (why string, err error) {
+// needless says why a member need not be let in any more, or returns nothing. Of
+// the campaign of what comes due it may have waited for days.
+func (t *tx) needless(m campaign.Member, applied int64) (why string, err error) {
 	if m.Expires.IsZero() {
-		return "", nil
+		err = t.row(`SELECT iif(EXISTS (SELECT 1 FROM rotations WHERE device = ? AND proven_at > ?),
+			'it has rotated since the campaign was applied', '')`, m.Device, applied).Scan(&why)
+		return why, err
 	}
 	err = t.row(`SELECT CASE
 		WHEN coalesce((SELECT blocked FROM devices WHERE id = ?1), 1) THEN 'blocked, or removed'
 		WHEN EXISTS (SELECT 1 FROM members WHERE device = ?1) THEN 'somebody else put it into the rotation group'
 		WHEN (SELECT coalesce(max(number), 0) FROM rotations WHERE device = ?1) > ?2 THEN 'it began a rotation by itself'
 		WHEN EXISTS (SELECT 1 FROM campaign_members m JOIN campaigns c ON c.name = m.campaign
-			WHERE m.device = ?1 AND c.name <> ?3 AND c.state NOT IN ('aborted', 'canceled', 'finished')
+			WHERE m.device = ?1 AND c.name <> ?3 AND c.state NOT IN ('preparing', 'aborted', 'canceled', 'finished')
 			AND m.standing IN ('pending', 'added', 'vended', 'proven')) THEN 'it is in another campaign'
 		ELSE '' END`, m.Device, m.Before, campaign.AutoName).Scan(&why)
 	return why, err

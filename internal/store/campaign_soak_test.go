@@ -27,7 +27,8 @@ func BenchmarkSoakingRound(b *testing.B) {
 	}
 	if err := s.Write(b.Context(), append(fleet(devices),
 		fmt.Sprintf(`UPDATE rotations SET proven_at = %d`, now.UnixNano()),
-		fmt.Sprintf(`INSERT INTO campaigns VALUES ('spring', '%s', 'running', '', %d, 1, '', 1, 0, 1)`, spec, devices),
+		fmt.Sprintf(`INSERT INTO campaigns (name, spec, state, why, devices, wave, by_whom, applied, ended, version)
+			VALUES ('spring', '%s', 'running', '', %d, 1, '', 1, 0, 1)`, spec, devices),
 		fmt.Sprintf(`INSERT INTO campaign_members (campaign, place, device, wave, standing, why, zone, added, since, before)
 			SELECT 'spring', row_number() OVER (ORDER BY id) - 1, id, 1, 'proven', '', '', %[1]d, %[1]d, 0 FROM devices`, now.UnixNano()),
 	)...); err != nil {

@@ -28,17 +28,20 @@ const preparing campaign.State = "preparing"
 // CampaignState is an event of the audit.
 const CampaignState = "campaign.state"
 
-const campaignColumns = `name, spec, state, why, devices, wave, by_whom, applied, ended, version, resumed`
+const campaignColumns = `name, spec, state, why, devices, wave, by_whom, applied, ended, version, resumed, history`
 
 func scanCampaign(row scanner) (c campaign.Campaign, err error) {
-	var name, spec string
+	var name, spec, history string
 	var applied, ended, resumed int64
-	if err := row.Scan(&name, &spec, &c.State, &c.Why, &c.Devices, &c.Wave, &c.By, &applied, &ended, &c.Version, &resumed); err != nil {
+	if err := row.Scan(&name, &spec, &c.State, &c.Why, &c.Devices, &c.Wave, &c.By, &applied, &ended, &c.Version, &resumed, &history); err != nil {
 		return c, err
 	}
 	c.Applied, c.Ended, c.Resumed = moment(applied), moment(ended), moment(resumed)
 	if err := json.Unmarshal([]byte(spec), &c.Spec); err != nil {
 		return c, fmt.Errorf("read the spec of campaign %s: %w", name, err)
+	}
+	if err := json.Unmarshal([]byte(history), &c.History); err != nil {
+		return c, fmt.Errorf("read the history of campaign %s: %w", name, err)
 	}
 	return c, nil
 }
@@ -78,6 +81,9 @@ func (h Campaigns) Apply(ctx context.Context, c campaign.Campaign, members []cam
 		if err := t.change(`UPDATE campaigns SET state = ?, version = version + 1 WHERE name = ?`, campaign.Running, c.Name); err != nil {
 			return err
 		}
+		if err := t.remember(c.Name, campaign.Change{At: t.now, State: campaign.Running, By: c.By}); err != nil {
+			return err
+		}
 		return t.noteCampaign(c, campaign.Running, CampaignStarted)
 	})
 	return err == nil, wrapCampaign("apply", c.Name, err)
@@ -103,7 +109,7 @@ func (h Campaigns) enter(ctx context.Context, c campaign.Campaign, spec string) 
 		if err := t.change(`DELETE FROM tallies WHERE what = ?`, campaignTally(c.Name)); err != nil {
 			return false, err
 		}
-		return true, t.change(`INSERT OR REPLACE INTO campaigns (`+campaignColumns+`) VALUES (?, ?, ?, '', ?, 0, ?, ?, 0, 1, 0)`,
+		return true, t.change(`INSERT OR REPLACE INTO campaigns (`+campaignColumns+`) VALUES (?, ?, ?, '', ?, 0, ?, ?, 0, 1, 0, '[]')`,
 			c.Name, spec, preparing, c.Devices, c.By, nanos(t.now))
 	})
 }
@@ -115,10 +121,22 @@ func (t *tx) noteCampaign(c campaign.Campaign, state campaign.State, kind string
 	if c.Why != "" {
 		detail["why"] = c.Why
 	}
+	if c.Acts != "" {
+		detail["who"] = c.Acts
+	}
 	if err := t.audit(Event{Kind: CampaignState, Detail: detail}); err != nil || kind == "" {
 		return err
 	}
 	return t.tell(kind, detail)
+}
+
+// remember adds to a campaign's history.
+func (t *tx) remember(name string, change campaign.Change) error {
+	text, err := json.Marshal(change)
+	if err != nil {
+		return err
+	}
+	return t.change(`UPDATE campaigns SET history = json_insert(history, '$[#]', json(?)) WHERE name = ?`, string(text), name)
 }
 
 // wrapCampaign names the campaign in an error; what refuses stays testable.
@@ -174,6 +192,9 @@ func (h Campaigns) Save(ctx context.Context, c campaign.Campaign) (bool, error) 
 		}
 		if err := t.change(`UPDATE campaigns SET state = ?, why = ?, wave = ?, ended = ?, resumed = ?, version = version + 1 WHERE name = ?`,
 			c.State, c.Why, c.Wave, nanos(c.Ended), nanos(c.Resumed), c.Name); err != nil {
+			return false, err
+		}
+		if err := t.remember(c.Name, campaign.Change{At: t.now, State: c.State, Wave: c.Wave, Why: c.Why, By: c.Acts}); err != nil {
 			return false, err
 		}
 		kind := ""

@@ -174,7 +174,7 @@ func TestCandidates(t *testing.T) {
 		t.Fatalf("%+v", all)
 	}
 	one, two, three := all[0], all[1], all[2]
-	if fmt.Sprint(one.Attributes) != "map[site:berlin]" || len(one.Active) != 1 || one.Active[0].ID != first.ID || one.Active[0].Seen.IsZero() || one.Open != "" {
+	if fmt.Sprint(one.Attributes) != "map[site:berlin]" || len(one.Active) != 1 || one.Active[0].ID != first.ID || one.Active[0].Seen.IsZero() || one.Active[0].Policies != len(first.Policies) || one.Open != "" {
 		t.Errorf("d1: %+v", one)
 	}
 	if two.Open != "vended" || two.Grouped || two.Campaign != "" {

@@ -113,8 +113,9 @@ func attach(t *tx, device registry.DeviceID, c certificate.Certificate, at place
 	}})
 }
 
+// setStanding sets a standing for a reason of this store's own.
 func setStanding(t *tx, id certificate.ID, standing certificate.Standing) error {
-	return t.change(`UPDATE certificates SET standing = ? WHERE id = ?`, standing, id)
+	return t.change(`UPDATE certificates SET standing = ?, elsewhere = 0 WHERE id = ?`, standing, id)
 }
 
 func insert(t *tx, device registry.DeviceID, c certificate.Certificate) error {
@@ -130,10 +131,11 @@ func insert(t *tx, device registry.DeviceID, c certificate.Certificate) error {
 		return err
 	}
 	err = t.change(`INSERT INTO certificates (id, der, chain, key, key_type, serial, subject, issuer,
-		not_before, not_after, standing, kind, policies, created)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		not_before, not_after, standing, kind, policies, created, elsewhere)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		c.ID, c.DER, chain, c.Key, c.KeyType, c.Serial, c.Subject, c.Issuer,
-		c.NotBefore.Unix(), c.NotAfter.Unix(), c.Standing, c.Kind, array(c.Policies), nanos(created))
+		c.NotBefore.Unix(), c.NotAfter.Unix(), c.Standing, c.Kind, array(c.Policies), nanos(created),
+		c.Kind == certificate.Adopted && c.Standing == certificate.Inactive)
 	if err != nil {
 		return err
 	}

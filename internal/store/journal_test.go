@@ -202,6 +202,11 @@ func TestNoteOfARetirement(t *testing.T) {
 	if diff := cmp.Diff([]rotation.Retirement{owed}, w.retirements()); diff != "" {
 		t.Errorf("what is done was undone: %s", diff)
 	}
+	for since, want := range map[time.Time]int{owed.Deactivated: 1, owed.Deactivated.Add(1): 0, start: 1} {
+		if got := must[[]time.Time](t)(w.Journal().RemovedSince(w.ctx, since)); len(got) != want || want == 1 && !got[0].Equal(owed.Deactivated) {
+			t.Errorf("removed since %s: %v", since, got)
+		}
+	}
 	w.wantEvents("d1", "device.added", "certificate.registered", "rotation.state vended", "retirement.written",
 		"retirement.reverted", "retirement.put_off", "retirement.returned", "retirement.deactivated", "retirement.done")
 }

@@ -28,6 +28,8 @@ func (t *tx) again(e Event) error {
 		return t.againDevice(e)
 	case CertificateChain, CertificateRegistered, CertificateAttached, CertificateAdopted:
 		return t.againRegister(e)
+	case CertificateFound:
+		return foundSo(t, e.Certificate, certificate.Standing(e.Detail["standing"]), e.Detail["policies"])
 	case CertificateActivated:
 		return setStanding(t, e.Certificate, certificate.Active)
 	case CertificateDeactivated:
@@ -145,6 +147,9 @@ func (t *tx) againRegister(e Event) error {
 	c, err := t.registered(e)
 	if err != nil {
 		return err
+	}
+	if e.Device == "" { // found in another place, and nobody's
+		return insert(t, "", c)
 	}
 	return register(t, e.Device, c)
 }

@@ -25,6 +25,10 @@ func (t *tx) againCampaign(e Event) error {
 	}
 	err = t.change(`UPDATE campaigns SET state = ?, why = ?, wave = ?, ended = ?, version = version + 1 WHERE name = ?`,
 		state, e.Detail["why"], wave, ended, name)
+	if err != nil {
+		return err
+	}
+	err = t.remember(name, campaign.Change{At: e.At, State: state, Wave: wave, Why: e.Detail["why"], By: e.Detail["who"]})
 	if err != nil || !state.Ended() {
 		return err
 	}

@@ -109,7 +109,7 @@ func TestReplayedAbort(t *testing.T) {
 	r.ok(r.Group().Add(r.ctx, "d1"))
 	c, err = r.Campaigns().Find(r.ctx, "spring")
 	r.ok(err)
-	c.State, c.Why, c.Ended = campaign.Aborted, "too many", r.clock.add(time.Minute)
+	c.State, c.Why, c.Ended, c.Acts = campaign.Aborted, "too many", r.clock.add(time.Minute), "an operator"
 	_, err = r.Campaigns().Save(r.ctx, c)
 	r.ok(err)
 	r.ok(r.Close())
@@ -120,6 +120,9 @@ func TestReplayedAbort(t *testing.T) {
 	is, err := s.Campaigns().Find(r.ctx, "spring")
 	if r.ok(err); is.State != campaign.Aborted || is.Why != "too many" || !is.Ended.Equal(c.Ended) {
 		t.Errorf("the campaign is %s since %s: %s", is.State, is.Ended, is.Why)
+	}
+	if n := len(is.History); n != 2 || is.History[1].State != campaign.Aborted || is.History[1].By != "an operator" || !is.History[1].At.Equal(c.Ended) {
+		t.Errorf("its history: %+v", is.History)
 	}
 	tally, err := s.Campaigns().Tally(r.ctx, "spring")
 	if r.ok(err); tally[0][campaign.Late] != 1 || tally[1][campaign.Pending] != 2 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
+	"time"
 
 	"github.com/certvendor/certvendor/rotation"
 )
@@ -107,4 +108,20 @@ func noted(was, is rotation.Retirement) []Event {
 		}
 	}
 	return events
+}
+
+// RemovedSince returns when each retirement was carried out, or the first half of
+// one that deletes, of those since a time.
+func (h Journal) RemovedSince(ctx context.Context, since time.Time) (removals []time.Time, err error) {
+	err = h.s.view(ctx, func(q querier) (err error) {
+		removals, err = collect(q, func(row scanner) (time.Time, error) {
+			at, err := value[int64](row)
+			return moment(at), err
+		}, `SELECT deactivated FROM retirements WHERE deactivated <> 0 AND deactivated >= ? ORDER BY deactivated`, nanos(since))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("what was removed since %s: %w", since.UTC().Format(time.RFC3339), err)
+	}
+	return removals, nil
 }

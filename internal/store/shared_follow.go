@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,9 @@ func (s *Store) Follow(ctx context.Context) (n int, err error) {
 		if err == nil && latest.Log != "" {
 			err = fmt.Errorf("%w: it is from before %s was begun", ErrBehind, latest.Log)
 		}
+		return 0, err
+	}
+	if err := s.checkPlace(ctx); err != nil {
 		return 0, err
 	}
 	for {
@@ -44,6 +48,34 @@ func (s *Store) Follow(ctx context.Context) (n int, err error) {
 		}
 		n += len(entries)
 	}
+}
+
+// checkPlace makes sure, once, that the log has the last entry that this copy has
+// carried out, and that it has led to the same audit: a table that was brought
+// back from a backup may have lost it.
+func (s *Store) checkPlace(ctx context.Context) error {
+	if s.checked.Load() {
+		return nil
+	}
+	latest, err := s.cfg.Log.Latest(ctx)
+	if err != nil {
+		return err
+	}
+	if at := s.seq.Load(); at > latest.Seq {
+		entries, err := s.cfg.Log.After(ctx, at-1)
+		if err != nil {
+			return err
+		}
+		row, hash, err := s.Audit().End(ctx)
+		if err != nil {
+			return err
+		}
+		if len(entries) == 0 || entries[0].Seq != at || entries[0].Audit != row || hex.EncodeToString(entries[0].Hash) != hash {
+			return fmt.Errorf("%w: %s does not have its entry %d, or another one", ErrForeign, latest.Log, at)
+		}
+	}
+	s.checked.Store(true)
+	return nil
 }
 
 // carryOut does what an entry says, and checks that it has led to the same.

@@ -40,12 +40,17 @@ func (s *Store) lead(ctx context.Context, epoch int64) error {
 		if err := s.copyBeforeMigration(ctx); err != nil {
 			return err
 		}
+		s.sinceSnapshot.Store(max(s.sinceSnapshot.Load(), (s.seq.Load()-latest.Seq)*entryLeast))
+		s.snapshotSize.Store(latest.Size)
 		// Whoever led until now may have written in between.
 		if err := s.takeOver(ctx, epoch); !errors.Is(err, ErrTaken) {
 			return err
 		}
 	}
 }
+
+// entryLeast is what an entry is taken for in bytes whose size was not seen.
+const entryLeast = 512
 
 func (s *Store) takeOver(ctx context.Context, epoch int64) error {
 	return s.commitAlways(ctx, func(t *tx) error {

@@ -65,8 +65,7 @@ func (s *Store) snapshot(ctx context.Context) error {
 	return err
 }
 
-// fetch makes the file from a snapshot. What was there before stays beside it,
-// until the next time.
+// fetch makes the file from a snapshot.
 func fetch(ctx context.Context, cfg Config, from Snapshot) error {
 	partial := cfg.Path + ".fetched"
 	if err := download(ctx, cfg.Log, from, partial); err != nil {
@@ -81,8 +80,10 @@ func fetch(ctx context.Context, cfg Config, from Snapshot) error {
 	case at.schema > len(migrations()):
 		return fmt.Errorf("%w: it has schema version %d, this one knows versions up to %d", ErrNewer, at.schema, len(migrations()))
 	}
-	// The log beside a file that is not there any more belongs to nothing.
-	if err := os.Rename(cfg.Path, cfg.Path+".replaced"); err != nil && !errors.Is(err, os.ErrNotExist) {
+	// First the file, then the log beside it: a file without its log may be torn,
+	// and where there is no file it is fetched again.
+	replaced := cfg.Path + ".replaced"
+	if err := os.Rename(cfg.Path, replaced); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	for _, beside := range []string{"-wal", "-shm"} {
@@ -93,7 +94,7 @@ func fetch(ctx context.Context, cfg Config, from Snapshot) error {
 	if err := os.Rename(partial, cfg.Path); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(cfg.Path))
+	return errors.Join(os.RemoveAll(replaced), syncDir(filepath.Dir(cfg.Path)))
 }
 
 func download(ctx context.Context, log Log, from Snapshot, path string) error {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -235,8 +236,14 @@ func TestSnapshotsAreDueByWhatWasRecorded(t *testing.T) {
 	one.cfg.SnapshotAfter = 1
 	one.open()
 	one.ok(one.Lead(one.ctx, 2))
-	if !one.SnapshotDue() {
-		t.Error("none is due after an entry")
+	if one.SnapshotDue() {
+		t.Error("one is due after two entries: it is larger than they are")
+	}
+	for n := 0; !one.SnapshotDue(); n++ {
+		if n == 1000 {
+			t.Fatal("none is ever due")
+		}
+		one.device(registry.DeviceID(fmt.Sprint("d", n)))
 	}
 	one.ok(one.Snapshot(one.ctx))
 	if one.SnapshotDue() {
@@ -271,6 +278,33 @@ func TestAStoreOfItsOwnIsNoCopy(t *testing.T) {
 	copied.cfg.Log, copied.cfg.LogName = &storetest.Log{}, "shadwo"
 	_, err = store.Open(copied.ctx, copied.cfg)
 	copied.is(err, store.ErrForeign)
+}
+
+// A table that was brought back from a backup has lost what a copy has still.
+func TestACopyAheadOfItsLogIsRefused(t *testing.T) {
+	log, one, two := pair(t)
+	two.follow(two.ctx)
+	two.ok(two.Close())
+	one.device("d1")
+	one.ok(one.Close())
+	shorter := &storetest.Log{}
+	entries := log.Entries()
+	latest := must[store.Snapshot](t)(log.Latest(one.ctx))
+	var text bytes.Buffer
+	one.ok(log.Load(one.ctx, latest, &text))
+	one.ok(shorter.Save(one.ctx, latest, &text))
+	for _, e := range entries[:len(entries)-1] {
+		one.ok(shorter.Append(one.ctx, e))
+	}
+	one.cfg.Log, two.cfg.Log = shorter, shorter
+	one.open()
+	one.is(one.Lead(one.ctx, 2), store.ErrForeign)
+	two.open()
+	two.ok(two.Lead(two.ctx, 2)) // this one has not seen what is lost
+	two.device("d2")
+	one.reopen()
+	_, err := one.Follow(one.ctx) // and this one has seen another
+	one.is(err, store.ErrForeign)
 }
 
 func TestACopyThatIsNotTheSameStops(t *testing.T) {

@@ -121,6 +121,7 @@ type Store struct {
 	// Of a store that is shared.
 	leads         atomic.Bool
 	named         atomic.Bool // it is a copy of what a log is of
+	checked       atomic.Bool // the log has what it has
 	seq           atomic.Int64
 	sinceSnapshot atomic.Int64 // bytes of entries
 	snapshotSize  atomic.Int64

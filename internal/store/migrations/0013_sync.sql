@@ -7,6 +7,7 @@ CREATE TABLE sync_todo (
   tries INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (what, name)
 ) WITHOUT ROWID;
+CREATE INDEX sync_todo_next ON sync_todo (what, tries, name);
 
 -- A certificate whose standing is what another place said of it, so that it may
 -- be brought up to date from there. Whatever sets a standing for a reason of

@@ -25,3 +25,14 @@ END;
 CREATE TRIGGER certificates_stand AFTER UPDATE OF standing ON certificates WHEN old.standing <> new.standing BEGIN
   UPDATE holdings SET standing = new.standing WHERE certificate = new.id AND detached = 0;
 END;
+
+-- What became of each campaign, when and by whom: an array of objects.
+ALTER TABLE campaigns ADD COLUMN history TEXT NOT NULL DEFAULT '[]';
+
+-- A plan also asks how many policies a certificate has.
+DROP INDEX certificates_brief;
+CREATE INDEX certificates_brief ON certificates (id, issuer, chain, key_type, not_before, not_after, holders, policies)
+  WHERE standing = 'ACTIVE' AND length(id) > 0;
+
+-- What was removed within the last hour, for the circuit breaker of the next start.
+CREATE INDEX retirements_deactivated ON retirements (deactivated) WHERE deactivated <> 0;

@@ -29,7 +29,7 @@ func Fill(ctx context.Context, path string, n int, now time.Time) error {
 		return err
 	}
 	address := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: url.Values{"_pragma": {
-		"synchronous(OFF)", "cache_size(-400000)", "temp_store(MEMORY)",
+		"synchronous(OFF)", "cache_size(-400000)", "temp_store(MEMORY)", "locking_mode(EXCLUSIVE)", "journal_mode(OFF)",
 	}}.Encode()}
 	db, err := sql.Open("sqlite", address.String())
 	if err != nil {
@@ -45,11 +45,11 @@ func fill(ctx context.Context, db *sql.DB, n int, now time.Time) error {
 		return err
 	}
 	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
-	indexes, err := dropIndexes(ctx, tx)
+	again, err := dropIndexesAndTriggers(ctx, tx)
 	if err != nil {
 		return err
 	}
-	for _, text := range append(statements(n, now), indexes...) {
+	for _, text := range append(statements(n, now), again...) {
 		if _, err := tx.ExecContext(ctx, text); err != nil {
 			return fmt.Errorf("%.60s: %w", text, err)
 		}
@@ -57,24 +57,24 @@ func fill(ctx context.Context, db *sql.DB, n int, now time.Time) error {
 	return tx.Commit()
 }
 
-// dropIndexes drops what is cheaper to make in the end than to keep meanwhile,
-// and returns the statements that make it.
-func dropIndexes(ctx context.Context, tx *sql.Tx) (again []string, err error) {
-	rows, err := tx.QueryContext(ctx, `SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL`)
+// dropIndexesAndTriggers drops what is cheaper to make in the end than to keep
+// meanwhile, and returns the statements that make it.
+func dropIndexesAndTriggers(ctx context.Context, tx *sql.Tx) (again []string, err error) {
+	rows, err := tx.QueryContext(ctx, `SELECT type, name, sql FROM sqlite_schema WHERE type IN ('index', 'trigger') AND sql IS NOT NULL`)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var names []string
+	var drop []string
 	for rows.Next() {
-		var name, text string
-		if err := rows.Scan(&name, &text); err != nil {
+		var kind, name, text string
+		if err := rows.Scan(&kind, &name, &text); err != nil {
 			return nil, err
 		}
-		names, again = append(names, name), append(again, text)
+		drop, again = append(drop, `DROP `+kind+` "`+name+`"`), append(again, text)
 	}
-	for _, name := range names {
-		if _, err := tx.ExecContext(ctx, `DROP INDEX "`+name+`"`); err != nil {
+	for _, text := range drop {
+		if _, err := tx.ExecContext(ctx, text); err != nil {
 			return nil, err
 		}
 	}
@@ -94,9 +94,9 @@ func statements(n int, now time.Time) []string {
 	}
 	for _, c := range []struct{ standing, kind string }{{"INACTIVE", "first"}, {"ACTIVE", "rotated"}} {
 		made = append(made, count+fmt.Sprintf(`INSERT INTO certificates (id, der, chain, key, key_type, serial, subject, issuer,
-				not_before, not_after, standing, kind, policies, created)
-			SELECT lower(hex(randomblob(32))), randomblob(480), (SELECT min(id) FROM chains), lower(hex(randomblob(32))), 'p256',
-				lower(hex(randomblob(20))), 'CN=' || %s, 'CN=certvendor issuing CA 0f1e2d3c', %d + i * %d, %d + i * %d, '%s', '%s', '["certvendor-device"]', %d
+				not_before, not_after, standing, kind, policies, created, holders)
+			SELECT lower(hex(randomblob(32))), zeroblob(480), (SELECT min(id) FROM chains), lower(hex(randomblob(32))), 'p256',
+				lower(hex(randomblob(20))), 'CN=' || %s, 'CN=certvendor issuing CA 0f1e2d3c', %d + i * %d, %d + i * %d, '%s', '%s', '["certvendor-device"]', %d, 1
 			FROM count`, name, now.Add(-year).Unix(), step, now.Unix(), step, c.standing, c.kind, nanos))
 	}
 	return append(made,
@@ -109,5 +109,6 @@ func statements(n int, now time.Time) []string {
 			SELECT substr(subject, 4), 1, 'finished', 0, key, id, lower(hex(randomblob(32))), '', '["' || lower(hex(randomblob(32))) || '"]',
 				lower(hex(randomblob(21))), 'default', 'presence', 0, '', %[1]d, %[1]d, %[1]d, %[1]d, %[1]d, '', 0, 6, 0, 0
 			FROM certificates WHERE subject GLOB 'CN=device-*' AND standing = 'ACTIVE' ORDER BY 1`, nanos),
+		fmt.Sprintf(`INSERT INTO tallies VALUES ('rotation', 'finished', %d) ON CONFLICT (what, state) DO UPDATE SET n = n + excluded.n`, n),
 	)
 }

@@ -1,0 +1,274 @@
+package aws
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/iot"
+	"github.com/rs/zerolog"
+
+	"github.com/certvendor/certvendor/internal/store"
+)
+
+// SyncSource says where a sync begins.
+type SyncSource string
+
+// The sources.
+const (
+	SyncAll      SyncSource = "all"      // every certificate and every thing
+	SyncDefender SyncSource = "defender" // what Device Defender's audits have found
+	SyncIndex    SyncSource = "index"    // what a query of the fleet index finds
+	SyncNames    SyncSource = "names"    // what somebody has named
+)
+
+// SyncOrder is a sync that somebody asks for.
+type SyncOrder struct {
+	Source SyncSource `json:"source"`
+	Query  string     `json:"query,omitempty"` // of the fleet index; empty: every thing
+	// Full reads again what is known already.
+	Full bool `json:"full,omitempty"`
+}
+
+// SyncPhase is what a sync does.
+type SyncPhase string
+
+// The phases, in order.
+const (
+	SyncNever        SyncPhase = ""             // there was none yet
+	SyncCertificates SyncPhase = "certificates" // it lists those of AWS IoT, or what its source has found
+	SyncThings       SyncPhase = "things"       // it lists them
+	SyncReading      SyncPhase = "reading"      // it reads one after the other
+	SyncDone         SyncPhase = "done"
+	SyncStopped      SyncPhase = "stopped" // by a person
+)
+
+// atWork reports whether something is left to do.
+func (p SyncPhase) atWork() bool { return p != SyncNever && p != SyncDone && p != SyncStopped }
+
+// SyncState is how far the last sync has come. It is durable at every page and
+// every few things that were read.
+type SyncState struct {
+	SyncOrder
+	Phase  SyncPhase `json:"phase,omitempty"`
+	Marker string    `json:"marker,omitempty"` // of the list that it is in
+	Began  time.Time `json:"began,omitzero"`
+	Ended  time.Time `json:"ended,omitzero"`
+	Whole  time.Time `json:"whole,omitzero"` // when the last of everything began that has come to its end
+
+	ByThing bool `json:"byThing,omitempty"` // who holds what is asked of the things
+
+	Listed  map[string]int      `json:"listed,omitempty"` // by what: certificates, things
+	Total   int                 `json:"total"`            // to be read
+	Read    int                 `json:"read"`             // of these
+	Failed  int                 `json:"failed,omitempty"` // of these, given up
+	Found   map[store.Found]int `json:"found,omitempty"`
+	Strange int                 `json:"strange,omitempty"` // things that are no devices of the registry
+	Why     string              `json:"why,omitempty"`     // the last thing that failed
+}
+
+// clone returns a state of its own, whose maps can be written.
+func (s SyncState) clone() SyncState {
+	listed, found := map[string]int{}, map[store.Found]int{}
+	maps.Copy(listed, s.Listed)
+	maps.Copy(found, s.Found)
+	s.Listed, s.Found = listed, found
+	return s
+}
+
+// Syncer reads what AWS IoT has into the store, in the background: it only
+// reads there. The store is brought down to what AWS says, never beyond it, and
+// nothing is retired. A process that dies goes on where it was.
+//
+// Read sync_list.go for what is to be read, sync_source.go for the faster
+// sources, sync_read.go for how one is read.
+type Syncer struct {
+	todo      store.Sync
+	rows      store.Certificates
+	devices   store.Devices
+	inventory *Inventory
+	registry  *Registry
+	group     *Group
+	iot       *iot.Client
+	now       func() time.Time
+	log       zerolog.Logger
+	rest      time.Duration // after a failure of all that was tried
+	poked     chan struct{}
+
+	mu      sync.Mutex
+	state   SyncState
+	ordered int // how many orders there were: work for an older one is not noted
+}
+
+func newSyncer(w *World) *Syncer {
+	return &Syncer{
+		todo: w.store.Sync(), rows: w.store.Certificates(), devices: w.store.Devices(), inventory: w.inventory,
+		registry: w.registry, group: w.group, iot: w.config.Clients.IoT, now: w.config.Now, log: w.config.Log,
+		rest: syncRest, poked: make(chan struct{}, 1),
+	}
+}
+
+// syncRest is the pause after which is tried again what AWS did not answer.
+const syncRest = 15 * time.Second
+
+// ErrSyncing says that another sync is at work.
+var ErrSyncing = errors.New("another sync of the inventory is at work")
+
+// load reads how far the last sync was.
+func (s *Syncer) load(ctx context.Context) error { return s.todo.Position(ctx, &s.state) }
+
+// State returns how far the last sync has come.
+func (s *Syncer) State() SyncState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.clone()
+}
+
+// Begin begins a sync, or joins the same one if that is at work. Of another one
+// at work it returns an error of kind ErrSyncing.
+func (s *Syncer) Begin(ctx context.Context, order SyncOrder) (SyncState, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state.Phase.atWork() {
+		if s.state.SyncOrder == order {
+			return s.state.clone(), nil
+		}
+		return s.state.clone(), fmt.Errorf("%w: from %s, begun %s", ErrSyncing, s.state.Source, s.state.Began.UTC().Format(time.RFC3339))
+	}
+	next := SyncState{
+		SyncOrder: order, Phase: SyncCertificates, Began: s.now(), Whole: s.state.Whole,
+		Listed: map[string]int{}, Found: map[store.Found]int{},
+	}
+	if order.Source == SyncNames {
+		next.Phase = SyncReading
+		left, err := s.todo.Left(ctx)
+		if err != nil {
+			return s.state.clone(), err
+		}
+		next.Total = left[store.TodoCertificate] + left[store.TodoDevice]
+	}
+	if err := s.todo.Add(ctx, nil, next); err != nil {
+		return s.state.clone(), err
+	}
+	s.state = next
+	s.ordered++
+	s.poke()
+	return next.clone(), nil
+}
+
+// Name notes things and certificates that are to be read by the next sync of
+// SyncNames.
+func (s *Syncer) Name(ctx context.Context, todo []store.Todo) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state.Phase.atWork() {
+		return fmt.Errorf("%w: from %s, begun %s", ErrSyncing, s.state.Source, s.state.Began.UTC().Format(time.RFC3339))
+	}
+	return s.todo.Add(ctx, todo, s.state)
+}
+
+// Stop ends the sync that is at work. What it has read stays. Idempotent.
+func (s *Syncer) Stop(ctx context.Context) (SyncState, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := s.state.clone()
+	if next.Phase.atWork() {
+		next.Phase, next.Ended = SyncStopped, s.now()
+	}
+	if err := s.todo.Drop(ctx, next); err != nil {
+		return s.state.clone(), err
+	}
+	s.state = next
+	s.ordered++
+	return next.clone(), nil
+}
+
+func (s *Syncer) poke() {
+	select {
+	case s.poked <- struct{}{}:
+	default: // it will look anyway
+	}
+}
+
+// Run goes on with what was begun, until ctx ends. It is called once.
+func (s *Syncer) Run(ctx context.Context) {
+	for {
+		if err := s.work(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn().Err(err).Msg("the sync of the inventory is left for later")
+			select {
+			case <-ctx.Done():
+			case <-s.poked:
+			case <-time.After(s.rest):
+			}
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.poked:
+		}
+	}
+}
+
+// work goes on until nothing is left, or something fails.
+func (s *Syncer) work(ctx context.Context) error {
+	for ctx.Err() == nil {
+		s.mu.Lock()
+		state, order := s.state.clone(), s.ordered
+		s.mu.Unlock()
+		if !state.Phase.atWork() {
+			return nil
+		}
+		if state.Failed == 0 {
+			state.Why = ""
+		}
+		if err := s.step(ctx, &state, order); err != nil {
+			s.failed(order, err)
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+func (s *Syncer) step(ctx context.Context, state *SyncState, order int) error {
+	switch state.Phase {
+	case SyncCertificates:
+		switch state.Source {
+		case SyncDefender:
+			return s.listFindings(ctx, state, order)
+		case SyncIndex:
+			return s.listIndex(ctx, state, order)
+		}
+		return s.listCertificates(ctx, state, order)
+	case SyncThings:
+		return s.listThings(ctx, state, order)
+	}
+	return s.read(ctx, state, order)
+}
+
+// note makes a state the sync's, with a change to what is to be read, unless
+// somebody has stopped it meanwhile.
+func (s *Syncer) note(order int, state *SyncState, write func() error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if order != s.ordered {
+		return nil
+	}
+	if err := write(); err != nil {
+		return err
+	}
+	s.state = state.clone()
+	return nil
+}
+
+// failed says for whoever watches why nothing goes on.
+func (s *Syncer) failed(order int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if order == s.ordered {
+		s.state.Why = err.Error()
+	}
+}

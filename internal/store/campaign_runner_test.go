@@ -1,0 +1,158 @@
+package store_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/certvendor/certvendor/campaign"
+	"github.com/certvendor/certvendor/registry"
+	"github.com/certvendor/certvendor/rotation"
+)
+
+// runs is a world with a campaign of three devices that are online, and its
+// runner.
+type runs struct {
+	*world
+	runner *campaign.Runner
+}
+
+func newRuns(t *testing.T, change func(*campaign.Spec)) *runs {
+	r := &runs{world: open(t)}
+	c, members := spring()
+	change(&c.Spec)
+	for i := range members {
+		members[i].Wave = 0
+		r.device(members[i].Device)
+		r.register(members[i].Device, "first of "+string(members[i].Device))
+	}
+	r.apply(c, members)
+	r.start(r.Group())
+	return r
+}
+
+func (r *runs) start(group rotation.Group) {
+	r.runner = campaign.NewRunner(campaign.Ports{
+		Store: r.Campaigns(), Roll: r.Campaigns(), Watch: r.Campaigns(), Group: group, Now: r.clock.Now,
+		Hold: func(context.Context) string { return "" }, LetIn: func() {},
+	})
+}
+
+// round lets a second pass, and has the runner look.
+func (r *runs) round() campaign.Campaign {
+	r.t.Helper()
+	r.clock.add(time.Second)
+	r.ok(r.runner.Round(r.ctx))
+	c, err := r.Campaigns().Find(r.ctx, "spring")
+	r.ok(err)
+	return c
+}
+
+func (r *runs) become(state campaign.State) {
+	r.t.Helper()
+	c, err := r.Campaigns().Find(r.ctx, "spring")
+	r.ok(err)
+	c.State = state
+	if saved, err := r.Campaigns().Save(r.ctx, c); err != nil || !saved {
+		r.t.Fatalf("saved %t, %v", saved, err)
+	}
+}
+
+func quick(s *campaign.Spec) { s.PerMinute = 60_000 }
+
+// TestWhatIsPreparedHoldsNobody: what a process that died was writing keeps no
+// device out of a campaign, or it could not be applied again.
+func TestWhatIsPreparedHoldsNobody(t *testing.T) {
+	r := newRuns(t, quick)
+	r.ok(r.Write(r.ctx, `UPDATE campaigns SET state = 'preparing'`))
+	r.ok(r.Campaigns().Candidates(r.ctx, nil, func(c campaign.Candidate) {
+		if c.Campaign != "" {
+			t.Errorf("%s is in %s", c.Device, c.Campaign)
+		}
+	}))
+}
+
+// TestNobodyIsLetIntoWhatDoesNotRun: an operator may have paused or ended a
+// campaign after the runner had read it.
+func TestNobodyIsLetIntoWhatDoesNotRun(t *testing.T) {
+	r := newRuns(t, quick)
+	for _, state := range []campaign.State{campaign.Paused, campaign.AtGate, campaign.Canceled} {
+		r.become(state)
+		if taken, err := r.Campaigns().Take(r.ctx, "spring", 9, nil, 9); err != nil || len(taken) > 0 {
+			t.Errorf("%s: let in %v, %v", state, taken, err)
+		}
+	}
+}
+
+// TestRotatedMeanwhile: who has rotated since the campaign was applied is not
+// made to rotate again; who had before is.
+func TestRotatedMeanwhile(t *testing.T) {
+	r := newRuns(t, func(s *campaign.Spec) { quick(s); s.MaxInFlight = 1 })
+	r.clock.add(time.Second)
+	r.rotates("d2")
+	r.round()
+	r.clock.add(2 * time.Hour) // d1 is asleep, and holds up nobody
+	r.round()
+	r.round()
+	if got := r.tally(); got != "map[0:map[added:2 skipped:1]]" {
+		t.Error(got)
+	}
+}
+
+// TestAsleepWithTheMachine: while the machine slept, or where its clock was set,
+// no device was silent.
+func TestAsleepWithTheMachine(t *testing.T) {
+	for name, away := range map[string]time.Duration{"asleep, or set forward": 48 * time.Hour, "set back and forward": -48 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			r := newRuns(t, quick)
+			r.round() // its pace lets one in at first
+			r.round()
+			for _, id := range []registry.DeviceID{"d1", "d2", "d3"} {
+				r.vend(id, "next of "+string(id), nil)
+			}
+			if r.round(); r.tally() != "map[0:map[vended:3]]" {
+				t.Fatal(r.tally())
+			}
+			r.clock.add(away)
+			if c := r.round(); c.State != campaign.Running || r.tally() != "map[0:map[vended:3]]" {
+				t.Errorf("the campaign is %s: %s, %s", c.State, c.Why, r.tally())
+			}
+			if away < 0 {
+				r.clock.add(-away)
+				r.round()
+			}
+			for range 61 { // they are listened to, minute by minute
+				r.clock.add(59 * time.Second)
+				r.round()
+			}
+			if c := r.round(); c.State != campaign.Aborted {
+				t.Errorf("the campaign is %s: %s, %s", c.State, c.Why, r.tally())
+			}
+		})
+	}
+}
+
+// unadded is a group that a process died before it could add to.
+type unadded struct{ rotation.Group }
+
+func (unadded) Add(context.Context, registry.DeviceID) error { return nil }
+
+// TestLostBeforeAPause: who was let in by a process that died before it could
+// add it to the group is added when the campaign goes on, also where it was
+// paused meanwhile.
+func TestLostBeforeAPause(t *testing.T) {
+	r := newRuns(t, quick)
+	r.start(unadded{r.Group()})
+	r.round()
+	if r.round(); r.tally() != "map[0:map[added:3]]" {
+		t.Fatal(r.tally())
+	}
+	r.become(campaign.Paused)
+	r.start(r.Group())
+	r.round()
+	r.become(campaign.Running)
+	r.round()
+	if members := must[[]rotation.Member](t)(r.Group().Members(r.ctx, "", 9)); len(members) != 3 {
+		t.Errorf("%d of 3 are in the group", len(members))
+	}
+}

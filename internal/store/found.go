@@ -1,0 +1,179 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/registry"
+)
+
+// Found is what became of what another place says of a certificate.
+type Found string
+
+// What may become of it.
+const (
+	FoundAlike Found = ""        // nothing: the inventory says so too
+	FoundNew   Found = "new"     // it is in the inventory now, and nobody's yet
+	FoundOff   Found = "off"     // it was ACTIVE here, and is INACTIVE now
+	FoundOn    Found = "on"      // it was INACTIVE because the other place had said so, and is ACTIVE now
+	FoundOther Found = "changed" // it has other policies now
+	FoundLeft  Found = "left"    // they differ, and what is here stays: we made it so, or are about to
+)
+
+// madeLately is how long a certificate may be on its way from its CA to its
+// device.
+const madeLately = time.Hour
+
+// newerBy is how far the clock of another instance may be behind.
+const newerBy = time.Minute
+
+// Found compares a certificate with what another place was read to say of it at
+// a moment, and brings the inventory down to that: it is never to promise more.
+// It is brought up again only where what it says came from there. What changed
+// here since, what is being changed, and the certificate of an open rotation
+// are left alone. Nothing is retired: what is made INACTIVE stays with who
+// holds it.
+func (h Certificates) Found(ctx context.Context, c certificate.Certificate, read time.Time) (Found, error) {
+	is, err := h.Certificate(ctx, c.ID)
+	if err == nil && is.Standing == c.Standing && array(is.Policies) == array(c.Policies) {
+		return FoundAlike, nil
+	}
+	if err != nil && !errors.Is(err, certificate.ErrUnknown) {
+		return FoundAlike, err
+	}
+	found, err := commitFor(ctx, h.s, func(t *tx) (Found, error) { return h.found(t, c, read) })
+	if err != nil {
+		return FoundAlike, fmt.Errorf("take in certificate %s: %w", c.ID, err)
+	}
+	return found, nil
+}
+
+func (h Certificates) found(t *tx, c certificate.Certificate, read time.Time) (Found, error) {
+	is, known, err := single(t, func(row scanner) (f foundRow, err error) {
+		return f, row.Scan(&f.standing, &f.policies, &f.elsewhere)
+	}, `SELECT standing, policies, elsewhere FROM certificates WHERE id = ?`, c.ID)
+	if err != nil {
+		return FoundAlike, err
+	}
+	ours, err := h.isOurs(t, c.ID, read)
+	switch {
+	case err != nil:
+		return FoundAlike, err
+	case ours:
+		return FoundLeft, nil
+	case !known && c.Standing != certificate.Active && read.Sub(c.Created).Abs() < madeLately:
+		return FoundLeft, nil // whoever had it made may be about to use it
+	case !known:
+		c.Kind = certificate.Adopted
+		if err := mayUse(t, c.Issuer, c.Chain); err != nil {
+			return FoundLeft, nil //nolint:nilerr // of a CA that was retired here: it is to stay out
+		}
+		return FoundNew, insert(t, "", c)
+	}
+	return t.bring(c, is)
+}
+
+// foundRow is what the inventory says of a certificate.
+type foundRow struct {
+	standing  certificate.Standing
+	policies  string
+	elsewhere bool
+}
+
+// bring makes the inventory say of a certificate what another place says.
+func (t *tx) bring(c certificate.Certificate, is foundRow) (Found, error) {
+	found, standing := FoundAlike, is.standing
+	switch {
+	case is.standing == certificate.Active && c.Standing != certificate.Active:
+		found, standing = FoundOff, certificate.Inactive
+	case is.standing == certificate.Inactive && is.elsewhere && c.Standing == certificate.Active:
+		if mayUseID(t, c.ID) != nil {
+			return FoundLeft, nil
+		}
+		found, standing = FoundOn, certificate.Active
+	case is.standing != c.Standing:
+		return FoundLeft, nil
+	case is.policies != array(c.Policies):
+		found = FoundOther
+	default:
+		return FoundAlike, nil
+	}
+	if err := foundSo(t, c.ID, standing, array(c.Policies)); err != nil {
+		return found, err
+	}
+	// By a holder it is in that device's timeline; there may be none.
+	device, _, err := single(t, value[registry.DeviceID], `SELECT device FROM holdings WHERE certificate = ? AND detached = 0 ORDER BY device LIMIT 1`, c.ID)
+	if err != nil {
+		return found, err
+	}
+	return found, t.audit(Event{Kind: CertificateFound, Device: device, Certificate: c.ID, Detail: map[string]string{
+		"standing": string(standing), "policies": array(c.Policies),
+	}})
+}
+
+func foundSo(t *tx, id certificate.ID, standing certificate.Standing, policies string) error {
+	if policies != "" && !json.Valid([]byte(policies)) {
+		return errUnrecorded
+	}
+	return t.change(`UPDATE certificates SET standing = ?, policies = ?, elsewhere = ? WHERE id = ?`,
+		standing, policies, standing == certificate.Inactive, id)
+}
+
+// isOurs reports whether a certificate is, or was since a moment, in the hands
+// of this program: what was read of it then may be out of date.
+func (h Certificates) isOurs(t *tx, id certificate.ID, read time.Time) (bool, error) {
+	begun, err := value[bool](t.row(`SELECT EXISTS (SELECT 1 FROM unsettled WHERE certificate = ?)`, id))
+	if err != nil || begun {
+		return begun, err
+	}
+	holders, err := collect(t, value[registry.DeviceID], `SELECT device FROM holdings WHERE certificate = ?`, id)
+	if err != nil {
+		return false, err
+	}
+	for _, device := range holders {
+		if d := h.s.drafts.find(device); d != nil && d.carries(id) {
+			return true, nil
+		}
+		ours, err := value[bool](t.row(`SELECT EXISTS (SELECT 1 FROM rotations INDEXED BY rotations_open
+			WHERE device = ?1 AND certificate = ?2 AND state IN ('intended', 'issued', 'vended', 'acknowledged', 'proven'))
+			OR EXISTS (SELECT 1 FROM audit WHERE device = ?1 AND device <> '' AND certificate = ?2 AND at >= ?3 AND kind LIKE 'certificate.%')`,
+			device, id, nanos(read.Add(-newerBy))))
+		if err != nil || ours {
+			return ours, err
+		}
+	}
+	return false, nil
+}
+
+// IsElsewhere reports whether a certificate is INACTIVE because another place
+// has said so, and might say otherwise now.
+func (h Certificates) IsElsewhere(ctx context.Context, id certificate.ID) (bool, error) {
+	var is bool
+	err := h.s.look(ctx, func(q querier) (err error) {
+		is, _, err = single(q, value[bool], `SELECT elsewhere FROM certificates WHERE id = ? AND standing = 'INACTIVE'`, id)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("certificate %s: %w", id, err)
+	}
+	return is, nil
+}
+
+// TakenSince reports whether a certificate was given to a device since a
+// moment.
+func (h Certificates) TakenSince(ctx context.Context, id certificate.ID, since time.Time) (bool, error) {
+	var taken bool
+	err := h.s.look(ctx, func(q querier) (err error) {
+		taken, err = value[bool](q.row(`SELECT EXISTS (SELECT 1 FROM holdings WHERE certificate = ? AND detached = 0 AND attached >= ?)`,
+			id, nanos(since)))
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("certificate %s: %w", id, err)
+	}
+	return taken, nil
+}
