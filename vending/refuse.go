@@ -36,17 +36,23 @@ func refuseCSR(err error) *Error {
 }
 
 func refuseIssue(err error) *Error {
+	chosen := (*Error)(nil)
 	switch {
+	case errors.As(err, &chosen): // by the port, whatever else it is
+		return chosen
 	case errors.Is(err, certificate.ErrNoCA):
 		return reject(protocol.NoCA, err)
 	case errors.Is(err, certificate.ErrNoCAKey):
 		return reject(protocol.NoCAKey, err)
 	}
-	return refuseBy(protocol.IssueFailed, err)
+	return reject(protocol.IssueFailed, err)
 }
 
 func refuseRegister(err error) *Error {
+	chosen := (*Error)(nil)
 	switch {
+	case errors.As(err, &chosen):
+		return chosen
 	case errors.Is(err, certificate.ErrNotAttached):
 		return reject(protocol.AttachFailed, err)
 	case errors.Is(err, certificate.ErrNoPolicy):
@@ -54,15 +60,5 @@ func refuseRegister(err error) *Error {
 	case errors.Is(err, rotation.ErrChanged):
 		return lost(err)
 	}
-	return refuseBy(protocol.RegisterFailed, err)
-}
-
-// refuseBy keeps a reason that the port itself has chosen, as an issuer does
-// that holds the request against its list of CAs.
-func refuseBy(otherwise protocol.Reason, err error) *Error {
-	var chosen *Error
-	if errors.As(err, &chosen) {
-		return chosen
-	}
-	return reject(otherwise, err)
+	return reject(protocol.RegisterFailed, err)
 }

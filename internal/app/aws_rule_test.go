@@ -103,7 +103,35 @@ aws:
 		}
 	}
 	wantOperator(t, a, c, account)
+	wantDropped(t, a, rule, got["certificateId"])
 	wantSetUp(t, c)
+}
+
+// wantDropped shows that nobody but the rule has a say: an envelope that was
+// made with another key, one of ten minutes ago, and one that comes a second
+// time are dropped, counted and not answered.
+func wantDropped(t *testing.T, a *app.App, rule *ruleSpeaker, over string) {
+	t.Helper()
+	dropped := func(why string, times int) {
+		t.Helper()
+		want := fmt.Sprintf("certvendor_bus_dropped_total{why=%q} %d\n", why, times)
+		eventually(t, "it says "+want, func() bool { return strings.Contains(scrape(t, "http://"+a.MetricsAddr()+"/metrics"), want) })
+	}
+	rule.post("ack", rule.envelope("ack", over, map[string]string{}, time.Now(), strings.Repeat("f", 64)))
+	dropped("mac", 1)
+	rule.post("ack", rule.envelope("ack", over, map[string]string{}, time.Now().Add(-10*time.Minute), rule.key))
+	dropped("stale", 1)
+	sound := rule.envelope("ack", over, map[string]string{}, time.Now(), rule.key)
+	if got := rule.answer("ack", sound); got["message"] != "OK" {
+		t.Errorf("an ack again: %v", got)
+	}
+	rule.post("ack", sound)
+	dropped("repeated", 1)
+	select {
+	case m := <-rule.replies:
+		t.Errorf("answered on %s: %s", m.Topic(), m.Payload())
+	default:
+	}
 }
 
 // setUpAccount makes what the daemon needs, and returns the rules' key.
@@ -406,9 +434,8 @@ func speakAsRule(t *testing.T, pair *tlsPair, address, key string) *ruleSpeaker 
 	return s
 }
 
-// ask publishes a request that came over a certificate, and returns the members
-// of its accepting reply.
-func (s *ruleSpeaker) ask(action, over string, body any) map[string]string {
+// envelope is what the rule makes of a request at a time, with this key.
+func (s *ruleSpeaker) envelope(action, over string, body any, at time.Time, key string) []byte {
 	s.t.Helper()
 	payload, err := json.Marshal(body)
 	if err != nil {
@@ -421,19 +448,37 @@ func (s *ruleSpeaker) ask(action, over string, body any) map[string]string {
 		return hex.EncodeToString(sum[:])
 	}
 	members := []string{
-		s.key, encode(string(payload)), over, encode("thing-1"), encode("cdf/certificates/thing-1/" + action),
-		fmt.Sprintf("trace-%d", s.trace), fmt.Sprint(time.Now().UnixMilli()),
+		key, encode(string(payload)), over, encode("thing-1"), encode("cdf/certificates/thing-1/" + action),
+		fmt.Sprintf("trace-%d", s.trace), fmt.Sprint(at.UnixMilli()),
 	}
 	envelope, err := json.Marshal(map[string]any{
 		"payloadB64": members[1], "certId": over, "clientId": "thing-1", "thing": "thing-1", "action": action,
-		"traceId": members[5], "ts": json.Number(members[6]), "mac": hash(s.key + "|" + hash(strings.Join(members, "|"))),
+		"traceId": members[5], "ts": json.Number(members[6]), "mac": hash(key + "|" + hash(strings.Join(members, "|"))),
 	})
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	return envelope
+}
+
+// ask publishes a request that came over a certificate, and returns the members
+// of its accepting reply.
+func (s *ruleSpeaker) ask(action, over string, body any) map[string]string {
+	s.t.Helper()
+	return s.answer(action, s.envelope(action, over, body, time.Now(), s.key))
+}
+
+// post publishes an envelope.
+func (s *ruleSpeaker) post(action string, envelope []byte) {
+	s.t.Helper()
 	if token := s.client.Publish("certvendor/in/thing-1/"+action, 1, false, envelope); !token.WaitTimeout(patience) || token.Error() != nil {
 		s.t.Fatal(token.Error())
 	}
+}
+
+func (s *ruleSpeaker) answer(action string, envelope []byte) map[string]string {
+	s.t.Helper()
+	s.post(action, envelope)
 	select {
 	case m := <-s.replies:
 		reply := map[string]string{}

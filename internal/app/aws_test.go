@@ -20,6 +20,7 @@ import (
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 	"github.com/rs/zerolog"
 
+	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/app"
 	"github.com/certvendor/certvendor/internal/config"
 	"github.com/certvendor/certvendor/internal/control"
@@ -97,9 +98,19 @@ func TestServeOnAWS(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Fatalf("no reply: %s", log)
 	}
+	// Firmware of the original's time that has lost its ack: nobody knows which
+	// of the two it has kept, and neither is taken from it.
+	if _, err := client.Sweep(t.Context(), true); err != nil {
+		t.Error(err)
+	}
 	d, err := client.Device(t.Context(), "pump-7")
 	if err != nil || len(d.Certificates) != 2 {
 		t.Errorf("%d certificates: %v", len(d.Certificates), err)
+	}
+	for _, one := range d.Certificates {
+		if one.Standing != certificate.Active {
+			t.Errorf("certificate %.8s is %s", one.ID, one.Standing)
+		}
 	}
 	text := scrape(t, "http://"+a.MetricsAddr()+"/metrics")
 	for _, want := range []string{`certvendor_bus_dropped_total{why="mac"} 0`, "certvendor_bus_left_total 0", `certvendor_aws_calls_total{api="IssueCertificate"} 2`, "certvendor_ready 1"} {

@@ -154,9 +154,10 @@ func (c *course) pack(ca vending.Issuer, key string, metadata func(certificate.I
 		CertificatePem: new(made.PEM()), Status: types.CertificateStatusInactive,
 	})
 	c.must(err)
-	_, err = c.clients.IoT.AttachThingPrincipal(c.ctx, &iot.AttachThingPrincipalInput{
-		ThingName: new(courseThing), Principal: new(c.world.inventory.names.certificate(made.ID)),
-	})
+	target := c.world.inventory.names.certificate(made.ID)
+	_, err = c.clients.IoT.AttachPolicy(c.ctx, &iot.AttachPolicyInput{PolicyName: new(oldPolicy), Target: &target})
+	c.must(err)
+	_, err = c.clients.IoT.AttachThingPrincipal(c.ctx, &iot.AttachThingPrincipalInput{ThingName: new(courseThing), Principal: &target})
 	c.must(err)
 	_, err = c.clients.S3.PutObject(c.ctx, &s3.PutObjectInput{
 		Bucket: &c.world.config.Packages.Bucket, Key: &key, Body: strings.NewReader("a zip"), Metadata: metadata(made.ID),
@@ -354,5 +355,30 @@ func TestCase59UnknownThing(t *testing.T) {
 	}
 	if _, err := c.world.registry.Device(c.ctx, registry.DeviceID("nobody")); err == nil {
 		t.Error("it is known")
+	}
+}
+
+// Firmware of the original's time, of which nobody knows over which certificate
+// it asks (identity: direct): it rotates, loses its ack, and has both for ever,
+// however often the sweep comes by.
+func TestDirectLosesItsAck(t *testing.T) {
+	c := newCourse(t, certificate.Delete, nil)
+	got := c.ask("", protocol.Get, c.csr())
+	for range 13 {
+		c.clock.Advance(31 * 24 * time.Hour)
+		for range 2 {
+			_, err := c.closer.Sweep(c.ctx)
+			c.must(err)
+			c.must(c.world.inventory.Settle(c.ctx))
+			c.clock.Advance(time.Hour)
+		}
+	}
+	if active := c.actives(); !slices.Equal(active, []certificate.ID{got.CertificateID}) {
+		t.Errorf("ACTIVE besides the old one: %v", active)
+	}
+	old, err := c.clients.IoT.DescribeCertificate(c.ctx, &iot.DescribeCertificateInput{CertificateId: new(string(c.old))})
+	c.must(err)
+	if s := old.CertificateDescription.Status; s != types.CertificateStatusActive {
+		t.Errorf("the old one is %s", s)
 	}
 }

@@ -280,7 +280,7 @@ func (c *course) wantWhole(vended certificate.ID) {
 	}
 	thing, err := c.clients.IoT.DescribeThing(c.ctx, &iot.DescribeThingInput{ThingName: new(courseThing)})
 	c.must(err)
-	if thing.Attributes["certificateId"] != string(vended) {
+	if _, things := c.world.registry.source.(things); things && thing.Attributes["certificateId"] != string(vended) {
 		c.t.Errorf("attributes of the thing: %v", thing.Attributes)
 	}
 	marks, err := c.world.store.Unsettled().List(c.ctx, "", 0)
@@ -312,6 +312,9 @@ type faulty struct {
 
 func (f *faulty) RoundTrip(r *http.Request) (*http.Response, error) {
 	name := r.Method + " " + r.URL.EscapedPath()
+	if target := r.Header.Get("X-Amz-Target"); target != "" {
+		name = target // of a service that has one path for everything
+	}
 	f.mu.Lock()
 	f.calls = append(f.calls, name)
 	if len(f.calls) == f.at {

@@ -64,7 +64,7 @@ func isPassing(err error) bool {
 	var network net.Error
 	var answer *smithyhttp.ResponseError
 	switch {
-	case errors.As(err, &answer):
+	case errors.As(err, &answer) && answer.HTTPStatusCode() != 0: // the SDK has one too where nothing came back
 		return answer.HTTPStatusCode() >= http.StatusInternalServerError
 	case errors.As(err, &network):
 		return true

@@ -25,6 +25,9 @@ var ways = []struct {
 	fail func(next http.RoundTripper, r *http.Request) (*http.Response, error)
 }{
 	{"throttled", func(_ http.RoundTripper, r *http.Request) (*http.Response, error) {
+		if strings.Contains(r.URL.Path, "/packages-") { // S3 says it so
+			return answer(r, http.StatusServiceUnavailable, "SlowDown"), nil
+		}
 		return answer(r, http.StatusBadRequest, "ThrottlingException"), nil
 	}},
 	{"server_error", func(_ http.RoundTripper, r *http.Request) (*http.Response, error) {

@@ -86,7 +86,7 @@ func caOf(t testing.TB, name string, public crypto.PublicKey, parent *x509.Certi
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, SubjectKeyId: id, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: time.Now().AddDate(years, 0, 0), KeyUsage: x509.KeyUsageCertSign,
+		NotBefore: time.Now().AddDate(-10, 0, 0), NotAfter: time.Now().AddDate(years, 0, 0), KeyUsage: x509.KeyUsageCertSign,
 	}
 	if parent == nil {
 		parent = template
