@@ -182,13 +182,9 @@ func TestTemplateIsWhatTheCodeMakes(t *testing.T) {
 		if most := 10_240; scope.DaemonPolicy().Size() > most { // IAM quotas: the inline policies of a role
 			t.Errorf("the daemon's policy has %d characters, and a role has room for %d", scope.DaemonPolicy().Size(), most)
 		}
-		setup, err := (&Setup{config: SetupConfig{
+		s.rules(SetupConfig{
 			Owner: "certvendor", Topics: protocol.DefaultTopics(), Identity: ByRule, Key: key, Table: PresenceTable("certvendor"),
-		}}), error(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.rules(setup.config, scope)
+		}, scope)
 		s.same("the role's name", s.property("RuleRole", "RoleName"), "certvendor-cn-north-1-rules")
 		s.same("the table's name", s.property("PresenceTable", "TableName"), scope.Table)
 		s.same("the group's name", s.property("RotationGroup", "ThingGroupName"), scope.Group)
