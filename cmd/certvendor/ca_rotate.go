@@ -57,8 +57,8 @@ func (c *cli) prepareServer(ctx context.Context, daemon *control.Client) error {
 	return c.print(made, func(w io.Writer) {
 		fmt.Fprintf(w, "server CA %s is prepared; the listeners show what they did\n", short(made.ID))
 		fmt.Fprintf(w, "make a backup now: a key that is new is in none\n")
-		fmt.Fprintf(w, "certvendor campaign apply NAME --all     tells every device of it\n")
-		fmt.Fprintf(w, "certvendor ca show --missing             lists those that have not acknowledged it\n")
+		fmt.Fprintf(w, "certvendor campaign apply NAME --all    tells every device of it\n")
+		fmt.Fprintf(w, "certvendor ca show --missing            lists those that have not acknowledged it\n")
 		fmt.Fprintf(w, "certvendor ca rotate --server --finish  uses it, when there is none\n")
 	})
 }

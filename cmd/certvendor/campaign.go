@@ -181,10 +181,13 @@ func (c *cli) campaignPlan() *cobra.Command {
 }
 
 func printPlan(w io.Writer, p campaign.Plan) {
-	if p.Devices == 0 {
-		fmt.Fprint(w, "no device takes part\n\n")
-	} else {
+	switch {
+	case p.Devices > 0:
 		printForecast(w, p)
+	case len(p.Skipped) > 0:
+		fmt.Fprint(w, "no device takes part\n\n")
+	default:
+		fmt.Fprint(w, "no device takes part: none is chosen\n\n")
 	}
 	if len(p.Calls) > 0 {
 		fmt.Fprintf(w, "calls at most: %s\n", counts(p.Calls))
