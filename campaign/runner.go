@@ -298,7 +298,7 @@ func (r *Runner) decide(c Campaign, o outlook, fault string, now time.Time) Camp
 		c.State, c.Why, c.Ended = Finished, "", now
 	case c.Wave+1 < waves && c.hasPassed(c.Wave, o):
 		if c.Gates == Manual {
-			c.State, c.Why = AtGate, fmt.Sprintf("wave %d has passed", c.Wave)
+			c.State, c.Why = AtGate, "the wave has passed"
 			return c
 		}
 		c.Wave++

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -36,6 +37,9 @@ func (c *cli) caShow() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show [--pem | --missing]", Short: "List the CA's certificates, or with --pem print what verifies the broker", Args: cobra.NoArgs,
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, _ []string) error {
+			if pem && missing {
+				return errors.New("ca show: give either --pem or --missing")
+			}
 			if missing {
 				return list(c, daemon.MissingDevices(ctx), "DEVICE", func(d control.MissingDevice) []string { return []string{d.Name} })
 			}

@@ -12,23 +12,27 @@ import (
 )
 
 func (c *cli) caRotate() *cobra.Command {
-	var server, finish bool
+	var server, finish, abandon bool
 	var cutOff int
 	var agreed consent
 	cmd := &cobra.Command{
-		Use:   "rotate [--server [--finish [--force N] [--yes]]]",
+		Use:   "rotate [--server [--finish [--force N] [--yes] | --abandon]]",
 		Short: "Let another issuing CA take over, under the root; or with --server, change what devices verify the broker by",
 		Long: `Let another issuing CA take over, under the root. The one before it stays trusted.
 
 With --server, prepare another CA for the certificates of the listeners: from then
 on every get is answered with both as trust anchors. Once every device has
 acknowledged them, --server --finish uses it. Until then it is refused; --force N
-names how many devices may be cut off.`,
+names how many devices may be cut off. --server --abandon forgets it instead.`,
 		Args: cobra.NoArgs,
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, _ []string) error {
 			switch {
-			case finish && !server:
-				return errors.New("ca rotate: --finish goes with --server")
+			case (finish || abandon) && !server:
+				return errors.New("ca rotate: --finish and --abandon go with --server")
+			case finish && abandon:
+				return errors.New("ca rotate: give either --finish or --abandon")
+			case abandon:
+				return c.abandonServer(ctx, daemon)
 			case finish:
 				return c.finishServer(ctx, daemon, cutOff, agreed)
 			case server:
@@ -39,6 +43,7 @@ names how many devices may be cut off.`,
 	}
 	cmd.Flags().BoolVar(&server, "server", false, "the CA of the listeners' certificates, not the one that issues for devices")
 	cmd.Flags().BoolVar(&finish, "finish", false, "use the server CA that is prepared")
+	cmd.Flags().BoolVar(&abandon, "abandon", false, "forget the server CA that is prepared")
 	cmd.Flags().IntVar(&cutOff, "force", 0, "so many devices that have not acknowledged it may be cut off")
 	agreed.flag(cmd)
 	return cmd
@@ -52,9 +57,9 @@ func (c *cli) prepareServer(ctx context.Context, daemon *control.Client) error {
 	return c.print(made, func(w io.Writer) {
 		fmt.Fprintf(w, "server CA %s is prepared; the listeners show what they did\n", short(made.ID))
 		fmt.Fprintf(w, "make a backup now: a key that is new is in none\n")
-		fmt.Fprintf(w, "certvendor campaign apply NAME --all   tells every device of it\n")
-		fmt.Fprintf(w, "certvendor ca show --missing           lists those that have not acknowledged it\n")
-		fmt.Fprintf(w, "certvendor ca rotate --server --finish uses it, when there is none\n")
+		fmt.Fprintf(w, "certvendor campaign apply NAME --all    tells every device of it\n")
+		fmt.Fprintf(w, "certvendor ca show --missing            lists those that have not acknowledged it\n")
+		fmt.Fprintf(w, "certvendor ca rotate --server --finish  uses it, when there is none\n")
 	})
 }
 
@@ -70,6 +75,19 @@ func (c *cli) finishServer(ctx context.Context, daemon *control.Client, cutOff i
 		return fmt.Errorf("ca rotate: %w", err)
 	}
 	return c.say(used, "server CA %s is used from now on: `certvendor ca show --pem` prints it", short(used.ID))
+}
+
+func (c *cli) abandonServer(ctx context.Context, daemon *control.Client) error {
+	ca, err := daemon.AbandonServerCA(ctx)
+	if err != nil {
+		return fmt.Errorf("ca rotate: %w", err)
+	}
+	return c.print(ca, func(w io.Writer) {
+		fmt.Fprintf(w, "server CA %s is abandoned; devices that trust it are told with their next get\n", short(ca.ID))
+		if ca.Key != "" {
+			fmt.Fprintf(w, "destroy %s: no listener ever uses it\n", ca.Key)
+		}
+	})
 }
 
 func (c *cli) caCSR() *cobra.Command {

@@ -61,7 +61,7 @@ func (f *campaignFlags) add(cmd *cobra.Command) {
 	flags.StringVarP(&f.file, "filename", "f", "", "the campaign's file; - is the standard input")
 	flags.BoolVar(&f.all, "all", false, "every device")
 	flags.StringVar(&f.expiring, "expiring-within", "", "devices whose certificate expires within so long, such as 30d")
-	flags.StringVar(&f.issuer, "issued-by", "", "devices whose certificate was issued by this CA: its common name, its whole name, or its id as `ca show` lists it")
+	flags.StringVar(&f.issuer, "issued-by", "", "devices whose certificate was issued by this CA: its common name, its whole name, or its id as ca show lists it")
 	flags.StringVar(&f.key, "key", "", "devices whose certificate has such a key: rsa2048, p256")
 	flags.StringArrayVar(&f.attributes, "attribute", nil, "devices with this attribute, k=v; may be repeated")
 	flags.StringVar(&f.names, "file", "", "devices named in a file, one a line; what follows a comma is left out")
@@ -181,13 +181,14 @@ func (c *cli) campaignPlan() *cobra.Command {
 }
 
 func printPlan(w io.Writer, p campaign.Plan) {
-	fmt.Fprintf(w, "%d devices take part, in waves of %s\n", p.Devices, strings.Trim(fmt.Sprint(p.Waves), "[]"))
-	fmt.Fprintf(w, "%.1f a minute, by %s\n", p.Pace, p.Limit)
-	fmt.Fprintf(w, "takes %s, until %s, if every device is online and none fails", time.Duration(p.Seconds*float64(time.Second)).Round(time.Second), when(p.Forecast))
-	if p.Manual {
-		fmt.Fprint(w, ", and each gate is opened at once")
+	switch {
+	case p.Devices > 0:
+		printForecast(w, p)
+	case len(p.Skipped) > 0:
+		fmt.Fprint(w, "no device takes part\n\n")
+	default:
+		fmt.Fprint(w, "no device takes part: none is chosen\n\n")
 	}
-	fmt.Fprint(w, "\n\n")
 	if len(p.Calls) > 0 {
 		fmt.Fprintf(w, "calls at most: %s\n", counts(p.Calls))
 		fmt.Fprintf(w, "costs at most: %s\n\n", costs(p.Costs))
@@ -202,6 +203,16 @@ func printPlan(w io.Writer, p campaign.Plan) {
 		}
 		return []string{fmt.Sprint(r.Devices), r.What, strings.Join(such, " ")}
 	})
+}
+
+func printForecast(w io.Writer, p campaign.Plan) {
+	fmt.Fprintf(w, "%d devices take part, in waves of %s\n", p.Devices, strings.Trim(fmt.Sprint(p.Waves), "[]"))
+	fmt.Fprintf(w, "%.1f a minute, by %s\n", p.Pace, p.Limit)
+	fmt.Fprintf(w, "takes %s, until %s, if every device is online and none fails", time.Duration(p.Seconds*float64(time.Second)).Round(time.Second), when(p.Forecast))
+	if p.Manual {
+		fmt.Fprint(w, ", and each gate is opened at once")
+	}
+	fmt.Fprint(w, "\n\n")
 }
 
 // costs writes what calls cost, by API, and their sum.
@@ -230,7 +241,7 @@ func (c *cli) campaignApply() *cobra.Command {
 				return fmt.Errorf("campaign apply: %w", err)
 			}
 			if spec.Name == "" {
-				return errors.New("campaign apply: the campaign has no name")
+				return errors.New("campaign apply: the campaign has no name: give one as `certvendor campaign apply NAME`, or in its file")
 			}
 			made, err := daemon.ApplyCampaign(ctx, spec)
 			if err != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/csv"
 	"fmt"
 	"io"
 	"os"
@@ -65,6 +64,9 @@ func printCampaign(w io.Writer, s control.Campaign) {
 	if s.Why != "" {
 		fmt.Fprintf(w, ": %s", s.Why)
 	}
+	if s.State == campaign.AtGate || s.State == campaign.Paused || s.State == campaign.Stopped {
+		fmt.Fprintf(w, "; `certvendor campaign resume %s` goes on", s.Name)
+	}
 	fmt.Fprintf(w, "\nwave         %d of %d\ndevices      %d: %s\n", s.Wave+1, s.Waves, s.Devices, counts(s.Standings))
 	if s.Holding != "" {
 		fmt.Fprintf(w, "holding      %s\n", s.Holding)
@@ -114,7 +116,7 @@ func (c *cli) printTrouble(ctx context.Context, daemon *control.Client, s contro
 	}
 	fmt.Fprintln(c.out)
 	section(c.out, "DEVICE WAVE STANDING SINCE WHY", trouble, func(m control.CampaignMember) []string {
-		return []string{m.Device, strconv.Itoa(m.Wave), string(m.Standing), when(m.Since), m.Why}
+		return []string{m.Device, strconv.Itoa(m.Wave + 1), string(m.Standing), when(m.Since), m.Why}
 	})
 	return nil
 }
@@ -181,36 +183,35 @@ func (c *cli) campaignReport() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			members := daemon.CampaignMembers(ctx, args[0])
-			if !asCSV {
-				return list(c, members, strings.ToUpper(strings.Join(reportColumns, " ")), func(m control.CampaignMember) []string { return reportRow(s, m) })
-			}
-			w := csv.NewWriter(c.out)
-			_ = w.Write(reportColumns) // Flush tells
-			for m, err := range members {
-				if err != nil {
-					return err
-				}
-				_ = w.Write(reportRow(s, m))
-			}
-			w.Flush()
-			return w.Error()
+			return tableOrCSV(c, asCSV, daemon.CampaignMembers(ctx, args[0]), reportColumns(s))
 		}),
 	}
 	cmd.Flags().BoolVar(&asCSV, "csv", false, "print CSV")
 	return cmd
 }
 
-var reportColumns = []string{
-	"device", "wave", "standing", "why", "old", "new", "issuer", "evidence", "added", "opened", "vended", "proven", "acked", "closed", "undone", "by", "approved",
-}
-
-func reportRow(s control.Campaign, m control.CampaignMember) []string {
-	row := []string{m.Device, strconv.Itoa(m.Wave), string(m.Standing), dash(m.Why)}
-	if m.Rotation == nil {
-		return append(row, "-", "-", "-", "-", when(m.Added), "-", "-", "-", "-", "-", "-", s.By, dash(m.OpenedBy))
+// reportColumns are those of the report on a campaign. Nothing in it is shortened
+// for people either: it is what is kept of the campaign.
+func reportColumns(s control.Campaign) columns[control.CampaignMember] {
+	whole := func(m control.CampaignMember) []string {
+		var r control.Rotation // the zero one, of a device that has none
+		if m.Rotation != nil {
+			r = *m.Rotation
+		}
+		return []string{
+			m.Device, strconv.Itoa(m.Wave + 1), string(m.Standing), m.Why, string(r.Over), string(r.Certificate), m.Issuer, string(r.Evidence),
+			stamp(m.Added), stamp(r.Opened), stamp(r.Vended), stamp(r.Proven), stamp(r.Acked), stamp(r.Closed), stamp(r.Undone), s.By, m.OpenedBy,
+		}
 	}
-	r := m.Rotation
-	return append(row, dash(string(r.Over)), dash(string(r.Certificate)), dash(m.Issuer), dash(string(r.Evidence)),
-		when(m.Added), when(r.Opened), when(r.Vended), when(r.Proven), when(r.Acked), when(r.Closed), when(r.Undone), s.By, dash(m.OpenedBy))
+	return columns[control.CampaignMember]{
+		names: "DEVICE WAVE STANDING WHY OLD NEW ISSUER EVIDENCE ADDED OPENED VENDED PROVEN ACKED CLOSED UNDONE BY APPROVED",
+		row: func(m control.CampaignMember) []string {
+			row := whole(m)
+			for i, text := range row {
+				row[i] = dash(text)
+			}
+			return row
+		},
+		whole: whole,
+	}
 }

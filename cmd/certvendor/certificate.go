@@ -46,8 +46,8 @@ func (c *cli) certificateList() *cobra.Command {
 		}),
 	}
 	s.flags(cmd)
-	cmd.Flags().StringVar(&query.Issuer, "issuer", "", "only those of this issuer: its common name, its whole name, or the id of a CA as `ca show` lists it")
-	cmd.Flags().StringVar(&query.Standing, "standing", "", "only those that are ACTIVE, INACTIVE or DELETED")
+	cmd.Flags().StringVar(&query.Issuer, "issuer", "", "only those of this issuer: its common name, its whole name, or the id of a CA as ca show lists it")
+	cmd.Flags().StringVar(&query.Standing, "standing", "", "only those that are ACTIVE, INACTIVE, DELETED or REVOKED")
 	cmd.Flags().StringVar(&query.Key, "key", "", "only those for the key with this id")
 	cmd.Flags().StringVar(&query.Device, "device", "", "only those that this device holds")
 	return cmd

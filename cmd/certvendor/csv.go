@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"errors"
 	"fmt"
+	"iter"
 	"strconv"
 	"strings"
 	"time"
@@ -23,19 +24,25 @@ type columns[T any] struct {
 // listOrCSV prints a list as list does, or as CSV while it goes. JSON is
 // printed as the daemon wrote it.
 func listOrCSV[T any](c *cli, asCSV bool, all control.List[T], columns columns[T]) error {
+	if c.json && !asCSV {
+		return arrayJSON(c.out, all.Texts())
+	}
+	return tableOrCSV(c, asCSV, all.All(), columns)
+}
+
+// tableOrCSV is listOrCSV for what is not at hand as the daemon wrote it.
+func tableOrCSV[T any](c *cli, asCSV bool, all iter.Seq2[T, error], columns columns[T]) error {
 	switch {
 	case c.json && asCSV:
 		return errors.New("give either --csv or --json")
-	case c.json:
-		return arrayJSON(c.out, all.Texts())
 	case !asCSV:
-		return list(c, all.All(), columns.names, columns.row)
+		return list(c, all, columns.names, columns.row)
 	}
 	w := csv.NewWriter(c.out)
 	if err := w.Write(strings.Fields(strings.ToLower(columns.names))); err != nil {
 		return err
 	}
-	for entry, err := range all.All() {
+	for entry, err := range all {
 		if err != nil {
 			w.Flush()
 			return err

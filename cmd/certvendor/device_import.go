@@ -66,7 +66,7 @@ type imported struct {
 func readCSV(path string) ([]csvLine, error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("import: %w", err)
+		return nil, fmt.Errorf("device import: %w", err)
 	}
 	defer file.Close()
 	reader := csv.NewReader(file)
@@ -148,7 +148,11 @@ func (c *cli) reportLine(bar *progress, r imported) {
 	case r.Unchanged && !c.json && !isTerminal(c.out):
 		fmt.Fprintf(c.out, "line %d: device %s: unchanged\n", r.Line, r.Device)
 	case !c.json && !isTerminal(c.out):
-		fmt.Fprintf(c.out, "line %d: device %s: %s\n", r.Line, r.Device, short(r.CertificateID))
+		took := "no certificate"
+		if r.CertificateID != "" {
+			took = short(r.CertificateID)
+		}
+		fmt.Fprintf(c.out, "line %d: device %s: %s\n", r.Line, r.Device, took)
 	}
 }
 

@@ -49,6 +49,9 @@ thing instead, and at what a get of it would meet, and changes nothing.
 A check ends with ok, failed, or unknown, which is what was not shown either way. It ends
 with 1 if something has failed.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if look && thing != "" {
+				return errors.New("doctor: give either --look or --thing")
+			}
 			cfg, err := c.load()
 			if err != nil {
 				return err
@@ -67,7 +70,6 @@ with 1 if something has failed.`,
 	cmd.Flags().StringVar(&thing, "thing", "", "look at this thing only; changes nothing")
 	cmd.Flags().BoolVar(&look, "look", false, "try no rotation; changes nothing")
 	cmd.Flags().DurationVar(&patience, "patience", 30*time.Second, "how long to wait for each thing that AWS or the daemon is to do")
-	cmd.MarkFlagsMutuallyExclusive("look", "thing")
 	return cmd
 }
 

@@ -61,7 +61,7 @@ watching and not the sync.`,
 		}),
 	}
 	cmd.Flags().StringVar(&from, "from", "all", "where it begins: all, defender, index or csv")
-	cmd.Flags().StringVar(&query, "query", "", "of the fleet index, such as `attributes.site:bonn`; empty finds all")
+	cmd.Flags().StringVar(&query, "query", "", "of the fleet index, such as attributes.site:bonn; empty finds all")
 	cmd.Flags().BoolVar(&full, "full", false, "read again what is known already")
 	cmd.Flags().BoolVar(&watch, "watch", false, "wait until it has ended")
 	return cmd

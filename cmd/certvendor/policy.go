@@ -60,7 +60,7 @@ func (c *cli) printPolicy(account *string, name, short, long string, of func(app
 		Use: name, Short: short, Long: long + policyText, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if *account != "" && !accountForm.MatchString(*account) {
-				return errors.New("--account: an AWS account's number has twelve digits")
+				return fmt.Errorf("policy %s: --account: an AWS account's number has twelve digits", name)
 			}
 			cfg, err := c.load()
 			if err != nil {
@@ -68,7 +68,7 @@ func (c *cli) printPolicy(account *string, name, short, long string, of func(app
 			}
 			scope, err := app.PolicyScope(cmd.Context(), cfg, *account)
 			if err != nil {
-				return err
+				return fmt.Errorf("policy %s: %w", name, err)
 			}
 			p, err := of(scope)
 			if err != nil {

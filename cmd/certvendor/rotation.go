@@ -73,7 +73,7 @@ func (c *cli) rotationGroup(verb, text, done string, do func(*control.Client, co
 }
 
 func (c *cli) rotationList() *cobra.Command {
-	var stuck, open bool
+	var stuck, open, asCSV bool
 	var state string
 	cmd := &cobra.Command{
 		Use: "list", Short: "List rotations, or with --stuck what does not go on by itself", Args: cobra.NoArgs,
@@ -82,35 +82,55 @@ func (c *cli) rotationList() *cobra.Command {
 				return errors.New("rotation list: --stuck goes without --open and --state")
 			}
 			if stuck {
-				return list(c, daemon.Stuck(ctx), "DEVICE WHAT CERTIFICATE SINCE WHY DO", func(s control.Stuck) []string {
-					return []string{s.Device, s.What, short(s.Certificate), when(s.Since), s.Why, s.Do}
-				})
+				return tableOrCSV(c, asCSV, daemon.Stuck(ctx), stuckColumns)
 			}
 			query := control.RotationQuery{State: state, Open: open}
-			return list(c, daemon.Rotations(ctx, query), rotationColumns, rotationRow)
+			return tableOrCSV(c, asCSV, daemon.Rotations(ctx, query), rotationColumns)
 		}),
 	}
 	cmd.Flags().BoolVar(&stuck, "stuck", false, "retirements that are due, or whose device went back, and stale rotations: why, and what to type")
 	cmd.Flags().StringVar(&state, "state", "", "only rotations in this state")
 	cmd.Flags().BoolVar(&open, "open", false, "only rotations that are open or stale")
+	cmd.Flags().BoolVar(&asCSV, "csv", false, "print CSV")
 	return cmd
 }
 
-const rotationColumns = "DEVICE NUMBER STATE BY CERTIFICATE EVIDENCE OPENED CLOSED"
+var stuckColumns = columns[control.Stuck]{
+	names: "DEVICE WHAT CERTIFICATE SINCE WHY DO",
+	row: func(s control.Stuck) []string {
+		return []string{s.Device, s.What, short(s.Certificate), when(s.Since), s.Why, s.Do}
+	},
+	whole: func(s control.Stuck) []string {
+		return []string{s.Device, s.What, string(s.Certificate), stamp(s.Since), s.Why, s.Do}
+	},
+}
 
-func rotationRow(r control.Rotation) []string {
-	by := "csr"
+var rotationColumns = columns[control.Rotation]{
+	names: "DEVICE NUMBER STATE BY CERTIFICATE EVIDENCE OPENED CLOSED",
+	row: func(r control.Rotation) []string {
+		return []string{
+			r.Device, strconv.FormatInt(r.Number, 10), string(r.State), broughtBy(r), short(r.Certificate),
+			dash(string(r.Evidence)), when(r.Opened), when(r.Closed),
+		}
+	},
+	whole: func(r control.Rotation) []string {
+		return []string{
+			r.Device, strconv.FormatInt(r.Number, 10), string(r.State), broughtBy(r), string(r.Certificate),
+			string(r.Evidence), stamp(r.Opened), stamp(r.Closed),
+		}
+	},
+}
+
+// broughtBy is the flow that a rotation's certificate comes by.
+func broughtBy(r control.Rotation) string {
 	if r.ByPackage {
-		by = "package"
+		return "package"
 	}
-	return []string{
-		r.Device, strconv.FormatInt(r.Number, 10), string(r.State), by, short(r.Certificate),
-		dash(string(r.Evidence)), when(r.Opened), when(r.Closed),
-	}
+	return "csr"
 }
 
 func printRotations(w io.Writer, rotations []control.Rotation, retirements []control.Retirement) {
-	section(w, rotationColumns, rotations, rotationRow)
+	section(w, rotationColumns.names, rotations, rotationColumns.row)
 	section(w, "RETIRED BY MODE DUE DONE REVERTED WHY", retirements, func(r control.Retirement) []string {
 		return []string{
 			short(r.Certificate), strconv.FormatInt(r.Rotation, 10), string(r.Mode), when(r.Due), when(r.Done),

@@ -34,6 +34,9 @@ answer them, it refuses unless --beside says that both shall.
 
 --remove takes away what carries that tag, and nothing else. Stop the daemon before.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if how.remove && how.beside {
+				return errors.New("setup: --remove goes without --beside")
+			}
 			cfg, err := c.load()
 			if err != nil {
 				return err
@@ -57,7 +60,6 @@ answer them, it refuses unless --beside says that both shall.
 	cmd.Flags().BoolVar(&how.remove, "remove", false, "take away what setup has made")
 	cmd.Flags().BoolVar(&how.beside, "beside", false, "also where somebody else may answer the devices")
 	how.asked.flag(cmd)
-	cmd.MarkFlagsMutuallyExclusive("remove", "beside")
 	return cmd
 }
 
@@ -109,7 +111,7 @@ func (c *cli) finishSetup(r *setupReport, failed error) error {
 		return err
 	}
 	if failed != nil {
-		return fmt.Errorf("%w; what is marked done stays, and the same again goes on from there", failed)
+		return fmt.Errorf("%w; what was done by then stays, and the same again goes on from there", failed)
 	}
 	return nil
 }

@@ -76,7 +76,6 @@ unless --keep is given; what the daemon recorded of them stays.`,
 	flags.BoolVar(&f.keep, "keep", false, "leave the devices, and their disks, where they are")
 	flags.StringVar(&f.broker, "broker", "", "the broker's address, instead of standalone.broker.listen in --config")
 	flags.DurationVar(&f.timeout, "timeout", 0, "when to give up (default as long as the daemon's pace needs, and ten minutes)")
-	_ = cmd.MarkFlagRequired("devices") // it is defined above
 	return cmd
 }
 

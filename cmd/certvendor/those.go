@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -21,7 +22,7 @@ type those struct {
 
 func (t *those) flags(cmd *cobra.Command, ofCampaign string) {
 	cmd.Flags().StringVar(&t.file, "file", "", "a file with a name a line; - is the standard input")
-	cmd.Flags().StringVar(&t.campaign, "campaign", "", "the devices of this campaign "+ofCampaign)
+	cmd.Flags().StringVar(&t.campaign, "campaign", "", strings.TrimSpace("the devices of this campaign "+ofCampaign))
 	cmd.Flags().StringVar(&t.standing, "standing", "", "with --campaign: only those that stand so in it, as failed or passed")
 }
 
@@ -34,14 +35,13 @@ var standings = []campaign.Standing{
 // devices returns them, each once, in their order. Of a campaign it is those
 // that the verb is for.
 func (t those) devices(ctx context.Context, daemon *control.Client, verb string, args []string, isFor func(control.CampaignMember) bool) ([]string, error) {
-	if t.campaign == "" {
-		if t.standing != "" {
-			return nil, fmt.Errorf("%s: --standing needs --campaign", verb)
-		}
-		return namedDevices(verb, t.file, args)
-	}
-	if len(args) > 0 || t.file != "" {
+	switch given := t.file != "" || len(args) > 0; {
+	case given == (t.campaign != "") || t.file != "" && len(args) > 0:
 		return nil, fmt.Errorf("%s: name devices, or give --file or --campaign, and only one of them", verb)
+	case given && t.standing != "":
+		return nil, fmt.Errorf("%s: --standing needs --campaign", verb)
+	case given:
+		return namedDevices(verb, t.file, args)
 	}
 	if t.standing != "" && !slices.Contains(standings, campaign.Standing(t.standing)) {
 		return nil, fmt.Errorf("%s: --standing %.40q is none of %v", verb, t.standing, standings)

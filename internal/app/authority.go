@@ -84,6 +84,9 @@ func (noAuthority) PrepareServerCA(context.Context) (control.CA, error) {
 func (noAuthority) UseServerCA(context.Context, int) (control.CA, error) {
 	return control.CA{}, refusedCA
 }
+func (noAuthority) AbandonServerCA(context.Context) (control.CA, error) {
+	return control.CA{}, refusedCA
+}
 func (noAuthority) CountMissing(context.Context) (int, error) { return 0, nil }
 
 func (noAuthority) ListMissing(context.Context, registry.DeviceID, int) ([]registry.DeviceID, error) {
@@ -118,6 +121,11 @@ func (s servers) UseServerCA(ctx context.Context, cutOff int) (control.CA, error
 		return control.CA{}, control.CutOff(missing)
 	}
 	return caView(used), caRefusal(err)
+}
+
+func (s servers) AbandonServerCA(ctx context.Context) (control.CA, error) {
+	abandoned, err := s.world.AbandonServerCA(ctx)
+	return caView(abandoned), caRefusal(err)
 }
 
 func (s servers) CountMissing(ctx context.Context) (int, error) { return s.world.CountMissing(ctx) }

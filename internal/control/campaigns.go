@@ -158,6 +158,9 @@ func (s *Server) campaignView(ctx context.Context, name string, unchanged bool) 
 
 func (s *Server) findCampaign(ctx context.Context, name string) (campaign.Campaign, error) {
 	c, err := s.Campaigns.Find(ctx, name)
+	if errors.Is(err, campaign.ErrUnknown) && name == campaign.AutoName {
+		return c, refuse(http.StatusNotFound, "campaign %s is not known: rotation.auto.enabled makes it", name)
+	}
 	if errors.Is(err, campaign.ErrUnknown) {
 		return c, refuse(http.StatusNotFound, "campaign %.80s is not known: `certvendor campaign list` shows those that are", name)
 	}

@@ -13,8 +13,7 @@ var vends = []string{
 	"POST /v1/sweep", "POST /v1/packages/{name}", "PUT /v1/packages/{name}",
 	"POST /v1/ca/rotate", "POST /v1/ca/csr", "POST /v1/ca/import", "POST /v1/ca/retire",
 	"POST /v1/job", "POST /v1/jobs/{id}/cancel", "POST /v1/certificates/revoke",
-	"POST /v1/ca/rotate", "POST /v1/ca/import", "POST /v1/ca/retire",
-	"POST /v1/ca/server/prepare", "POST /v1/ca/server/use",
+	"POST /v1/ca/server/prepare", "POST /v1/ca/server/use", "POST /v1/ca/server/abandon",
 	"POST /v1/campaigns", "POST /v1/campaigns/{name}/pause", "POST /v1/campaigns/{name}/resume", "POST /v1/campaigns/{name}/cancel",
 }
 

@@ -165,6 +165,7 @@ var needs = map[string]Role{
 	"POST /v1/ca/retire":           Admin,
 	"POST /v1/ca/server/prepare":   Admin,
 	"POST /v1/ca/server/use":       Admin,
+	"POST /v1/ca/server/abandon":   Admin,
 	"POST /v1/profile":             Admin,
 	backupRoute:                    Admin,
 }

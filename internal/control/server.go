@@ -173,6 +173,7 @@ func (s *Server) answers() map[string]answer {
 		"POST /v1/ca/retire":              s.retireCA,
 		"POST /v1/ca/server/prepare":      s.prepareServerCA,
 		"POST /v1/ca/server/use":          s.useServerCA,
+		"POST /v1/ca/server/abandon":      s.abandonServerCA,
 		"GET /v1/ca/server/missing":       s.listMissing,
 		"POST /v1/certificates/revoke":    s.revoke,
 		"GET /v1/frozen":                  s.showFrozen,

@@ -19,6 +19,9 @@ type Servers interface {
 	// be cut off have not said that they trust it: then it does nothing and
 	// returns a CutOff.
 	UseServerCA(ctx context.Context, cutOff int) (CA, error)
+	// AbandonServerCA forgets the one that is prepared, and returns it. Devices
+	// that were told of it are told that it does not count any more.
+	AbandonServerCA(context.Context) (CA, error)
 	// CountMissing counts these devices.
 	CountMissing(context.Context) (int, error)
 	// ListMissing returns a page of them by name, after one; empty at the end.
@@ -67,6 +70,13 @@ func (s *Server) useServerCA(r *http.Request) (any, error) {
 	return used, err
 }
 
+func (s *Server) abandonServerCA(r *http.Request) (any, error) {
+	if err := s.note(r.Context(), Event{Kind: "ca_server_abandon"}); err != nil {
+		return nil, err
+	}
+	return s.Servers.AbandonServerCA(r.Context())
+}
+
 func (s *Server) listMissing(r *http.Request) (any, error) {
 	limit, err := limitOf(r)
 	if err != nil {
@@ -85,6 +95,11 @@ func (c *Client) PrepareServerCA(ctx context.Context) (CA, error) {
 // cut off by it.
 func (c *Client) UseServerCA(ctx context.Context, cutOff int) (CA, error) {
 	return ask[CA](ctx, c, request{method: http.MethodPost, path: "/v1/ca/server/use", body: useServerRequest{cutOff}})
+}
+
+// AbandonServerCA forgets the server CA that is prepared, and returns it.
+func (c *Client) AbandonServerCA(ctx context.Context) (CA, error) {
+	return ask[CA](ctx, c, request{method: http.MethodPost, path: "/v1/ca/server/abandon"})
 }
 
 // MissingDevices lists by name the devices that have not said that they trust the

@@ -29,6 +29,10 @@ func (k *serverKeeper) UseServerCA(_ context.Context, cutOff int) (CA, error) {
 	return CA{Role: "server-ca"}, nil
 }
 
+func (k *serverKeeper) AbandonServerCA(context.Context) (CA, error) {
+	return CA{Role: "next-server-ca"}, nil
+}
+
 func (k *serverKeeper) CountMissing(context.Context) (int, error) { return len(k.missing), nil }
 
 func (k *serverKeeper) ListMissing(_ context.Context, after registry.DeviceID, limit int) ([]registry.DeviceID, error) {
@@ -69,6 +73,12 @@ func TestServerCA(t *testing.T) {
 		t.Errorf("got %+v, %v", used, err)
 	}
 	if kind := w.notes[len(w.notes)-1]; kind.Kind != "operator.ca_server_use" || kind.Detail["cutOff"] != "2" {
+		t.Errorf("noted %+v", kind)
+	}
+	if abandoned, err := w.AbandonServerCA(w.ctx); err != nil || abandoned.Role != "next-server-ca" {
+		t.Errorf("got %+v, %v", abandoned, err)
+	}
+	if kind := w.notes[len(w.notes)-1]; kind.Kind != "operator.ca_server_abandon" {
 		t.Errorf("noted %+v", kind)
 	}
 }

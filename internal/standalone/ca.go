@@ -97,7 +97,7 @@ func LoadCA(data string, config CAConfig) (*CA, error) {
 	if err := ca.Take([]store.Authority{first}); err != nil {
 		return nil, err
 	}
-	return ca, ca.loadOthers(config, nil)
+	return ca, ca.loadOthers(config, serverTurns{})
 }
 
 // readCA reads what this CA was made with, but for its keys. Take and loadOthers
@@ -117,8 +117,8 @@ func readCA(data string, config CAConfig) (*CA, error) {
 
 // loadOthers reads the servers' hierarchy, of which the store knows what came
 // after the making, and whom else the broker trusts.
-func (ca *CA) loadOthers(config CAConfig, later []store.ServerAuthority) error {
-	if err := ca.takeServers(config, later); err != nil {
+func (ca *CA) loadOthers(config CAConfig, turns serverTurns) error {
+	if err := ca.takeServers(config, turns); err != nil {
 		return err
 	}
 	return ca.loadForeign(config.ClientCA)

@@ -28,9 +28,24 @@ type served struct {
 	notes   notes
 }
 
+// serverTurns are the changes of the servers' CA that the store knows of.
+type serverTurns struct {
+	later     []store.ServerAuthority // after the one that the world was made with
+	abandoned bool                    // devices may trust one that was prepared and is not used
+}
+
+func (w *World) serverTurns(ctx context.Context) (serverTurns, error) {
+	later, err := w.store.Anchors().List(ctx)
+	if err != nil {
+		return serverTurns{}, err
+	}
+	abandoned, err := w.store.Anchors().Abandoned(ctx)
+	return serverTurns{later, abandoned != ""}, err
+}
+
 // takeServers makes the servers' hierarchy what the configuration says, or else
 // the store: the CA on disk or the last one that came after it.
-func (ca *CA) takeServers(config CAConfig, later []store.ServerAuthority) error {
+func (ca *CA) takeServers(config CAConfig, turns serverTurns) error {
 	if config.ServerCertificate != "" || config.ServerKey != "" {
 		s, err := loadServerFiles(config)
 		if err == nil {
@@ -45,7 +60,7 @@ func (ca *CA) takeServers(config CAConfig, later []store.ServerAuthority) error 
 	}
 	path := filepath.Join(ca.dir, serverKeyFile)
 	var next *x509.Certificate
-	for _, a := range later {
+	for _, a := range turns.later {
 		c, err := x509.ParseCertificate(a.DER)
 		if err != nil {
 			return fmt.Errorf("server CA %.12s: %w", a.ID, err)
@@ -69,7 +84,7 @@ func (ca *CA) takeServers(config CAConfig, later []store.ServerAuthority) error 
 		s.add("next-server-ca", next, own, ca)
 	}
 	s.roots = encodeCertificates(anchors)
-	if len(later) > 0 {
+	if len(turns.later) > 0 || turns.abandoned {
 		s.anchors, s.sha256 = string(s.roots), protocol.AnchorsSHA256(string(s.roots))
 	}
 	if s.server, err = ca.serverUnder(parent, key, config.Names); err != nil {
@@ -129,7 +144,7 @@ func (w *World) PrepareServerCA(ctx context.Context) (CAEntry, error) {
 	case w.config.CA.ServerCertificate != "":
 		return CAEntry{}, refused("the servers' certificate comes from standalone.server_certificate: what is above it is not ours to change")
 	case now.waits:
-		return CAEntry{}, refused("a server CA is prepared already: `certvendor ca rotate --server --finish` uses it")
+		return CAEntry{}, refused("a server CA is prepared already: `certvendor ca rotate --server --finish` uses it, --abandon forgets it")
 	}
 	tag := make([]byte, 4)
 	if _, err := rand.Read(tag); err != nil {
@@ -159,6 +174,8 @@ func (w *World) PrepareServerCA(ctx context.Context) (CAEntry, error) {
 	return w.ca.entryOf(id), nil
 }
 
+var errNotPrepared = refused("no server CA is prepared: `certvendor ca rotate --server` does it")
+
 // UseServerCA has the servers show certificates by the CA that is prepared. At
 // most so many devices may be cut off by it, because they have not said that they
 // trust it; where there are more, nothing is done and a store.Missing returned.
@@ -168,7 +185,7 @@ func (w *World) UseServerCA(ctx context.Context, cutOff int) (CAEntry, error) {
 	defer w.turning.Unlock()
 	s := w.ca.served.Load()
 	if !s.waits {
-		return CAEntry{}, refused("no server CA is prepared: `certvendor ca rotate --server` does it")
+		return CAEntry{}, errNotPrepared
 	}
 	next := s.entries[len(s.entries)-1]
 	if next.Key == "" {
@@ -177,7 +194,7 @@ func (w *World) UseServerCA(ctx context.Context, cutOff int) (CAEntry, error) {
 	w.at("commit")
 	err := w.store.Anchors().Use(ctx, s.sha256, cutOff)
 	if errors.Is(err, store.ErrNothingPrepared) {
-		return CAEntry{}, refused("no server CA is prepared: `certvendor ca rotate --server` does it")
+		return CAEntry{}, errNotPrepared
 	}
 	if err != nil {
 		return CAEntry{}, err
@@ -189,12 +206,31 @@ func (w *World) UseServerCA(ctx context.Context, cutOff int) (CAEntry, error) {
 	return w.ca.entryOf(next.ID), nil
 }
 
+// AbandonServerCA forgets the CA that is prepared, and returns it as it was. The
+// servers show what they did, and devices that were told of it are told, with their
+// next get, of what is left. Its key stays where it is.
+func (w *World) AbandonServerCA(ctx context.Context) (CAEntry, error) {
+	ctx = context.WithoutCancel(ctx)
+	w.turning.Lock()
+	defer w.turning.Unlock()
+	s := w.ca.served.Load()
+	if !s.waits {
+		return CAEntry{}, errNotPrepared
+	}
+	w.at("commit")
+	if err := w.store.Anchors().Abandon(ctx); err != nil {
+		return CAEntry{}, err
+	}
+	w.at("committed")
+	return s.entries[len(s.entries)-1], w.takeServersAgain(ctx)
+}
+
 func (w *World) takeServersAgain(ctx context.Context) error {
-	later, err := w.store.Anchors().List(ctx)
+	turns, err := w.serverTurns(ctx)
 	if err != nil {
 		return err
 	}
-	return w.ca.takeServers(w.config.CA, later)
+	return w.ca.takeServers(w.config.CA, turns)
 }
 
 // CountMissing counts the devices that have not said that they trust the server

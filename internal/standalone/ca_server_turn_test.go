@@ -146,6 +146,62 @@ func TestRestoreAcrossChangeOfServerCA(t *testing.T) {
 	})
 }
 
+// A CA that was prepared is given up: who was told of it is told anew, over
+// restarts and a restore.
+func TestAbandonedServerCA(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	var file, before string
+	left := map[string]string{}
+	inWorld(t, data, func(w *World) {
+		addDevices(t, w, "a")
+		before = string(w.CA().ServerRoots())
+		if _, err := w.AbandonServerCA(t.Context()); !errors.As(err, new(Refused)) {
+			t.Errorf("abandoned nothing: %v", err)
+		}
+		made := must(w.PrepareServerCA(t.Context()))
+		file = backedUp(t, w, true)
+		if err := (anchors{w}).Took(t.Context(), "a", protocol.AnchorsSHA256((anchors{w}).Offer(t.Context(), "a"))); err != nil {
+			t.Fatal(err)
+		}
+		w.step = func(what string) { left[what] = storetest.Killed(t, data, storeFile) }
+		if abandoned := must(w.AbandonServerCA(t.Context())); abandoned.ID != made.ID || abandoned.Key == "" {
+			t.Errorf("abandoned %+v", abandoned)
+		}
+	})
+	check := func(w *World) {
+		t.Helper()
+		if roots := string(w.CA().ServerRoots()); roots != before || !verified(t, w, before) || (anchors{w}).Offer(t.Context(), "a") != before {
+			t.Errorf("it is trusted still: %q", roots)
+		}
+		if _, err := w.UseServerCA(t.Context(), 9); !errors.As(err, new(Refused)) {
+			t.Errorf("used what was abandoned: %v", err)
+		}
+	}
+	inWorld(t, data, check)
+	inWorld(t, left["committed"], check)
+	inWorld(t, left["commit"], func(w *World) {
+		if !w.CA().served.Load().waits {
+			t.Error("killed before the commit, it is not prepared any more")
+		}
+	})
+	if _, err := Restore(t.Context(), restorable(data), RestoreOptions{File: file, Replace: true}); err != nil {
+		t.Fatal(err)
+	}
+	inWorld(t, data, func(w *World) {
+		check(w)
+		if err := (anchors{w}).Took(t.Context(), "a", protocol.AnchorsSHA256(before)); err != nil {
+			t.Fatal(err)
+		}
+		if (anchors{w}).Offer(t.Context(), "a") != "" {
+			t.Error("told again")
+		}
+		must(w.PrepareServerCA(t.Context()))
+		if n := must(w.CountMissing(t.Context())); n != 1 {
+			t.Errorf("%d are missing of the next one", n)
+		}
+	})
+}
+
 // The key of a CA that is only prepared may be missing: it cannot be used then,
 // and all else goes on.
 func TestPreparedKeyPutAway(t *testing.T) {

@@ -79,7 +79,7 @@ func (r *restore) authorities(ctx context.Context, s *store.Store) error {
 		return err
 	}
 	if err = ca.Take(all); err == nil {
-		err = ca.loadOthers(r.config.CA, servers)
+		err = ca.loadOthers(r.config.CA, serverTurns{later: servers})
 	}
 	if err == nil {
 		return nil

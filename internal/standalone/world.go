@@ -119,11 +119,11 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 	if err := w.takeCA(ctx); err != nil {
 		return nil, err
 	}
-	later, err := w.store.Anchors().List(ctx)
+	turns, err := w.serverTurns(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := w.ca.loadOthers(config.CA, later); err != nil {
+	if err := w.ca.loadOthers(config.CA, turns); err != nil {
 		return nil, err
 	}
 	if err := w.listen(); err != nil {

@@ -113,6 +113,46 @@ func (h Anchors) Use(ctx context.Context, sha256 string, cutOff int) error {
 	return nil
 }
 
+// abandonedKey is the key of Meta under which the server CA is kept that was
+// abandoned last.
+const abandonedKey = "abandoned_server_ca"
+
+// Abandon forgets the prepared CA, which is used by nobody yet. Where none is
+// prepared it returns ErrNothingPrepared.
+func (h Anchors) Abandon(ctx context.Context) error {
+	err := h.s.commit(ctx, func(t *tx) error {
+		id, waits, err := single(t, value[certificate.ID], `SELECT id FROM server_authorities WHERE used = 0`)
+		if err == nil && !waits {
+			err = ErrNothingPrepared
+		}
+		if err != nil {
+			return err
+		}
+		return abandonServer(t, id)
+	})
+	if err != nil {
+		return fmt.Errorf("abandon the prepared server CA: %w", err)
+	}
+	return nil
+}
+
+func abandonServer(t *tx, id certificate.ID) error {
+	if err := t.change(`DELETE FROM server_authorities WHERE id = ?`, id); err != nil {
+		return err
+	}
+	if err := setMeta(t, abandonedKey, string(id)); err != nil {
+		return err
+	}
+	return t.audit(Event{Kind: ServerCAAbandoned, Certificate: id})
+}
+
+// Abandoned returns the CA that was abandoned last, which devices may have been
+// told of; empty for none.
+func (h Anchors) Abandoned(ctx context.Context) (certificate.ID, error) {
+	id, err := h.s.Meta(ctx, abandonedKey)
+	return certificate.ID(id), err
+}
+
 const missing = ` FROM devices d LEFT JOIN anchors a ON a.device = d.id WHERE (a.sha256 IS NULL OR a.sha256 <> ?)`
 
 func countMissing(q querier, sha256 string) (int, error) {
@@ -187,6 +227,8 @@ func (t *tx) againAnchors(e Event) error {
 	switch e.Kind {
 	case DeviceAnchors:
 		return took(t, e.Device, e.Detail["sha256"])
+	case ServerCAAbandoned:
+		return abandonServer(t, e.Certificate)
 	case ServerCAUsed:
 		return t.change(`UPDATE server_authorities SET used = ? WHERE id = ?`, nanos(e.At), e.Certificate)
 	}

@@ -57,9 +57,10 @@ const (
 	CATookOver = "ca.took_over" // another CA issues from now on
 	CARetired  = "ca.retired"
 
-	ServerCAPrepared = "ca.server_prepared"
-	ServerCAUsed     = "ca.server_used"
-	DeviceAnchors    = "device.anchors" // what it verifies servers by
+	ServerCAPrepared  = "ca.server_prepared"
+	ServerCAUsed      = "ca.server_used"
+	ServerCAAbandoned = "ca.server_abandoned" // it was prepared, and is not used
+	DeviceAnchors     = "device.anchors"      // what it verifies servers by
 
 	CRLNumbered   = "crl.numbered" // a CRL of this number is about to be signed
 	StoreRestored = "store.restored"

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -113,7 +114,7 @@ func (s stretch) addActive() error {
 			NotBefore: time.Unix(begin, 0).UTC(), NotAfter: time.Unix(end, 0).UTC(), Seen: moment(seen), Shared: shared, Policies: policies,
 		})
 	}, []any{&id, &issuer, &chain, &keyType, &begin, &end, &seen, &shared, &policies}, `SELECT h.device, h.certificate, c.issuer, c.chain,
-		c.key_type, c.not_before, c.not_after, h.seen, c.holders > 1, json_array_length(c.policies) FROM holdings h CROSS JOIN certificates c INDEXED BY certificates_brief ON c.id = h.certificate
+		c.key_type, c.not_before, c.not_after, h.seen, c.holders > 1, iif(c.policies = '', 0, json_array_length(c.policies)) FROM holdings h CROSS JOIN certificates c INDEXED BY certificates_brief ON c.id = h.certificate
 		WHERE h.device >= ? AND h.device <= ? AND h.detached = 0 AND h.standing = 'ACTIVE' AND c.standing = 'ACTIVE' AND length(c.id) > 0`)
 }
 
@@ -164,14 +165,18 @@ func (s stretch) addWaits() error {
 // addPolicies adds the policies of certificates with many.
 func (s stretch) addPolicies() error {
 	var policies string
-	return s.along(func(c *campaign.Candidate) {
-		if many, err := names[string](policies); err == nil && len(many) > len(c.Policies) {
+	var unread error
+	err := s.along(func(c *campaign.Candidate) {
+		many, err := names[string](policies)
+		unread = errors.Join(unread, err)
+		if len(many) > len(c.Policies) {
 			c.Policies = many
 		}
 	}, []any{&policies}, `SELECT h.device, c.policies FROM certificates c INDEXED BY certificates_policies
 		CROSS JOIN holdings h ON h.certificate = c.id
 		WHERE c.standing = 'ACTIVE' AND iif(c.policies = '', 0, json_array_length(c.policies)) > 10
 		AND h.detached = 0 AND h.device >= ? AND h.device <= ?`)
+	return errors.Join(err, unread)
 }
 
 // addCrowded adds who is in as many groups as it may be.

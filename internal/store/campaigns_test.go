@@ -166,14 +166,17 @@ func TestCandidates(t *testing.T) {
 	w.vend("d2", "open", nil)
 	w.ok(w.Group().Add(w.ctx, "d3"))
 	w.ok(w.Devices().Block(w.ctx, "d3", true))
+	bare := fake("without a policy")
+	bare.Policies = nil
+	w.ok(w.Certificates().Register(w.ctx, w.device("d4"), bare))
 	c, members := spring()
 	w.apply(c, members[2:])
 	var all []campaign.Candidate
 	w.ok(w.Campaigns().Candidates(w.ctx, []string{"site"}, func(c campaign.Candidate) { all = append(all, c) }))
-	if len(all) != 3 {
+	if len(all) != 4 {
 		t.Fatalf("%+v", all)
 	}
-	one, two, three := all[0], all[1], all[2]
+	one, two, three, four := all[0], all[1], all[2], all[3]
 	if fmt.Sprint(one.Attributes) != "map[site:berlin]" || len(one.Active) != 1 || one.Active[0].ID != first.ID || one.Active[0].Seen.IsZero() || one.Active[0].Policies != len(first.Policies) || one.Open != "" {
 		t.Errorf("d1: %+v", one)
 	}
@@ -182,6 +185,9 @@ func TestCandidates(t *testing.T) {
 	}
 	if !three.Blocked || !three.Grouped || three.Campaign != "spring" || len(three.Active) != 0 {
 		t.Errorf("d3: %+v", three)
+	}
+	if len(four.Active) != 1 || four.Active[0].Policies != 0 {
+		t.Errorf("d4: %+v", four)
 	}
 }
 

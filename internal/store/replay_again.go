@@ -58,7 +58,7 @@ func (t *tx) again(e Event) error {
 		return t.change(`UPDATE packages SET spent = ? WHERE device = ? AND certificate = ?`, nanos(e.At), e.Device, e.Certificate)
 	case CATookOver, CARetired:
 		return t.againAuthority(e)
-	case ServerCAPrepared, ServerCAUsed, DeviceAnchors:
+	case ServerCAPrepared, ServerCAUsed, ServerCAAbandoned, DeviceAnchors:
 		return t.againAnchors(e)
 	case Frozen, Thawed, CAMade, CRLNumbered, StoreRestored:
 		return t.againMeta(e)
