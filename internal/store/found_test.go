@@ -67,6 +67,26 @@ func TestFoundOffAndOn(t *testing.T) {
 	}
 }
 
+// TestRetiredWhileOff: what another place had made INACTIVE, and what was retired
+// then, is not brought back.
+func TestRetiredWhileOff(t *testing.T) {
+	w := open(t)
+	w.device("d1")
+	c := foreign(t, "c", certificate.Active)
+	w.ok(w.Certificates().Register(w.ctx, "d1", c))
+	w.clock.add(time.Hour)
+	off := c
+	off.Standing = certificate.Inactive
+	if got := w.found(off, w.clock.Now()); got != store.FoundOff {
+		t.Fatalf("found %q", got)
+	}
+	w.ok(w.Certificates().Retire(w.ctx, removal("d1", c.ID, certificate.Deactivate)))
+	w.clock.add(time.Hour)
+	if got := w.found(c, w.clock.Now()); got != store.FoundLeft || w.standingOf(c) != certificate.Inactive {
+		t.Errorf("what was retired is %s: %q", w.standingOf(c), got)
+	}
+}
+
 // TestFoundTooLate: what was read before something newer happened changes
 // nothing, nor what is being changed, nor an open rotation's certificate.
 func TestFoundTooLate(t *testing.T) {
