@@ -68,7 +68,7 @@ func (b *MQTTBus) lookFor(topic string) {
 	if b.config.Table == nil || !ok || action != protocol.Ack || err != nil {
 		return
 	}
-	callers, err := b.config.Table.Of(b.serving, device)
+	callers, _, err := b.config.Table.Of(b.serving, device)
 	if err != nil {
 		// The ack is taken as it is, and the device looked for later.
 		b.config.Log.Warn().Err(err).Msg("an ack is taken without a look at who has connected")
