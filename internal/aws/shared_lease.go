@@ -141,6 +141,8 @@ func (l *lease) leader() string {
 // another's, or cannot be kept.
 func (l *lease) renew(ctx context.Context) error {
 	began := l.now()
+	ctx, cancel := context.WithTimeout(ctx, l.lasts) // one that hangs keeps nothing
+	defer cancel()
 	err := l.update(ctx, "SET beat = beat + :one", item{":one": num(1)})
 	var lost *types.ConditionalCheckFailedException
 	switch {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"net"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -263,6 +264,25 @@ func TestTheLeaseEndsWhileTheMachineSleeps(t *testing.T) {
 	wall = wall.Add(-2 * time.Hour) // set back, which is no reason to lead for longer, or to end
 	if err := l.holds(); err != nil {
 		t.Error(err)
+	}
+}
+
+// openWay counts who comes through.
+type openWay struct{ opened int }
+
+func (w *openWay) Open(context.Context) (net.Conn, error) { w.opened++; return nil, nil }
+func (w *openWay) Stale(time.Time) bool                   { return true }
+
+// Nor does it connect to the broker, where it would put out the one that leads.
+func TestNoConnectionWithoutTheLease(t *testing.T) {
+	leads, through := true, &openWay{}
+	way := WhileLeading(through, func() bool { return leads })
+	if _, err := way.Open(t.Context()); err != nil || !way.Stale(time.Now()) {
+		t.Fatal(err)
+	}
+	leads = false
+	if _, err := way.Open(t.Context()); !errors.Is(err, errLease) || through.opened != 1 {
+		t.Errorf("opened %d times, %v", through.opened, err)
 	}
 }
 
