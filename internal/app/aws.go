@@ -111,7 +111,7 @@ func (a *App) awsBus(clients *aws.Clients, table *aws.Presence) (*aws.MQTTBus, e
 		return nil, err
 	}
 	bus := aws.MQTTConfig{
-		Way: way, ClientID: c.ClientID, Topics: a.config.Topics(), Identity: aws.Identity(c.Identity),
+		Way: aws.WhileLeading(way, a.mayLead), ClientID: c.ClientID, Topics: a.config.Topics(), Identity: aws.Identity(c.Identity),
 		Presence: c.Presence == config.PresenceSubscribe, Table: table, Executions: !a.config.Observe, Now: a.now, Log: a.log,
 	}
 	if c.RuleKey.IsSet() {

@@ -61,6 +61,12 @@ func (a *App) standing() string {
 	return fmt.Sprintf("this instance stands by, and %s leads: ask that one", leader)
 }
 
+// mayLead reports whether no other instance can lead by now.
+func (a *App) mayLead() bool {
+	shared := a.shared.Load()
+	return shared == nil || shared.Leads()
+}
+
 // newest returns when the newest event was recorded that the clock is held
 // against. That this instance took over is its own, and shows nothing.
 func (a *App) newest(ctx context.Context) (time.Time, error) {

@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"context"
 	"encoding/json"
 	"strings"
 	"time"
@@ -68,7 +69,9 @@ func (b *MQTTBus) lookFor(topic string) {
 	if b.config.Table == nil || !ok || action != protocol.Ack || err != nil {
 		return
 	}
-	callers, err := b.config.Table.Of(b.serving, device)
+	ctx, cancel := context.WithTimeout(b.serving, seenTime)
+	defer cancel()
+	callers, _, err := b.config.Table.Of(ctx, device)
 	if err != nil {
 		// The ack is taken as it is, and the device looked for later.
 		b.config.Log.Warn().Err(err).Msg("an ack is taken without a look at who has connected")

@@ -139,3 +139,21 @@ func stampsOf(files ...string) (stamps [2]time.Time, err error) {
 	}
 	return stamps, err
 }
+
+// WhileLeading returns a way that is open only while leads returns true: whoever
+// has led until now would take the connection from the one that does, again and
+// again.
+func WhileLeading(way Way, leads func() bool) Way { return leadingWay{way, leads} }
+
+type leadingWay struct {
+	Way
+	leads func() bool
+}
+
+// Open implements Way.
+func (w leadingWay) Open(ctx context.Context) (net.Conn, error) {
+	if !w.leads() {
+		return nil, errLease
+	}
+	return w.Way.Open(ctx)
+}

@@ -9,6 +9,7 @@ import (
 
 	awssdk "github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 	"github.com/aws/aws-sdk-go-v2/service/acmpca"
@@ -73,6 +74,11 @@ type Clients struct {
 	Config awssdk.Config
 }
 
+// answerTime is how long one attempt of a call waits for its answer: the SDK sets
+// no time, and what is lost on the network would hold up its caller for as long
+// as TCP tries.
+const answerTime = 30 * time.Second
+
 // Dial loads the configuration and makes the clients. It calls nobody: the
 // first call may show that the credentials are wrong.
 func Dial(ctx context.Context, account Account) (*Clients, error) {
@@ -82,6 +88,9 @@ func Dial(ctx context.Context, account Account) (*Clients, error) {
 	}
 	if loaded.Region == "" {
 		return nil, fmt.Errorf("no AWS region: set aws.region or AWS_REGION")
+	}
+	if own, is := loaded.HTTPClient.(*awshttp.BuildableClient); is {
+		loaded.HTTPClient = own.WithTransportOptions(func(t *http.Transport) { t.ResponseHeaderTimeout = answerTime })
 	}
 	if account.HTTP != nil {
 		loaded.HTTPClient = account.HTTP

@@ -81,10 +81,14 @@ const passingWait = 5 * time.Second
 // done.
 func refuse(kind, err error) error {
 	if isPassing(err) {
-		return &vending.Error{Reason: protocol.TryAgainLater, Wait: passingWait, Err: err}
+		return tryLater(err)
 	}
 	if kind == nil {
 		return err
 	}
 	return fmt.Errorf("%w: %w", kind, err)
+}
+
+func tryLater(err error) error {
+	return &vending.Error{Reason: protocol.TryAgainLater, Wait: passingWait, Err: err}
 }

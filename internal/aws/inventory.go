@@ -52,15 +52,23 @@ type Inventory struct {
 	looked   *recent[registry.DeviceID, struct{}]
 
 	mu     sync.Mutex
-	atWork map[certificate.ID]int // that AWS is being told about
+	atWork map[certificate.ID]int // that AWS is being told about, by how many; settling: by Settle alone
 }
 
 var _ certificate.Inventory = (*Inventory)(nil)
 
+// settling is what atWork says of a certificate that Settle is at work on.
+const settling = -1
+
+var errSettling = errors.New("what was cut off is brought to an end just now")
+
 // begin marks a certificate, and returns what ends that: with done, the mark is
-// taken away; without it, Settle finds it.
+// taken away; without it, Settle finds it. While Settle is at work on it nobody
+// else is: what they tell AWS could arrive in either order.
 func (i *Inventory) begin(ctx context.Context, device registry.DeviceID, id certificate.ID) (end func(done bool) error, err error) {
-	i.enterWork(id, false)
+	if !i.enterWork(id, false) {
+		return nil, tryLater(fmt.Errorf("certificate %s: %w", id, errSettling))
+	}
 	if err := i.marks.Begin(ctx, store.Mark{Certificate: id, Device: device}); err != nil {
 		i.leaveWork(id)
 		return nil, err
@@ -78,14 +86,18 @@ func (i *Inventory) end(ctx context.Context, id certificate.ID, done bool) error
 }
 
 // enterWork notes that a certificate is worked on, and returns false, noting
-// nothing, if it is to be worked on alone and is not.
+// nothing, if somebody is at work on it and one of the two must be alone.
 func (i *Inventory) enterWork(id certificate.ID, alone bool) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if alone && i.atWork[id] > 0 {
+	switch {
+	case i.atWork[id] == settling, alone && i.atWork[id] > 0:
 		return false
+	case alone:
+		i.atWork[id] = settling
+	default:
+		i.atWork[id]++
 	}
-	i.atWork[id]++
 	return true
 }
 
@@ -119,7 +131,9 @@ func (i *Inventory) Activate(ctx context.Context, device registry.DeviceID, id c
 	if err := i.rows.Activate(ctx, device, id); err != nil {
 		return errors.Join(err, end(false))
 	}
-	return end(true)
+	// One that the commit of its rotation makes ACTIVE stays marked until then.
+	at, err = i.rows.Place(ctx, device, id)
+	return errors.Join(err, end(err == nil && at.Standing == certificate.Active))
 }
 
 // setStatus is idempotent.

@@ -132,6 +132,10 @@ func (p *Pacer) compare(ctx context.Context, e jobs.Execution, running map[runs]
 	case e.Status == protocol.JobQueued && p.now().Sub(e.QueuedAt) > appears:
 		// A crash may have come between the store and AWS.
 		return p.give(ctx, e.Device)
+	case e.Status == protocol.JobInProgress:
+		// Somebody has deleted it, or its job. Left as it is it would take a
+		// place in flight for good.
+		return p.set(ctx, e, protocol.JobRemoved, nil)
 	}
 	return nil
 }

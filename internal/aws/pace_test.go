@@ -86,6 +86,11 @@ func TestJobAndExecutions(t *testing.T) {
 		"thing-0": protocol.JobQueued, "thing-1": protocol.JobInProgress, "thing-2": protocol.JobSucceeded,
 		"thing-3": protocol.JobFailed, "thing-4": protocol.JobTimedOut, "thing-6": protocol.JobQueued,
 	})
+	fake.mu.Lock()
+	delete(fake.executions, "thing-1") // by a person
+	fake.mu.Unlock()
+	w.pacedRound(t, clock)
+	wantStatus(t, w, map[registry.DeviceID]protocol.JobStatus{"thing-1": protocol.JobRemoved})
 	status, err := w.jobs.Status(t.Context())
 	if err != nil || status.Executions[protocol.JobQueued] != 3 || status.Waiting != 0 {
 		t.Errorf("status %+v, %v", status, err)

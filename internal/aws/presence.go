@@ -38,8 +38,9 @@ var ErrNoTable = errors.New("there is no table of presence: `certvendor setup` m
 const newestRead = 50
 
 // Of returns the last connection of a device with each certificate, the oldest
-// first.
-func (p *Presence) Of(ctx context.Context, device registry.DeviceID) ([]vending.Caller, error) {
+// first; more reports whether there are older ones, which were not read. Whoever
+// connects under a device's name is among them.
+func (p *Presence) Of(ctx context.Context, device registry.DeviceID) (all []vending.Caller, more bool, err error) {
 	out, err := p.dynamo.Query(ctx, &dynamodb.QueryInput{
 		TableName:                &p.table,
 		KeyConditionExpression:   new("#device = :device AND #seen < :refused"),
@@ -51,22 +52,22 @@ func (p *Presence) Of(ctx context.Context, device registry.DeviceID) ([]vending.
 		ConsistentRead: new(true), ScanIndexForward: new(false), Limit: new(int32(newestRead)),
 	})
 	if isNotFound(err) {
-		return nil, fmt.Errorf("table %s: %w", p.table, ErrNoTable)
+		return nil, false, fmt.Errorf("table %s: %w", p.table, ErrNoTable)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read presence of device %s in table %s: %w", device, p.table, err)
+		return nil, false, fmt.Errorf("read presence of device %s in table %s: %w", device, p.table, err)
 	}
-	known := map[certificate.ID]bool{}
-	var all []vending.Caller
+	known, latest := map[certificate.ID]bool{}, p.now()
 	for _, item := range out.Items { // the newest first
-		caller, ok := readSeen(device, item[presenceSeen], p.now())
+		caller, ok := readSeen(device, item[presenceSeen], latest)
 		if ok && !known[caller.Certificate] {
 			known[caller.Certificate] = true
 			all = append(all, caller)
+			latest = caller.At.Add(-time.Nanosecond) // also where our clock is behind that of AWS
 		}
 	}
 	slices.Reverse(all)
-	return all, nil
+	return all, len(out.LastEvaluatedKey) > 0, nil
 }
 
 // Refused returns when AWS IoT has last not let a device in with a certificate, and

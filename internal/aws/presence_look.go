@@ -3,6 +3,7 @@ package aws
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/certvendor/certvendor/certificate"
@@ -28,17 +29,23 @@ const (
 // look takes into the store what the table of presence knows of a device. What
 // is no certificate of its own is let go.
 func (i *Inventory) look(ctx context.Context, device registry.DeviceID) error {
-	callers, err := i.presence.Of(ctx, device)
+	callers, more, err := i.presence.Of(ctx, device)
 	if err != nil {
 		return err
 	}
+	own := false
 	for _, c := range callers {
 		err := i.Seen(ctx, certificate.Sighting{Device: c.Device, Certificate: c.Certificate, At: c.At, Evidence: c.Evidence})
 		if err != nil && !errors.Is(err, certificate.ErrNotHeld) && !errors.Is(err, certificate.ErrNotActive) {
 			return err
 		}
+		own = own || !errors.Is(err, certificate.ErrNotHeld)
 	}
 	i.looked.put(device, struct{}{})
+	if more && !own {
+		return rotation.Kept{Why: fmt.Sprintf("the newest %d connections under the device's name are with certificates of others: "+
+			"nobody knows which of its own it was last on", newestRead)}
+	}
 	return nil
 }
 

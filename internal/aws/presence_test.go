@@ -97,7 +97,7 @@ func TestPresenceTable(t *testing.T) {
 	connected("pump-7", "", "AROA:session", at(-2))
 	connected("pump-8", "", next, at(-2))
 	writes(t, clients, refusedSQL, strings.Replace(event("pump-7", "", next, at(0)), "connected", "connect_failed", 1))
-	got, err := table.Of(t.Context(), "pump-7")
+	got, _, err := table.Of(t.Context(), "pump-7")
 	want := []vending.Caller{
 		{Device: "pump-7", Certificate: certificate.ID(next), Evidence: certificate.Presence, At: at(-3)},
 		{Device: "pump-7", Certificate: certificate.ID(old), Evidence: certificate.Presence, At: at(-1)},
@@ -109,7 +109,7 @@ func TestPresenceTable(t *testing.T) {
 	if row[presenceExpires] != now.Unix()+int64(presenceKept/time.Second) || row["client"] != "pump-7/candidate" {
 		t.Errorf("writes %v", row)
 	}
-	if _, err := NewPresence(clients.Dynamo, "none", time.Now).Of(t.Context(), "pump-7"); !errors.Is(err, ErrNoTable) {
+	if _, _, err := NewPresence(clients.Dynamo, "none", time.Now).Of(t.Context(), "pump-7"); !errors.Is(err, ErrNoTable) {
 		t.Errorf("without a table: %v", err)
 	}
 }
@@ -165,6 +165,34 @@ func TestTheTableKeepsWhatADeviceIsOn(t *testing.T) {
 	c.connects(vended)
 	if all := c.sweep(); all[0].Deactivated.IsZero() {
 		t.Errorf("retirements %+v", all)
+	}
+}
+
+// Where our clock is behind that of AWS, all that is newer counts as now; in the
+// order in which it was.
+func TestTheTableOfAnotherClock(t *testing.T) {
+	clients, now := dialMoto(t, newAccount(), nil), time.Now().Truncate(time.Millisecond)
+	table := withTable(t, clients, func() time.Time { return now })
+	old, next := principalOf("old"), principalOf("next")
+	writes(t, clients, connectedSQL, event("pump-7", "", old, now.Add(2*time.Minute)))
+	writes(t, clients, connectedSQL, event("pump-7", "", next, now.Add(time.Minute)))
+	got, _, err := table.Of(t.Context(), "pump-7")
+	if err != nil || len(got) != 2 || got[1].Certificate != certificate.ID(old) || !got[0].At.Before(got[1].At) || got[1].At.After(now) {
+		t.Errorf("read %+v, %v: the old certificate was the last", got, err)
+	}
+}
+
+// Others who connect under the device's name do not hide that it has gone back.
+func TestOthersUnderTheDevicesName(t *testing.T) {
+	c := newPresenceCourse(t)
+	c.turn()
+	c.clock.Advance(2 * time.Hour)
+	c.connects(c.old)
+	for n := range newestRead {
+		c.connects(certificate.ID(principalOf(fmt.Sprint("other", n%2))))
+	}
+	if all := c.sweep(); len(all) != 1 || !all[0].Deactivated.IsZero() || !strings.Contains(all[0].Why, "of others") {
+		t.Errorf("retirements %+v: the device is on the old certificate", all)
 	}
 }
 

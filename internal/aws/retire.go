@@ -28,13 +28,18 @@ func (i *Inventory) Retire(ctx context.Context, r certificate.Removal) error {
 	if err := i.learnHolders(ctx, r.Device, r.Certificate); err != nil {
 		return err
 	}
+	marked, err := i.marks.Has(ctx, r.Certificate)
+	if err != nil {
+		return err
+	}
 	end, err := i.begin(ctx, r.Device, r.Certificate)
 	if err != nil {
 		return err
 	}
 	if err := i.rows.Retire(ctx, r); err != nil {
-		// What it was refused for comes first; the mark alone does no harm.
-		_ = end(true)
+		// What it was refused for comes first; the mark alone does no harm. One
+		// that was there before is of something that AWS has not heard yet.
+		_ = end(!marked)
 		return err
 	}
 	if err := i.carryOut(ctx, r.Device, r.Certificate); err != nil {
@@ -239,12 +244,16 @@ func (r Revoker) Revoke(ctx context.Context, what certificate.Revocation) error 
 			return err
 		}
 	}
+	marked, err := i.marks.Has(ctx, what.Certificate)
+	if err != nil {
+		return err
+	}
 	end, err := i.begin(ctx, "", what.Certificate)
 	if err != nil {
 		return err
 	}
 	if err := r.Revoker.Revoke(ctx, what); err != nil {
-		_ = end(true) // what it was refused for comes first
+		_ = end(!marked) // what it was refused for comes first
 		return err
 	}
 	if err := unlessGone(i.setStatus(ctx, what.Certificate, types.CertificateStatusRevoked)); err != nil {

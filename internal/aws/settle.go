@@ -39,12 +39,20 @@ func (i *Inventory) settle(ctx context.Context, m store.Mark) error {
 	if !i.enterWork(m.Certificate, true) {
 		return nil
 	}
-	if err := i.conform(ctx, m); err != nil {
+	err := i.conform(ctx, m)
+	if errors.Is(err, errAtWork) {
+		return i.end(ctx, m.Certificate, false)
+	}
+	if err != nil {
 		return errors.Join(fmt.Errorf("settle certificate %s of device %s: %w", m.Certificate, m.Device, err),
 			i.end(ctx, m.Certificate, false))
 	}
 	return i.end(ctx, m.Certificate, true)
 }
+
+// errAtWork says that a request is about to vend a certificate: what AWS was told
+// of it holds.
+var errAtWork = errors.New("a request is at work on it")
 
 // conform makes a certificate stand at AWS as the store has it.
 func (i *Inventory) conform(ctx context.Context, m store.Mark) error {
@@ -52,6 +60,8 @@ func (i *Inventory) conform(ctx context.Context, m store.Mark) error {
 	switch {
 	case err != nil:
 		return err
+	case at.AtWork:
+		return errAtWork
 	case !at.Known, at.Standing == certificate.Deleted:
 		return i.remove(ctx, m.Certificate) // it never left the process, or is gone
 	case at.Begun, at.Holders == 0 && at.Standing == certificate.Active:

@@ -27,7 +27,20 @@ type lease struct {
 	seen    holder
 	since   time.Time // when seen was first seen so
 	epoch   int64     // of ours; 0: we do not hold it
-	renewed time.Time // when the last renewal that succeeded was begun
+	renewed instant   // when the last renewal that succeeded was begun
+	wall    func() time.Time
+}
+
+// instant is a moment by both clocks of a machine. The steady one stands still
+// while the machine is suspended; the other can be set.
+type instant struct{ steady, wall time.Time }
+
+func (l *lease) now() instant { return instant{time.Now(), l.wall()} }
+
+// past returns how much time has gone by for certain to others: the longer of
+// what the two clocks say.
+func (l *lease) past(then instant) time.Duration {
+	return max(time.Since(then.steady), l.wall().Sub(then.wall))
 }
 
 // holder is what the item says.
@@ -37,7 +50,10 @@ type holder struct {
 }
 
 func newLease(table sharedTable, instance string, lasts time.Duration) *lease {
-	return &lease{sharedTable: table, instance: instance, token: rand.Text(), lasts: lasts}
+	return &lease{
+		sharedTable: table, instance: instance, token: rand.Text(), lasts: lasts,
+		wall: func() time.Time { return time.Now().Round(0) },
+	}
 }
 
 // beats is how often the lease is renewed, and looked at, within its time.
@@ -48,30 +64,32 @@ func (l *lease) every() time.Duration { return l.lasts / beats }
 // try takes the lease if nobody has it, or if its holder has not been heard of
 // for as long as it lasts. It returns our epoch, 0 where another holds it.
 func (l *lease) try(ctx context.Context) (epoch int64, err error) {
-	began := time.Now()
 	i, err := l.get(ctx, partLease, partLease)
 	if err != nil {
 		return 0, err
 	}
 	is := holder{text(i, "who"), text(i, attrToken), number(i, "epoch"), number(i, "beat")}
+	epoch, beat := is.epoch+1, int64(0)
 	switch {
-	case is.token == l.token: // the answer to our taking it was lost
-		return l.hold(is.epoch, began), nil
+	case is.token == l.token:
+		// The answer to our taking it was lost, and the others count its time
+		// from then on: they are to see that it is kept.
+		epoch, beat = is.epoch, is.beat+1
 	case i != nil && is.token != "" && !l.silent(is):
 		return 0, nil
 	}
 	next := key(partLease, partLease)
-	next["who"], next[attrToken], next["epoch"], next["beat"] = str(l.instance), str(l.token), num(is.epoch+1), num(0)
+	next["who"], next[attrToken], next["epoch"], next["beat"] = str(l.instance), str(l.token), num(epoch), num(beat)
 	condition, values := "attribute_not_exists("+keyPart+")", item(nil)
 	if i != nil {
 		condition, values = "epoch = :epoch AND beat = :beat", item{":epoch": num(is.epoch), ":beat": num(is.beat)}
 	}
-	began = time.Now()
+	began := l.now()
 	ours, err := l.put(ctx, next, condition, values)
 	if err != nil || !ours {
 		return 0, err
 	}
-	return l.hold(is.epoch+1, began), nil
+	return l.hold(epoch, began), nil
 }
 
 // silent reports whether nothing was heard of the holder for long enough.
@@ -85,7 +103,7 @@ func (l *lease) silent(is holder) bool {
 	return time.Since(l.since) >= l.lasts
 }
 
-func (l *lease) hold(epoch int64, began time.Time) int64 {
+func (l *lease) hold(epoch int64, began instant) int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.epoch, l.renewed, l.seen = epoch, began, holder{instance: l.instance}
@@ -99,7 +117,7 @@ var errLease = errors.New("the lease to lead has ended")
 func (l *lease) holds() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.epoch == 0 || time.Since(l.renewed) > l.lasts*(beats-1)/beats {
+	if l.epoch == 0 || l.past(l.renewed) > l.lasts*(beats-1)/beats {
 		return errLease
 	}
 	return nil
@@ -109,7 +127,7 @@ func (l *lease) holds() error {
 func (l *lease) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.renewed = time.Time{}
+	l.renewed = instant{}
 }
 
 // leader returns the name of who was last known to lead; empty for nobody.
@@ -122,7 +140,9 @@ func (l *lease) leader() string {
 // renew is called often enough. Its error is errLease once the lease is
 // another's, or cannot be kept.
 func (l *lease) renew(ctx context.Context) error {
-	began := time.Now()
+	began := l.now()
+	ctx, cancel := context.WithTimeout(ctx, l.lasts) // one that hangs keeps nothing
+	defer cancel()
 	err := l.update(ctx, "SET beat = beat + :one", item{":one": num(1)})
 	var lost *types.ConditionalCheckFailedException
 	switch {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"net"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -210,7 +211,16 @@ func TestLease(t *testing.T) {
 	if _, err := one.try(ctx); err == nil {
 		t.Error("it has the lease, of which it was not told")
 	}
-	if take(one) != 1 || one.holds() != nil || take(two) != 0 || two.holds() == nil || two.leader() != "one" {
+	if take(two) != 0 {
+		t.Error("taken before anything was seen of its holder")
+	}
+	// The other has counted since the answer was lost; it counts anew.
+	two.lasts = 0
+	if take(one) != 1 || take(two) != 0 {
+		t.Error("two have it at once")
+	}
+	two.lasts = long
+	if take(two) != 0 || one.holds() != nil || take(two) != 0 || two.holds() == nil || two.leader() != "one" {
 		t.Errorf("one holds the lease: %v, and two says %q", one.holds(), two.leader())
 	}
 	if err := one.renew(ctx); err != nil || take(two) != 0 {
@@ -235,6 +245,44 @@ func TestLease(t *testing.T) {
 	}
 	if err := two.renew(ctx); !errors.Is(err, errLease) {
 		t.Errorf("renewed what was taken: %v", err)
+	}
+}
+
+// A machine that was suspended does not know it by its steady clock.
+func TestTheLeaseEndsWhileTheMachineSleeps(t *testing.T) {
+	wall := time.Now()
+	l := newLease(sharedTable{}, "one", time.Minute)
+	l.wall = func() time.Time { return wall }
+	l.hold(1, l.now())
+	if err := l.holds(); err != nil {
+		t.Fatal(err)
+	}
+	wall = wall.Add(time.Hour)
+	if l.holds() == nil {
+		t.Error("an hour later it leads still")
+	}
+	wall = wall.Add(-2 * time.Hour) // set back, which is no reason to lead for longer, or to end
+	if err := l.holds(); err != nil {
+		t.Error(err)
+	}
+}
+
+// openWay counts who comes through.
+type openWay struct{ opened int }
+
+func (w *openWay) Open(context.Context) (net.Conn, error) { w.opened++; return nil, nil }
+func (w *openWay) Stale(time.Time) bool                   { return true }
+
+// Nor does it connect to the broker, where it would put out the one that leads.
+func TestNoConnectionWithoutTheLease(t *testing.T) {
+	leads, through := true, &openWay{}
+	way := WhileLeading(through, func() bool { return leads })
+	if _, err := way.Open(t.Context()); err != nil || !way.Stale(time.Now()) {
+		t.Fatal(err)
+	}
+	leads = false
+	if _, err := way.Open(t.Context()); !errors.Is(err, errLease) || through.opened != 1 {
+		t.Errorf("opened %d times, %v", through.opened, err)
 	}
 }
 

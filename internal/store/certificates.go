@@ -44,16 +44,18 @@ type place struct {
 	held     bool // and it was not detached
 	seen     time.Time
 	kind     certificate.Kind
+	// elsewhere: it is INACTIVE because another place has said so.
+	elsewhere bool
 }
 
-const placeQuery = `SELECT c.standing, c.holders, c.kind, h.device IS NOT NULL, coalesce(h.detached = 0, 0), coalesce(h.seen, 0)
+const placeQuery = `SELECT c.standing, c.holders, c.kind, c.elsewhere, h.device IS NOT NULL, coalesce(h.detached = 0, 0), coalesce(h.seen, 0)
 	FROM certificates c LEFT JOIN holdings h ON h.certificate = c.id AND h.device = ? WHERE c.id = ?`
 
 // placeOf returns false for a certificate that the inventory does not know.
 func placeOf(q querier, device registry.DeviceID, id certificate.ID) (place, bool, error) {
 	return single(q, func(row scanner) (p place, err error) {
 		var seen int64
-		err = row.Scan(&p.standing, &p.holders, &p.kind, &p.row, &p.held, &seen)
+		err = row.Scan(&p.standing, &p.holders, &p.kind, &p.elsewhere, &p.row, &p.held, &seen)
 		p.seen = moment(seen)
 		return p, err
 	}, placeQuery, device, id)

@@ -74,7 +74,13 @@ func (h Certificates) found(t *tx, c certificate.Certificate, read time.Time) (F
 		}
 		return FoundNew, insert(t, "", c)
 	}
-	return t.bring(c, is)
+	found, err := t.bring(c, is)
+	if err != nil || found != FoundOff {
+		return found, err
+	}
+	holders, err := collect(t, value[registry.DeviceID], `SELECT device FROM holdings WHERE certificate = ?`, c.ID)
+	t.committed(func() { h.s.sightings.drop(holders) })
+	return found, err
 }
 
 // foundRow is what the inventory says of a certificate.

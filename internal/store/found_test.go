@@ -67,6 +67,45 @@ func TestFoundOffAndOn(t *testing.T) {
 	}
 }
 
+// TestSeenOnWhatIsOff: also of a device that was just seen on it the next sighting
+// is refused, by which AWS is asked again.
+func TestSeenOnWhatIsOff(t *testing.T) {
+	w := open(t)
+	w.device("d1")
+	c := foreign(t, "c", certificate.Active)
+	w.ok(w.Certificates().Register(w.ctx, "d1", c))
+	w.clock.add(time.Hour)
+	seen := certificate.Sighting{Device: "d1", Certificate: c.ID, At: w.clock.Now(), Evidence: certificate.Connection}
+	w.ok(w.Certificates().Seen(w.ctx, seen))
+	off := c
+	off.Standing = certificate.Inactive
+	if got := w.found(off, w.clock.Now()); got != store.FoundOff {
+		t.Fatalf("found %q", got)
+	}
+	seen.At = w.clock.Now().Add(time.Second)
+	w.is(w.Certificates().Seen(w.ctx, seen), certificate.ErrNotActive)
+}
+
+// TestRetiredWhileOff: what another place had made INACTIVE, and what was retired
+// then, is not brought back.
+func TestRetiredWhileOff(t *testing.T) {
+	w := open(t)
+	w.device("d1")
+	c := foreign(t, "c", certificate.Active)
+	w.ok(w.Certificates().Register(w.ctx, "d1", c))
+	w.clock.add(time.Hour)
+	off := c
+	off.Standing = certificate.Inactive
+	if got := w.found(off, w.clock.Now()); got != store.FoundOff {
+		t.Fatalf("found %q", got)
+	}
+	w.ok(w.Certificates().Retire(w.ctx, removal("d1", c.ID, certificate.Deactivate)))
+	w.clock.add(time.Hour)
+	if got := w.found(c, w.clock.Now()); got != store.FoundLeft || w.standingOf(c) != certificate.Inactive {
+		t.Errorf("what was retired is %s: %q", w.standingOf(c), got)
+	}
+}
+
 // TestFoundTooLate: what was read before something newer happened changes
 // nothing, nor what is being changed, nor an open rotation's certificate.
 func TestFoundTooLate(t *testing.T) {

@@ -70,7 +70,7 @@ func (h Certificates) retire(t *tx, r certificate.Removal) error {
 		return h.detach(t, r, CertificateDetached)
 	case r.Mode == certificate.Delete:
 		return h.remove(t, r)
-	case at.standing == certificate.Active:
+	case at.standing == certificate.Active, at.elsewhere: // from now on it is so because of us
 		return h.deactivate(t, r)
 	}
 	return nil

@@ -57,6 +57,9 @@ func (s *Store) takeOver(ctx context.Context, epoch int64) error {
 		if err := t.migrate(ctx, len(migrations())); err != nil {
 			return err
 		}
+		if epoch < t.epoch {
+			return fmt.Errorf("%w: another one leads since, as number %d", ErrLost, t.epoch)
+		}
 		t.takesOver, t.epoch = true, epoch
 		t.committed(func() { s.leads.Store(true) })
 		return t.audit(Event{Kind: StoreTakenOver, Detail: map[string]string{"epoch": strconv.FormatInt(epoch, 10)}})

@@ -178,6 +178,19 @@ func (s *sightings) release(device registry.DeviceID) {
 	if s.removing[device]--; s.removing[device] == 0 {
 		delete(s.removing, device)
 	}
+	s.forget(device)
+}
+
+// drop has the next sighting of each device looked at by the writer.
+func (s *sightings) drop(devices []registry.DeviceID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, device := range devices {
+		s.forget(device)
+	}
+}
+
+func (s *sightings) forget(device registry.DeviceID) {
 	if e, ok := s.latest[device]; ok {
 		s.order.Remove(e)
 		delete(s.latest, device)

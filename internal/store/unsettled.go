@@ -100,6 +100,8 @@ type Place struct {
 	// Begun says that a rotation has it which has not come as far as its
 	// device: it is worth nothing before that is vended.
 	Begun bool
+	// AtWork says of one that is Begun that a request is at work on it.
+	AtWork bool
 }
 
 // Place returns how a certificate stands with a device.
@@ -111,9 +113,9 @@ func (h Certificates) Place(ctx context.Context, device registry.DeviceID, id ce
 			return err
 		}
 		p = Place{Known: true, Standing: at.standing, Held: at.usable(), Was: at.row, Holders: at.holders}
-		p.Begun, err = value[bool](q.row(`SELECT EXISTS (SELECT 1 FROM rotations
-			WHERE device = ? AND certificate = ? AND by_package = 0 AND state IN ('intended', 'issued'))`, device, id))
-		return err
+		return q.row(`SELECT count(*) > 0, coalesce(max(lease_instance <> '' AND lease_until > ?), 0) FROM rotations
+			WHERE device = ? AND certificate = ? AND by_package = 0 AND state IN ('intended', 'issued')`,
+			nanos(h.s.now()), device, id).Scan(&p.Begun, &p.AtWork)
 	})
 	if err != nil {
 		return Place{}, fmt.Errorf("certificate %s of device %s: %w", id, device, err)
