@@ -3,7 +3,6 @@ package store
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -66,11 +65,11 @@ func (s *Store) checkPlace(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		row, hash, err := s.Audit().End(ctx)
-		if err != nil {
+		var end head
+		if err := s.look(ctx, func(q querier) (err error) { end, err = readHead(q); return err }); err != nil {
 			return err
 		}
-		if len(entries) == 0 || entries[0].Seq != at || entries[0].Audit != row || hex.EncodeToString(entries[0].Hash) != hash {
+		if len(entries) == 0 || entries[0].Seq != at || entries[0].Audit != end.seq || !bytes.Equal(entries[0].Hash, end.hash[:]) {
 			return fmt.Errorf("%w: %s does not have its entry %d, or another one", ErrForeign, latest.Log, at)
 		}
 	}
