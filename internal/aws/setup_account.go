@@ -56,6 +56,17 @@ func (a account) untagged() string {
 	return fmt.Sprintf("it does not carry the tag %s=%s", ownerTag, a.owner)
 }
 
+// removal returns what becomes of something when what is ours is taken away.
+func (a account) removal(r Resource, there, ours bool) []Step {
+	switch {
+	case !there:
+		return nil
+	case !ours:
+		return []Step{step(r, DoLeave, a.untagged())}
+	}
+	return []Step{step(r, DoDelete)}
+}
+
 // step makes a Step.
 func step(r Resource, do Do, why ...string) Step {
 	return Step{Resource: r, Do: do, Why: strings.Join(why, ", ")}

@@ -84,11 +84,11 @@ var ofCampaign = regexp.MustCompile(`^-[0-9a-f]{8}$`)
 func (p *groupPart) leftover(ctx context.Context, name string) ([]Step, error) {
 	one := &groupPart{account: p.account, name: name}
 	there, ours, err := one.find(ctx)
-	switch {
-	case err != nil || !there:
+	if err != nil {
 		return nil, err
-	case !ours:
-		return []Step{step(one.resource(), DoLeave, p.untagged())}, nil
+	}
+	if !there || !ours {
+		return p.removal(one.resource(), there, ours), nil
 	}
 	n := 0
 	err = one.group().things(ctx, func(things []string) error { n += len(things); return nil })

@@ -121,13 +121,10 @@ func (p *rolePart) make(ctx context.Context, s Step) error {
 
 func (p *rolePart) leftovers(ctx context.Context) ([]Step, error) {
 	there, ours, err := p.describe(ctx)
-	switch {
-	case err != nil || there == nil:
+	if err != nil {
 		return nil, err
-	case !ours:
-		return []Step{step(p.resource(), DoLeave, p.untagged())}, nil
 	}
-	return []Step{step(p.resource(), DoDelete)}, nil
+	return p.removal(p.resource(), there != nil, ours), nil
 }
 
 func (p *rolePart) remove(ctx context.Context, _ Step) error {

@@ -156,13 +156,10 @@ func (p *rulePart) write(ctx context.Context, do Do) error {
 
 func (p *rulePart) leftovers(ctx context.Context) ([]Step, error) {
 	there, ours, err := p.find(ctx)
-	switch {
-	case err != nil || !there:
+	if err != nil {
 		return nil, err
-	case !ours:
-		return []Step{step(p.resource(), DoLeave, p.untagged())}, nil
 	}
-	return []Step{step(p.resource(), DoDelete)}, nil
+	return p.removal(p.resource(), there, ours), nil
 }
 
 func (p *rulePart) remove(ctx context.Context, _ Step) error {

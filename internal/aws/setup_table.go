@@ -126,13 +126,10 @@ func (p *tablePart) create(ctx context.Context) error {
 
 func (p *tablePart) leftovers(ctx context.Context) ([]Step, error) {
 	there, ours, err := p.describe(ctx)
-	switch {
-	case err != nil || there == nil:
+	if err != nil {
 		return nil, err
-	case !ours:
-		return []Step{step(p.resource(), DoLeave, p.untagged())}, nil
 	}
-	return []Step{step(p.resource(), DoDelete)}, nil
+	return p.removal(p.resource(), there != nil, ours), nil
 }
 
 func (p *tablePart) remove(ctx context.Context, _ Step) error {
