@@ -48,10 +48,9 @@ const (
 )
 
 const (
-	suchMost     = 10
-	longUnder    = 30 * 24 * time.Hour
-	manyPolicies = 10 // AWS IoT Core quotas: policies attached to a certificate
-	longName     = 64 // RFC 5280, appendix A.1: the upper bound of a common name
+	suchMost  = 10
+	longUnder = 30 * 24 * time.Hour
+	longName  = 64 // RFC 5280, appendix A.1: the upper bound of a common name
 )
 
 // Pace is what bounds a campaign besides its spec.
@@ -127,7 +126,7 @@ func (p *Planner) risksOf(c Candidate, current Active) []string {
 	add(current.Shared, riskShared)
 	add(len(c.Device) > longName, riskName)
 	add(!certificate.MayBeKey(current.KeyType), riskKey)
-	add(current.Policies > manyPolicies, riskPolicy)
+	add(current.Policies > certificate.MostPolicies, riskPolicy)
 	return risks
 }
 

@@ -94,6 +94,10 @@ type Certificate struct {
 	Created   time.Time
 }
 
+// MostPolicies is how many policies AWS IoT attaches to a certificate (AWS IoT
+// Core quotas, which do not let it be raised).
+const MostPolicies = 10
+
 // New reads a certificate from its DER. Standing, Kind, Policies and Created
 // are left to the caller.
 func New(der []byte, chain [][]byte) (Certificate, error) {

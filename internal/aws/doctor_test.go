@@ -13,6 +13,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/iot"
 	"github.com/aws/aws-sdk-go-v2/service/iot/types"
+
+	"github.com/certvendor/certvendor/certificate"
 )
 
 // nobodyThere is a way to a broker that is not there.
@@ -191,7 +193,7 @@ func TestExamineThing(t *testing.T) {
 		_, err = c.clients.IoT.AddThingToThingGroup(t.Context(), &iot.AddThingToThingGroupInput{ThingGroupName: &name, ThingName: new(courseThing)})
 		c.must(err)
 	}
-	for i := range mostPolicies {
+	for i := range certificate.MostPolicies {
 		name := fmt.Sprintf("policy-%d", i)
 		_, err := c.clients.IoT.CreatePolicy(t.Context(), &iot.CreatePolicyInput{PolicyName: &name, PolicyDocument: new("{}")})
 		c.must(err)

@@ -13,12 +13,7 @@ import (
 	"github.com/certvendor/certvendor/registry"
 )
 
-const (
-	// mostPolicies is how many policies a certificate may have (AWS IoT Core
-	// quotas).
-	mostPolicies = 10
-	lastSoon     = 30 * 24 * time.Hour
-)
+const lastSoon = 30 * 24 * time.Hour
 
 // ExamineThing looks at one thing as a rotation would find it. It changes
 // nothing.
@@ -138,8 +133,8 @@ func (d *Doctor) inheritable(policies []string) Finding {
 	switch {
 	case len(policies) == 0:
 		return unknown("with policy.mode inherit and no policy.default, a get over it is refused; a device can do nothing with it", "none of its own")
-	case len(policies) > mostPolicies:
-		return bad("detach some", "%d, and a certificate has room for %d", len(policies), mostPolicies)
+	case len(policies) > certificate.MostPolicies:
+		return bad("detach some", "%d, and a certificate has room for %d", len(policies), certificate.MostPolicies)
 	}
-	return good("%d of at most %d: %s", len(policies), mostPolicies, strings.Join(policies, ", "))
+	return good("%d of at most %d: %s", len(policies), certificate.MostPolicies, strings.Join(policies, ", "))
 }

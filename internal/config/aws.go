@@ -183,10 +183,6 @@ type AWSPackages struct {
 	Plain bool `yaml:"plain"`
 }
 
-// mostPolicies is how many policies AWS IoT attaches to a certificate (AWS IoT
-// Core quotas, which do not let it be raised).
-const mostPolicies = 10
-
 func defaultAWS() AWS {
 	return AWS{
 		Data: "data", Journal: AWSJournal{Lease: 15 * time.Second}, QuotaShare: 0.5, Quotas: []string{}, Prices: []string{},

@@ -196,7 +196,7 @@ func (c Config) Naming() certificate.Naming {
 func (c Config) PolicyRule() vending.Policy {
 	rule := vending.Policy{Mode: c.Policy.Mode, Default: c.Policy.Default, Allow: c.Policy.InheritAllow}
 	if c.Backend == AWSBackend {
-		rule.Most = mostPolicies
+		rule.Most = certificate.MostPolicies
 	}
 	return rule
 }

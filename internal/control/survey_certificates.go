@@ -32,9 +32,6 @@ func (s *Server) surveyCertificates(ctx context.Context, after string, found *Su
 	return string(page[len(page)-1].ID), nil
 }
 
-// manyPolicies is how many policies AWS IoT attaches to a certificate.
-const manyPolicies = 10
-
 // count adds a certificate, however many hold it.
 func (s *Survey) count(h certificate.Holding) {
 	s.Certificates++
@@ -45,7 +42,7 @@ func (s *Survey) count(h certificate.Holding) {
 	if len(h.Policies) == 0 {
 		s.Policies[""]++
 	}
-	if len(h.Policies) > manyPolicies {
+	if len(h.Policies) > certificate.MostPolicies {
 		s.Many.add(fmt.Sprintf("%s %d", h.Device, len(h.Policies)))
 	}
 	if parsed, err := h.X509(); err == nil && weak(parsed.PublicKey) {
