@@ -33,13 +33,13 @@ type outcome struct {
 }
 
 // read reads the next few.
-func (s *Syncer) read(ctx context.Context, state *SyncState, order int) error {
+func (s *Syncer) read(ctx context.Context, state *SyncState) error {
 	todo, err := s.todo.Next(ctx, readPage)
 	if err != nil {
 		return err
 	}
 	if len(todo) == 0 {
-		return s.finish(ctx, state, order)
+		return s.finish(ctx, state)
 	}
 	outcomes := s.readSome(ctx, state, todo)
 	if ctx.Err() != nil {
@@ -68,7 +68,7 @@ func (s *Syncer) read(ctx context.Context, state *SyncState, order int) error {
 	if len(read) == 0 && isPassing(all) {
 		return all // AWS answers nobody: that is no one's fault
 	}
-	return s.note(order, state, func() error { return s.todo.Done(ctx, read, again, *state) })
+	return s.note(state, func(at store.Position) error { return s.todo.Done(ctx, read, again, at) })
 }
 
 func (s *Syncer) readSome(ctx context.Context, state *SyncState, todo []store.Todo) []outcome {

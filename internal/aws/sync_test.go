@@ -7,7 +7,10 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/backend/backendtest"
@@ -295,10 +298,14 @@ func TestSyncIsStopped(t *testing.T) {
 	if _, err := w.syncer.Begin(t.Context(), SyncOrder{Source: SyncIndex}); err == nil {
 		t.Error("two at a time")
 	}
+	behind := w.syncer.State() // as a step has it that is at work
 	for range 2 {
 		if state, err := w.syncer.Stop(t.Context()); err != nil || state.Phase != SyncStopped {
 			t.Errorf("%+v, %v", state, err)
 		}
+	}
+	if err := w.syncer.finish(t.Context(), &behind); !errors.Is(err, store.ErrOvertaken) || w.syncer.State().Phase != SyncStopped {
+		t.Errorf("a step that has begun before it was stopped: %v, and it is %q", err, w.syncer.State().Phase)
 	}
 	if err := w.syncer.work(t.Context()); err != nil || len(fake.called()) > 0 {
 		t.Errorf("it went on: %v", err)
@@ -355,5 +362,86 @@ func TestSpeaksAgain(t *testing.T) {
 	speaks.At = clock.Now()
 	if err := w.inventory.Seen(t.Context(), speaks); err != nil {
 		t.Error(err)
+	}
+}
+
+// stall has the store hang at its next commit until release is called. What
+// hangs, hangs on the goroutine that writes.
+type stall struct {
+	armed   atomic.Bool
+	hangs   chan struct{}
+	release func()
+	free    chan struct{}
+}
+
+func newStall() *stall {
+	s := &stall{hangs: make(chan struct{}), free: make(chan struct{})}
+	s.release = sync.OnceFunc(func() { close(s.free) })
+	return s
+}
+
+func (s *stall) committed(time.Duration, int) {
+	if s.armed.CompareAndSwap(true, false) {
+		close(s.hangs)
+		<-s.free
+	}
+}
+
+// TestSyncIsShownWhileTheStoreHangs: whatever a sync is writing down, who asks
+// how far it is has an answer, and who gives up waiting is let go.
+func TestSyncIsShownWhileTheStoreHangs(t *testing.T) {
+	all := SyncOrder{Source: SyncAll}
+	begin := func(ctx context.Context, s *Syncer) error { _, err := s.Begin(ctx, all); return err }
+	for name, one := range map[string]struct {
+		before, writes func(context.Context, *Syncer) error
+		want           SyncPhase
+	}{
+		"begin": {nil, begin, SyncDone},
+		"name": {nil, func(ctx context.Context, s *Syncer) error {
+			return s.Name(ctx, []store.Todo{{What: store.TodoDevice, Name: "a"}})
+		}, SyncNever},
+		"stop": {begin, func(ctx context.Context, s *Syncer) error { _, err := s.Stop(ctx); return err }, SyncStopped},
+		"work": {begin, func(ctx context.Context, s *Syncer) error { return s.work(ctx) }, SyncDone},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fake, hang := newFake(), newStall()
+			w := fake.open(t, noon(), func(c *Config) { c.Committed = hang.committed })
+			t.Cleanup(hang.release)
+			fake.things = []string{"a"}
+			if one.before != nil {
+				if err := one.before(t.Context(), w.syncer); err != nil {
+					t.Fatal(err)
+				}
+			}
+			hang.armed.Store(true)
+			written := make(chan error, 1)
+			go func() { written <- one.writes(t.Context(), w.syncer) }()
+			<-hang.hangs
+			answered := make(chan struct{})
+			go func() {
+				defer close(answered)
+				w.syncer.State()
+				gone, leave := context.WithCancel(t.Context())
+				leave()
+				if _, err := w.syncer.Stop(gone); !errors.Is(err, context.Canceled) {
+					t.Errorf("who has left was told %v", err)
+				}
+			}()
+			select {
+			case <-answered:
+			case <-time.After(20 * time.Second):
+				hang.release()
+				<-answered
+				t.Fatal("nobody is answered while the store hangs")
+			}
+			hang.release()
+			if err := errors.Join(<-written, w.syncer.work(t.Context())); err != nil {
+				t.Fatal(err)
+			}
+			var durable SyncState
+			if _, err := w.store.Sync().Position(t.Context(), &durable); err != nil || durable.Phase != one.want || w.syncer.State().Phase != one.want {
+				t.Errorf("it is %q, and %q in the store: %v", w.syncer.State().Phase, durable.Phase, err)
+			}
+		})
 	}
 }
