@@ -27,7 +27,7 @@ func (s *Syncer) listCertificates(ctx context.Context, state *SyncState) error {
 		PageSize: new(int32(listPage)), Marker: optional(state.Marker), AscendingOrder: true,
 	})
 	if err != nil {
-		return s.lostPlace(ctx, state, fmt.Errorf("list certificates: %w", err))
+		return s.lostPlace(ctx, state, "certificates", fmt.Errorf("list certificates: %w", err))
 	}
 	var listed []store.Listed
 	for _, c := range page.Certificates {
@@ -62,12 +62,14 @@ func (s *Syncer) wanted(ctx context.Context, state *SyncState, listed []store.Li
 	return wanted, err
 }
 
-// lostPlace begins a list anew whose place AWS does not know any more.
-func (s *Syncer) lostPlace(ctx context.Context, state *SyncState, err error) error {
+// lostPlace begins a list of something anew whose place AWS does not know any
+// more.
+func (s *Syncer) lostPlace(ctx context.Context, state *SyncState, what string, err error) error {
 	if state.Marker == "" || codeOf(err) != invalidRequest {
 		return err
 	}
-	state.Marker = ""
+	state.Marker, state.Strange = "", 0
+	delete(state.Listed, what)
 	return errors.Join(err, s.note(state, func(at store.Position) error { return s.todo.Add(ctx, nil, at) }))
 }
 
@@ -77,7 +79,7 @@ func (s *Syncer) lostPlace(ctx context.Context, state *SyncState, err error) err
 func (s *Syncer) listThings(ctx context.Context, state *SyncState) error {
 	page, err := s.iot.ListThings(ctx, &iot.ListThingsInput{MaxResults: new(int32(listPage)), NextToken: optional(state.Marker)})
 	if err != nil {
-		return s.lostPlace(ctx, state, fmt.Errorf("list things: %w", err))
+		return s.lostPlace(ctx, state, "things", fmt.Errorf("list things: %w", err))
 	}
 	attributes := map[registry.DeviceID]map[string]string{}
 	var ids []registry.DeviceID
@@ -102,13 +104,20 @@ func (s *Syncer) listThings(ctx context.Context, state *SyncState) error {
 	for _, id := range ids {
 		wanted = append(wanted, store.Todo{What: what, Name: string(id)})
 	}
+	// The last page is one as long as it is not decided what is read.
+	marker := deref(page.NextToken)
+	if marker == "" {
+		if err := s.note(state, func(at store.Position) error { return s.todo.Add(ctx, wanted, at) }); err != nil {
+			return err
+		}
+	}
 	state.Listed["things"] += len(page.Things)
 	state.Strange += strange
-	state.Marker = deref(page.NextToken)
-	if err := s.note(state, func(at store.Position) error { return s.todo.Add(ctx, wanted, at) }); err != nil || state.Marker != "" {
-		return err
+	state.Marker = marker
+	if marker == "" {
+		return s.decide(ctx, state)
 	}
-	return s.decide(ctx, state)
+	return s.note(state, func(at store.Position) error { return s.todo.Add(ctx, wanted, at) })
 }
 
 // decide begins to read. Who holds what is asked of the things or of the

@@ -28,7 +28,7 @@ func (s *Syncer) listIndex(ctx context.Context, state *SyncState) error {
 		QueryString: new(cmp.Or(state.Query, everyThing)), MaxResults: new(int32(indexPage)), NextToken: optional(state.Marker),
 	})
 	if err != nil {
-		return s.lostPlace(ctx, state, fmt.Errorf("query the fleet index: %w", err))
+		return s.lostPlace(ctx, state, "things", fmt.Errorf("query the fleet index: %w", err))
 	}
 	attributes := map[registry.DeviceID]map[string]string{}
 	var wanted []store.Todo
@@ -50,18 +50,21 @@ func (s *Syncer) listIndex(ctx context.Context, state *SyncState) error {
 			return err
 		}
 	}
-	state.Listed["things"] += len(page.Things)
-	state.Strange += strange
-	return s.sourced(ctx, state, wanted, deref(page.NextToken))
+	return s.sourced(ctx, state, wanted, func() {
+		state.Listed["things"] += len(page.Things)
+		state.Strange += strange
+		state.Marker = deref(page.NextToken)
+	})
 }
 
-// sourced notes a page of a source, and begins to read after the last.
-func (s *Syncer) sourced(ctx context.Context, state *SyncState, wanted []store.Todo, marker string) error {
+// sourced notes a page of a source, then what done makes of the state: where the
+// next one is. After the last it begins to read.
+func (s *Syncer) sourced(ctx context.Context, state *SyncState, wanted []store.Todo, done func()) error {
 	if err := s.note(state, func(at store.Position) error { return s.todo.Add(ctx, wanted, at) }); err != nil {
 		return err
 	}
-	state.Marker = marker
-	if marker == "" {
+	done()
+	if state.Marker == "" {
 		left, err := s.todo.Left(ctx)
 		if err != nil {
 			return err
@@ -91,8 +94,7 @@ func (s *Syncer) listFindings(ctx context.Context, state *SyncState) error {
 		for id := range ids {
 			wanted = append(wanted, store.Todo{What: store.TodoCertificate, Name: string(id)})
 		}
-		state.Listed["findings"] = n
-		return s.sourced(ctx, state, wanted, "")
+		return s.sourced(ctx, state, wanted, func() { state.Listed["findings"] = n })
 	}
 	return nil
 }

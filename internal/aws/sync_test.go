@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/iot"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/backend/backendtest"
@@ -443,5 +446,87 @@ func TestSyncIsShownWhileTheStoreHangs(t *testing.T) {
 				t.Errorf("it is %q, and %q in the store: %v", w.syncer.State().Phase, durable.Phase, err)
 			}
 		})
+	}
+}
+
+// TestSyncCountsOnce: a daemon that is killed after any of a sync's commits says
+// in the end how many there were, each of them once.
+func TestSyncCountsOnce(t *testing.T) {
+	const things = 5
+	for source, want := range map[SyncSource]map[string]int{
+		SyncAll: {"things": things + 1, "certificates": things}, SyncIndex: {"things": things + 1}, SyncDefender: {"findings": 2},
+	} {
+		for kill, killed := 1, true; killed; kill++ {
+			t.Run(fmt.Sprintf("%s/%d", source, kill), func(t *testing.T) {
+				dying, die := context.WithCancel(t.Context())
+				defer die()
+				var left atomic.Int32
+				fake, clock := newFake(), noon()
+				w := fake.open(t, clock, func(c *Config) {
+					c.Committed = func(time.Duration, int) {
+						if left.Add(-1) == 0 {
+							die()
+						}
+					}
+				})
+				for i := range things {
+					thing := fmt.Sprintf("thing-%02d", i)
+					fake.things = append(fake.things, thing)
+					fake.findings = append(fake.findings, string(fake.hold(t, w, clock, thing)))
+				}
+				fake.findings = fake.findings[:2]
+				fake.things = append(fake.things, "gone")
+				if err := errors.Join(w.registry.Add(t.Context(), "gone", nil), w.registry.Remove(t.Context(), "gone")); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := w.syncer.Begin(t.Context(), SyncOrder{Source: source}); err != nil {
+					t.Fatal(err)
+				}
+				left.Store(int32(kill))
+				killed = w.syncer.work(dying) != nil
+				w.syncer = newSyncer(w) // which knows what is durable
+				if err := errors.Join(w.syncer.load(t.Context()), w.syncer.work(t.Context())); err != nil {
+					t.Fatal(err)
+				}
+				state := w.syncer.State()
+				if state.Phase != SyncDone || !maps.Equal(state.Listed, want) || state.Read != state.Total || state.Strange != min(1, want["things"]) {
+					t.Errorf("state %+v", state)
+				}
+			})
+		}
+	}
+}
+
+// TestSyncOfAListThatIsLost: a list whose place AWS does not know any more is
+// begun anew, and counted anew.
+func TestSyncOfAListThatIsLost(t *testing.T) {
+	fake, clock := newFake(), noon()
+	var lost atomic.Bool
+	w := fake.open(t, clock, func(c *Config) {
+		own := c.Clients.Config.Copy()
+		next := own.HTTPClient.(*http.Client).Transport
+		own.HTTPClient = &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Path == "/things" && r.URL.Query().Get("nextToken") != "" && lost.CompareAndSwap(false, true) {
+				return answer(r, http.StatusBadRequest, invalidRequest), nil
+			}
+			return next.RoundTrip(r)
+		})}
+		c.Clients.IoT = iot.NewFromConfig(own)
+	})
+	fake.things = []string{"a", "b", "c"}
+	if err := errors.Join(w.registry.Add(t.Context(), "a", nil), w.registry.Remove(t.Context(), "a")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.syncer.Begin(t.Context(), SyncOrder{Source: SyncAll}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.syncer.work(t.Context()); err == nil || !lost.Load() {
+		t.Fatalf("no place was lost: %v", err)
+	}
+	if err := w.syncer.work(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if state := w.syncer.State(); state.Listed["things"] != 3 || state.Strange != 1 {
+		t.Errorf("state %+v", state)
 	}
 }
