@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -158,15 +159,45 @@ func (h Certificates) Certificate(ctx context.Context, id certificate.ID) (certi
 	return c.Certificate, nil
 }
 
-// SetRemoved remembers, or forgets, that a person took out a device which
-// another registry has still. Idempotent.
-func (h Devices) SetRemoved(ctx context.Context, id registry.DeviceID, removed bool) error {
-	text := `DELETE FROM removed WHERE device = ?`
-	if removed {
-		text = `INSERT INTO removed VALUES (?) ON CONFLICT (device) DO NOTHING`
+// TakeOut removes a device as Remove does, and remembers in the same commit that
+// a person took it out: another registry has it still.
+func (h Devices) TakeOut(ctx context.Context, id registry.DeviceID) error {
+	err := h.s.commit(ctx, func(t *tx) error {
+		if err := known(t, id); err != nil {
+			return err
+		}
+		return errors.Join(t.change(`INSERT INTO removed VALUES (?) ON CONFLICT (device) DO NOTHING`, id), removeDevice(t, id))
+	})
+	if err != nil {
+		return fmt.Errorf("remove device %s: %w", id, err)
 	}
-	if err := h.s.commit(ctx, func(t *tx) error { return t.change(text, id) }); err != nil {
-		return fmt.Errorf("note that device %s is taken out: %w", id, err)
+	return nil
+}
+
+// LetIn forgets that a person took a device out. Idempotent.
+func (h Devices) LetIn(ctx context.Context, id registry.DeviceID) error {
+	if err := h.s.commit(ctx, func(t *tx) error { return t.change(`DELETE FROM removed WHERE device = ?`, id) }); err != nil {
+		return fmt.Errorf("let device %s in again: %w", id, err)
+	}
+	return nil
+}
+
+// Meet enters a device that another registry has, unless it is there, as Add
+// does. It returns registry.ErrUnknown for one that a person took out, however
+// lately.
+func (h Devices) Meet(ctx context.Context, id registry.DeviceID, attributes map[string]string) error {
+	err := h.s.commit(ctx, func(t *tx) error {
+		_, out, err := single(t, value[int], `SELECT 1 FROM removed WHERE device = ?`, id)
+		switch {
+		case err != nil:
+			return err
+		case out:
+			return registry.ErrUnknown
+		}
+		return addNew(t, id, attributes)
+	})
+	if err != nil {
+		return fmt.Errorf("add device %s: %w", id, err)
 	}
 	return nil
 }
