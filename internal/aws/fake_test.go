@@ -201,7 +201,7 @@ func (f *fakeIoT) routes() http.Handler {
 	f.lists(handle)
 	handle("POST /2015-03-31/functions/{name}/invocations", f.invoke)
 	handle("GET /certificates/{id}", func(r *http.Request, _ map[string]any) (int, any) {
-		if f.pems[r.PathValue("id")] == "" {
+		if f.pems[r.PathValue("id")] == "" || f.statusOf(r.PathValue("id")) == deleted {
 			return 404, notFound
 		}
 		return 200, map[string]any{"certificateDescription": map[string]any{
@@ -226,7 +226,9 @@ func (f *fakeIoT) lists(handle func(string, func(*http.Request, map[string]any) 
 		page, next := f.paged(r, "marker", slices.Sorted(maps.Keys(f.pems)))
 		var all []map[string]any
 		for _, id := range page {
-			all = append(all, map[string]any{"certificateId": id, "status": f.statusOf(id)})
+			if f.statusOf(id) != deleted {
+				all = append(all, map[string]any{"certificateId": id, "status": f.statusOf(id)})
+			}
 		}
 		return 200, map[string]any{"certificates": all, "nextMarker": next}
 	})

@@ -32,6 +32,9 @@ var apiOf = map[string]string{
 	"DELETE /things/{thing}/jobs/{job}/executionNumber/{number}": "DeleteJobExecution",
 }
 
+// deleted is how a certificate stands that the fake does not have any more.
+const deleted = "DELETED"
+
 // fakeThings are the certificates of a fakeIoT. One that is not here is ACTIVE,
 // whatever it is.
 type fakeThings struct {
@@ -121,7 +124,7 @@ func (f *fakeIoT) handleThings(handle func(string, func(*http.Request, map[strin
 		case f.statusOf(id) == "ACTIVE":
 			return 406, "CertificateStateException"
 		}
-		f.status[id] = "DELETED"
+		f.status[id] = deleted
 		return 200, none
 	})
 	handle("PUT /target-policies/{policy}", func(r *http.Request, body map[string]any) (int, any) {

@@ -97,7 +97,8 @@ func (i *Inventory) attached(ctx context.Context, device registry.DeviceID) (vie
 
 // adopt enters a certificate in the store that AWS has attached to a thing. One
 // that the store knows as taken from the device stays so: detaching takes AWS a
-// while.
+// while. So does one that is on its way in, or out, when it is to be entered:
+// what AWS said of it then is out of date.
 func (i *Inventory) adopt(ctx context.Context, device registry.DeviceID, id certificate.ID) error {
 	return i.adoptAs(ctx, device, id, i.lookUp)
 }
@@ -121,7 +122,7 @@ func (i *Inventory) adoptAs(
 	if err != nil {
 		return err
 	}
-	err = i.rows.Register(ctx, device, c)
+	err = i.rows.TakeIn(ctx, device, c, i.isRemoved(id))
 	if errors.Is(err, certificate.ErrRevoked) || errors.Is(err, certificate.ErrDistrusted) {
 		return nil
 	}

@@ -42,8 +42,11 @@ type Inventory struct {
 	how   Registration
 	views *recent[registry.DeviceID, view]
 	fresh *recent[registry.DeviceID, struct{}] // looked at because of a certificate that was not known
-	log   zerolog.Logger
-	now   func() time.Time
+	// removed are those that were deleted at AWS, or are about to be: an answer
+	// of before may still be on its way into the store.
+	removed *recent[certificate.ID, struct{}]
+	log     zerolog.Logger
+	now     func() time.Time
 	// refused is told that AWS IoT will not have a certificate: its CA may be
 	// INACTIVE there by now. Nil: nobody is.
 	refused func()
@@ -210,8 +213,19 @@ func (i *Inventory) isOnAgain(ctx context.Context, id certificate.ID) (bool, err
 	if err != nil {
 		return false, unlessGone(err)
 	}
-	found, err := i.rows.Found(ctx, c, read)
+	found, err := i.rows.Found(ctx, c, read, i.isRemoved(id))
 	return found == store.FoundOn, err
+}
+
+// removedKept is longer than any answer of AWS takes into the store.
+const removedKept = time.Hour
+
+// isRemoved returns what asks whether a certificate was deleted at AWS lately.
+func (i *Inventory) isRemoved(id certificate.ID) func() bool {
+	return func() bool {
+		_, lately := i.removed.get(id)
+		return lately
+	}
 }
 
 // doubt has AWS's list of the device's certificates read anew if the store does

@@ -55,6 +55,7 @@ func (i *Inventory) Register(ctx context.Context, device registry.DeviceID, c ce
 
 // enter makes AWS know a certificate, with policies and thing. Idempotent.
 func (i *Inventory) enter(ctx context.Context, device registry.DeviceID, c certificate.Certificate) error {
+	i.removed.forget(c.ID)
 	known, err := i.register(ctx, c)
 	if err == nil && known {
 		err = i.setStatus(ctx, c.ID, statusOf(c.Standing))

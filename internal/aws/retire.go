@@ -159,6 +159,7 @@ const (
 // remove deletes a certificate: INACTIVE, detached from things and policies,
 // then deleted. Idempotent.
 func (i *Inventory) remove(ctx context.Context, id certificate.ID) error {
+	i.removed.put(id, struct{}{})
 	err := i.setStatus(ctx, id, types.CertificateStatusInactive)
 	if isNotFound(err) {
 		return nil

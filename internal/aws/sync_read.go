@@ -157,7 +157,7 @@ func (s *Syncer) readCertificate(ctx context.Context, id certificate.ID) (store.
 			return store.FoundAlike, err
 		}
 	}
-	found, err := s.rows.Found(ctx, c, read)
+	found, err := s.rows.Found(ctx, c, read, s.inventory.isRemoved(id))
 	if isNew && found == store.FoundAlike {
 		found = store.FoundNew
 	}
@@ -194,5 +194,5 @@ func (s *Syncer) gone(ctx context.Context, id certificate.ID, read time.Time) (s
 		return store.FoundAlike, err
 	}
 	c.Standing = certificate.Inactive
-	return s.rows.Found(ctx, c, read)
+	return s.rows.Found(ctx, c, read, s.inventory.isRemoved(id))
 }

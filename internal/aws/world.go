@@ -187,9 +187,10 @@ func (w *World) join(n names) {
 	}
 	w.inventory = &Inventory{
 		rows: w.store.Certificates(), marks: w.store.Unsettled(), iot: clients.IoT, names: n, how: c.Registration,
-		views:  newRecent[registry.DeviceID, view](viewKept, remembering, c.Now),
-		fresh:  newRecent[registry.DeviceID, struct{}](freshEvery, remembering, c.Now),
-		looked: newRecent[registry.DeviceID, struct{}](lookAgain, remembering, c.Now), presence: c.Presence,
+		removed: newRecent[certificate.ID, struct{}](removedKept, remembering, c.Now),
+		views:   newRecent[registry.DeviceID, view](viewKept, remembering, c.Now),
+		fresh:   newRecent[registry.DeviceID, struct{}](freshEvery, remembering, c.Now),
+		looked:  newRecent[registry.DeviceID, struct{}](lookAgain, remembering, c.Now), presence: c.Presence,
 		log: c.Log, now: c.Now, atWork: map[certificate.ID]int{},
 	}
 	if issuer, remembers := w.issuer.(interface{ Forget() }); remembers {

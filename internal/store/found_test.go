@@ -21,7 +21,7 @@ func foreign(t *testing.T, name string, standing certificate.Standing, policies 
 
 func (w *world) found(c certificate.Certificate, read time.Time) store.Found {
 	w.t.Helper()
-	return must[store.Found](w.t)(w.Certificates().Found(w.ctx, c, read))
+	return must[store.Found](w.t)(w.Certificates().Found(w.ctx, c, read, func() bool { return false }))
 }
 
 func (w *world) standingOf(c certificate.Certificate) certificate.Standing {
