@@ -377,3 +377,24 @@ func packed(t *testing.T, path string) *bytes.Buffer {
 	}
 	return &out
 }
+
+// An instance that took the lease, and was then so slow that another took it and
+// led, does not lead with its older epoch, although nobody has its next entry.
+func TestAnOlderEpochIsFencedOff(t *testing.T) {
+	log, one, two := pair(t)
+	slow := one.share("slow", log)
+	two.ok(two.Lead(two.ctx, 3))
+	two.device("d1")
+	slow.is(slow.Lead(slow.ctx, 2), store.ErrLost)
+	slow.is(slow.Devices().Add(slow.ctx, "d2", nil), store.ErrFollows)
+	for _, e := range log.Entries() {
+		if e.Epoch == 2 {
+			t.Errorf("entry %d is of the one that was too slow", e.Seq)
+		}
+	}
+	two.device("d3") // and nobody has taken its place
+	slow.follow(slow.ctx)
+	if slow.Shared().Seq != two.Shared().Seq || slow.Shared().Leads {
+		t.Errorf("it is at %+v, the leader at %+v", slow.Shared(), two.Shared())
+	}
+}
