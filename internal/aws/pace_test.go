@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/backend/backendtest"
 	"github.com/certvendor/certvendor/jobs"
 	"github.com/certvendor/certvendor/protocol"
@@ -206,6 +207,27 @@ func TestHeldInPages(t *testing.T) {
 		if !slices.Equal(h.Policies, []string{"p1", "p2", "p3"}) {
 			t.Errorf("policies of %.8s: %v", h.ID, h.Policies)
 		}
+	}
+}
+
+// A certificate that cannot be read, as one with a serial number that is negative,
+// does not keep its device from rotating over another.
+func TestCertificateThatCannotBeRead(t *testing.T) {
+	fake, clock := newFake(), noon()
+	w := fake.open(t, clock)
+	sound := signed(t, w, clock)
+	for name, text := range map[string]string{
+		"no PEM": "", "no certificate": "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n", "another": sound.PEM(),
+	} {
+		id := string(certificate.IDOf([]byte(name)))
+		fake.pems[id] = text
+		fake.principals["thing-1"] = append(fake.principals["thing-1"], fakeARN+"cert/"+id)
+	}
+	fake.pems[string(sound.ID)] = sound.PEM()
+	fake.principals["thing-1"] = append(fake.principals["thing-1"], fakeARN+"cert/"+string(sound.ID))
+	held, err := w.inventory.Held(t.Context(), "thing-1")
+	if err != nil || len(held) != 1 || held[0].ID != sound.ID {
+		t.Errorf("%d held, %v", len(held), err)
 	}
 }
 
