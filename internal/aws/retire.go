@@ -38,6 +38,11 @@ func (i *Inventory) Retire(ctx context.Context, r certificate.Removal) error {
 	if err != nil {
 		return err
 	}
+	if marked {
+		if err := i.mayBeTold(ctx, r.Device, r.Certificate); err != nil {
+			return err
+		}
+	}
 	end, err := i.begin(ctx, r.Device, r.Certificate)
 	if err != nil {
 		return err
