@@ -166,7 +166,14 @@ func (f *fakeIoT) routes() http.Handler {
 		if f.job == nil || strings.Count(r.PathValue("job"), "-") > 1 {
 			return 404, notFound
 		}
-		return 200, map[string]any{"job": map[string]any{"jobId": r.PathValue("job"), "status": f.jobStatus}}
+		return 200, map[string]any{"job": map[string]any{
+			"jobId": r.PathValue("job"), "status": f.jobStatus,
+			"timeoutConfig": f.job["timeoutConfig"], "jobExecutionsRolloutConfig": f.job["jobExecutionsRolloutConfig"],
+		}}
+	})
+	handle("PATCH /jobs/{job}", func(_ *http.Request, body map[string]any) (int, any) {
+		maps.Copy(f.job, body)
+		return 200, none
 	})
 	handle("GET /jobs/{job}/things", func(r *http.Request, _ map[string]any) (int, any) {
 		page, next := f.paged(r, "nextToken", f.inState(r.PathValue("job"), r.URL.Query().Get("status")))

@@ -27,7 +27,7 @@ var apiOf = map[string]string{
 	"GET /cacertificate/{id}": "DescribeCACertificate", "GET /thing-groups/{group}": "DescribeThingGroup",
 	"GET /thing-groups/{group}/things": "ListThingsInThingGroup", "PUT /thing-groups/addThingToThingGroup": "AddThingToThingGroup",
 	"PUT /thing-groups/removeThingFromThingGroup": "RemoveThingFromThingGroup",
-	"PUT /jobs/{job}": "CreateJob", "GET /jobs/{job}": "DescribeJob", "PUT /jobs/{job}/cancel": "CancelJob",
+	"PUT /jobs/{job}": "CreateJob", "PATCH /jobs/{job}": "UpdateJob", "GET /jobs/{job}": "DescribeJob", "PUT /jobs/{job}/cancel": "CancelJob",
 	"GET /jobs/{job}/things": "ListJobExecutionsForJob", "GET /things/{thing}/jobs/{job}": "DescribeJobExecution",
 	"DELETE /things/{thing}/jobs/{job}/executionNumber/{number}": "DeleteJobExecution",
 }

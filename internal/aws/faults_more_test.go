@@ -212,7 +212,7 @@ func packageIsGone(t *testing.T, c *course) {
 
 // asksAFunction puts an Asset Library that knows every device behind a function.
 func asksAFunction(_ *testing.T, f *faulty, config *Config) {
-	config.Registry, config.Assets = AssetsSource, AssetLibrary{Function: "assets"}
+	config.Registry, config.Assets = AssetsSource, AssetLibrary{Function: "assets", Attribute: "status"}
 	config.Clients.Lambda = lambda.NewFromConfig(config.Clients.Config)
 	f.next = assetFunction{f.next}
 }

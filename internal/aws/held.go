@@ -53,7 +53,14 @@ func (i *Inventory) learn(ctx context.Context, device registry.DeviceID) error {
 		return err
 	}
 	for _, id := range seen.certificates {
-		if err := i.adopt(ctx, device, id); err != nil {
+		err := i.adopt(ctx, device, id)
+		if errors.Is(err, errUnreadable) {
+			// It counts for nothing here, and nothing is done to it: the device
+			// rotates over its others.
+			i.log.Warn().Str("device", string(device)).Err(err).Msg("a certificate of the thing is not taken in")
+			continue
+		}
+		if err != nil {
 			i.views.forget(device)
 			return err
 		}
@@ -148,6 +155,9 @@ func (i *Inventory) lookUp(ctx context.Context, id certificate.ID) (certificate.
 	return i.describe(ctx, id)
 }
 
+// errUnreadable says that what AWS has as a certificate cannot be read as one.
+var errUnreadable = errors.New("it cannot be read")
+
 // describe reads a certificate from AWS IoT, with its policies.
 func (i *Inventory) describe(ctx context.Context, id certificate.ID) (certificate.Certificate, error) {
 	var none certificate.Certificate
@@ -158,14 +168,14 @@ func (i *Inventory) describe(ctx context.Context, id certificate.ID) (certificat
 	d := out.CertificateDescription
 	block, _ := pem.Decode([]byte(deref(d.CertificatePem)))
 	if block == nil {
-		return none, fmt.Errorf("describe certificate %s: AWS returned no PEM", id)
+		return none, fmt.Errorf("describe certificate %s: AWS returned no PEM: %w", id, errUnreadable)
 	}
 	c, err := certificate.New(block.Bytes, nil)
 	switch {
 	case err != nil:
-		return none, fmt.Errorf("describe certificate %s: %w", id, err)
+		return none, fmt.Errorf("describe certificate %s: %w: %w", id, errUnreadable, err)
 	case c.ID != id:
-		return none, fmt.Errorf("describe certificate %s: AWS returned the PEM of %s", id, c.ID)
+		return none, fmt.Errorf("describe certificate %s: AWS returned the PEM of %s: %w", id, c.ID, errUnreadable)
 	}
 	c.Kind, c.Standing = certificate.Adopted, standingOf(d.Status)
 	if d.CreationDate != nil {

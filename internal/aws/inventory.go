@@ -51,7 +51,8 @@ type Inventory struct {
 	// INACTIVE there by now. Nil: nobody is.
 	refused func()
 
-	presence *Presence // nil: there is no table
+	back     *recent[certificate.ID, time.Time] // see speaks
+	presence *Presence                          // nil: there is no table
 	looked   *recent[registry.DeviceID, struct{}]
 
 	mu     sync.Mutex
@@ -167,6 +168,9 @@ func (i *Inventory) Seen(ctx context.Context, s certificate.Sighting) error {
 	err := i.rows.Seen(ctx, s)
 	if !errors.Is(err, certificate.ErrNotHeld) && !errors.Is(err, certificate.ErrNotActive) {
 		return err
+	}
+	if unheard := i.speaks(ctx, s); unheard != nil {
+		return errors.Join(err, unheard)
 	}
 	if _, lately := i.fresh.get(s.Device); lately {
 		return err

@@ -12,10 +12,10 @@ import (
 // JobSettings are what AWS IoT is told about the job.
 type JobSettings struct {
 	InProgressTimeout time.Duration // whole minutes, up to a week
-	// AbortPercent ends the job when so many percent of its executions have
-	// failed, of at least AbortLeast. 0: it goes on.
-	AbortPercent float64
-	AbortLeast   int
+	// PerMinute is how many of the things that are in the group already when the
+	// job is made get it within a minute: those that come later have their turn
+	// by Pace. 0: as many as AWS gives it to.
+	PerMinute int
 }
 
 // Jobs is the continuous job of the thing group, and what the store knows of

@@ -24,10 +24,6 @@ import (
 // assetMedia is the media type of the Asset Library's API.
 const assetMedia = "application/vnd.aws-cdf-v1.0+json"
 
-// assetAttribute is the one attribute that is written: a template of the Asset
-// Library refuses those that it does not know.
-const assetAttribute = "status"
-
 const (
 	assetTime = 10 * time.Second
 	assetMost = 1 << 20 // octets of an answer
@@ -39,6 +35,9 @@ type AssetLibrary struct {
 	URL      string
 	Function string
 	Headers  map[string]string // besides those of the media type
+	// Attribute is the one that is written: a template of the Asset Library
+	// refuses those that it does not know. Empty: none is.
+	Attribute string
 }
 
 // assets is the Asset Library as a source.
@@ -79,11 +78,11 @@ func (a assets) look(ctx context.Context, id registry.DeviceID) (map[string]stri
 }
 
 func (a assets) write(ctx context.Context, id registry.DeviceID, attributes map[string]string) error {
-	text, some := attributes[assetAttribute]
+	text, some := attributes[a.config.Attribute]
 	if !some {
 		return nil
 	}
-	body, err := json.Marshal(map[string]any{"attributes": map[string]string{assetAttribute: text}})
+	body, err := json.Marshal(map[string]any{"attributes": map[string]string{a.config.Attribute: text}})
 	if err != nil {
 		return err
 	}

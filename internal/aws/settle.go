@@ -63,9 +63,15 @@ func (i *Inventory) conform(ctx context.Context, m store.Mark) error {
 	case at.AtWork:
 		return errAtWork
 	case !at.Known, at.Standing == certificate.Deleted:
+		if err := i.mayBeTold(ctx, m.Device, m.Certificate); err != nil {
+			return err
+		}
 		return i.remove(ctx, m.Certificate) // it never left the process, or is gone
 	case at.Begun, at.Holders == 0 && at.Standing == certificate.Active:
 		return unlessGone(i.setStatus(ctx, m.Certificate, types.CertificateStatusInactive))
+	}
+	if err := i.mayBeTold(ctx, m.Device, m.Certificate); err != nil {
+		return err
 	}
 	if err := unlessGone(i.setStatus(ctx, m.Certificate, statusOf(at.Standing))); err != nil {
 		return err

@@ -191,7 +191,8 @@ func (w *World) join(n names) {
 		views:   newRecent[registry.DeviceID, view](viewKept, remembering, c.Now),
 		fresh:   newRecent[registry.DeviceID, struct{}](freshEvery, remembering, c.Now),
 		looked:  newRecent[registry.DeviceID, struct{}](lookAgain, remembering, c.Now), presence: c.Presence,
-		log: c.Log, now: c.Now, atWork: map[certificate.ID]int{},
+		back: newRecent[certificate.ID, time.Time](backKept, remembering, c.Now),
+		log:  c.Log, now: c.Now, atWork: map[certificate.ID]int{},
 	}
 	if issuer, remembers := w.issuer.(interface{ Forget() }); remembers {
 		w.inventory.refused = issuer.Forget
