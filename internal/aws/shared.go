@@ -49,7 +49,7 @@ func StandBy(ctx context.Context, config Config) (_ *Shared, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	if s.lock, err = store.TakeLock(config.Data, "aws.data", config.Now()); err != nil {
+	if s.lock, err = takeData(config); err != nil {
 		return nil, err
 	}
 	if err := table.ensure(ctx); err != nil {

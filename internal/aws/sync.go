@@ -59,6 +59,8 @@ type SyncState struct {
 	Ended  time.Time `json:"ended,omitzero"`
 	Whole  time.Time `json:"whole,omitzero"` // when the last of everything began that has come to its end
 
+	Fully time.Time `json:"fully,omitzero"` // the same, of one that read everything again and left nothing out
+
 	ByThing bool `json:"byThing,omitempty"` // who holds what is asked of the things
 
 	Listed  map[string]int      `json:"listed,omitempty"` // by what: certificates, things
@@ -120,6 +122,24 @@ var ErrSyncing = errors.New("another sync of the inventory is at work")
 // load reads how far the last sync was.
 func (s *Syncer) load(ctx context.Context) error { return s.todo.Position(ctx, &s.state) }
 
+// fullySince reports whether all of the inventory was read since a moment.
+func (s *Syncer) fullySince(moment time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.Fully.After(moment)
+}
+
+// afterRestore begins a sync of everything, again and in full, once after the
+// store was restored.
+func (s *Syncer) afterRestore(ctx context.Context, restored time.Time) error {
+	if restored.IsZero() || s.State().Began.After(restored) {
+		return nil
+	}
+	s.log.Info().Msg("the store was restored: AWS's inventory is read into it")
+	_, err := s.Begin(ctx, SyncOrder{Source: SyncAll, Full: true})
+	return err
+}
+
 // State returns how far the last sync has come.
 func (s *Syncer) State() SyncState {
 	s.mu.Lock()
@@ -139,7 +159,7 @@ func (s *Syncer) Begin(ctx context.Context, order SyncOrder) (SyncState, error) 
 		return s.state.clone(), fmt.Errorf("%w: from %s, begun %s", ErrSyncing, s.state.Source, s.state.Began.UTC().Format(time.RFC3339))
 	}
 	next := SyncState{
-		SyncOrder: order, Phase: SyncCertificates, Began: s.now(), Whole: s.state.Whole,
+		SyncOrder: order, Phase: SyncCertificates, Began: s.now(), Whole: s.state.Whole, Fully: s.state.Fully,
 		Listed: map[string]int{}, Found: map[store.Found]int{},
 	}
 	if order.Source == SyncNames {

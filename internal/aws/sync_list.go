@@ -182,6 +182,9 @@ func (s *Syncer) finish(ctx context.Context, state *SyncState, order int) error 
 	state.Phase, state.Ended = SyncDone, s.now()
 	if state.Source == SyncAll {
 		state.Whole = state.Began
+		if state.Full && state.Failed == 0 {
+			state.Fully = state.Began
+		}
 	}
 	err := s.note(order, state, func() error { return s.todo.Drop(ctx, *state) })
 	s.log.Info().Str("from", string(state.Source)).Int("read", state.Read).Int("failed", state.Failed).
