@@ -241,7 +241,7 @@ func (s *Shared) Entry() int64 {
 const releaseTime = 3 * time.Second
 
 // Close closes the copy, and then gives up the lease, so that another goes on at
-// once.
+// once. Repeatable.
 func (s *Shared) Close() error {
 	var errs []error
 	if s.store != nil {
@@ -254,6 +254,7 @@ func (s *Shared) Close() error {
 	}
 	if s.lock != nil {
 		errs = append(errs, s.lock.Release())
+		s.lock = nil
 	}
 	return errors.Join(errs...)
 }
