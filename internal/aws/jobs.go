@@ -27,6 +27,8 @@ type Jobs struct {
 	group *Group
 	at    remoteJobs
 	own   *ownJobs // of campaigns; nil: they have none
+	// restored is when the store was restored, or the zero time.
+	restored time.Time
 }
 
 var _ jobs.Continuous = (*Jobs)(nil)
@@ -46,6 +48,9 @@ func (j *Jobs) Ensure(ctx context.Context, job jobs.Job) (jobs.Job, error) {
 		}
 	}
 	is, err := j.Jobs.Ensure(ctx, job)
+	if err == nil && is.State == jobs.InProgress && !j.restored.IsZero() {
+		is, err = j.heed(ctx, is)
+	}
 	if err != nil || is.State != jobs.InProgress {
 		return is, err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/jobs"
 	"github.com/certvendor/certvendor/registry"
 )
 
@@ -128,4 +129,42 @@ func (i *Inventory) gone(ctx context.Context, id certificate.ID, read time.Time)
 	}
 	c.Standing = certificate.Inactive
 	return i.rows.Found(ctx, c, read)
+}
+
+// heed brings the job of a store that was restored to where AWS has it: it goes on
+// as the latest of its successors there. One that was canceled before the restore
+// is canceled here too, until a person brings it back.
+func (j *Jobs) heed(ctx context.Context, job jobs.Job) (jobs.Job, error) {
+	id, err := j.remoteID(ctx, job.ID)
+	if err != nil {
+		return job, err
+	}
+	for {
+		there, err := j.at.describe(ctx, id)
+		if err != nil || there == nil || !over(there.Status) {
+			return job, errors.Join(err, j.meta.SetMeta(ctx, store.RemoteJobKey(job.ID), id))
+		}
+		next := successorID(job.ID, id)
+		after, err := j.at.describe(ctx, next)
+		switch {
+		case err != nil:
+			return job, err
+		case after != nil:
+			id = next
+			continue
+		case there.LastUpdatedAt != nil && there.LastUpdatedAt.After(j.restored):
+			return job, nil
+		}
+		job.State = jobs.Canceled
+		return job, errors.Join(j.meta.SetMeta(ctx, store.RemoteJobKey(job.ID), id), j.Jobs.Cancel(ctx, job.ID))
+	}
+}
+
+// doneBefore takes a member out of the group whose device did its job after the
+// backup that the store was restored from: the rows that said so are lost.
+func (p *Pacer) doneBefore(ctx context.Context, e jobs.Execution) error {
+	if p.restored.IsZero() || e.QueuedAt.After(p.restored) {
+		return nil
+	}
+	return p.group.Remove(ctx, e.Device, p.restored)
 }

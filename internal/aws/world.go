@@ -220,7 +220,8 @@ func (w *World) join(n names) {
 	}
 	w.jobs = &Jobs{
 		Jobs: w.store.Jobs(), meta: w.store, group: w.group,
-		at: remoteJobs{iot: clients.IoT, names: n, owner: c.Owner, settings: c.Job},
+		at:       remoteJobs{iot: clients.IoT, names: n, owner: c.Owner, settings: c.Job},
+		restored: w.restored.At,
 	}
 	if c.Rerun == JobPerCampaign {
 		own := &ownJobs{
