@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -31,13 +32,15 @@ type world interface {
 	// Restored returns when the world was restored from a backup, or the zero
 	// time.
 	Restored() time.Time
+	// Backup writes a backup of all that is kept here, while it goes on; without
+	// keys, nothing private is in it.
+	Backup(ctx context.Context, version string, keys bool, w io.Writer) error
 }
 
-// What the world of AWS has no use for, or not yet.
+// What the world of AWS has no use for.
 var (
-	errNoCRL    = errors.New("backend aws makes no CRL: what is revoked is REVOKED in AWS IoT, which looks at no CRL")
-	errNoBackup = errors.New("backend aws makes no backup yet: copy the directory aws.data while the daemon is stopped")
-	errNoOwnCA  = errors.New("backend aws has no CA of its own: aws.issuer says what signs")
+	errNoCRL   = errors.New("backend aws makes no CRL: what is revoked is REVOKED in AWS IoT, which looks at no CRL")
+	errNoOwnCA = errors.New("backend aws has no CA of its own: aws.issuer says what signs")
 )
 
 // instanceName returns who we are, in leases and in the audit.

@@ -30,11 +30,12 @@ type view struct {
 
 // Held implements certificate.Inventory: what the store knows, with what AWS
 // has attached to the thing and the store does not know yet. While AWS does not
-// answer, what the store knows is the answer, unless it is nothing.
+// answer, what the store knows is the answer, unless it is nothing, or was
+// restored and AWS was not asked about the device since.
 func (i *Inventory) Held(ctx context.Context, device registry.DeviceID) ([]certificate.Holding, error) {
 	unheard := i.learn(ctx, device)
 	held, err := i.rows.Held(ctx, device)
-	if err == nil && len(held) == 0 {
+	if err == nil && (len(held) == 0 || i.inDoubt(device)) {
 		err = unheard
 	}
 	if err == nil && unheard != nil {
@@ -45,7 +46,7 @@ func (i *Inventory) Held(ctx context.Context, device registry.DeviceID) ([]certi
 
 // learn takes into the store what AWS has attached to the thing.
 func (i *Inventory) learn(ctx context.Context, device registry.DeviceID) error {
-	if _, lately := i.views.get(device); lately {
+	if _, lately := i.views.get(device); lately && !i.inDoubt(device) {
 		return nil
 	}
 	seen, err := i.view(ctx, device)
@@ -65,7 +66,7 @@ func (i *Inventory) learn(ctx context.Context, device registry.DeviceID) error {
 			return err
 		}
 	}
-	return nil
+	return i.believe(ctx, device)
 }
 
 // view returns what AWS says, or said lately, of a thing's principals.

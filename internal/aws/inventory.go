@@ -33,7 +33,8 @@ const (
 // that a crash or an outage has cut off.
 //
 // Read register.go and retire.go for the two directions, held.go for what AWS
-// knows and the store does not yet, settle.go for what was cut off.
+// knows and the store does not yet, settle.go for what was cut off, restored.go
+// for a store that was brought back from a backup.
 type Inventory struct {
 	rows  store.Certificates
 	marks store.Unsettled
@@ -54,6 +55,11 @@ type Inventory struct {
 	back     *recent[certificate.ID, time.Time] // see speaks
 	presence *Presence                          // nil: there is no table
 	looked   *recent[registry.DeviceID, struct{}]
+
+	// Of a store that was restored, see restored.go.
+	restored time.Time                            // zero: it was not
+	known    *recent[registry.DeviceID, struct{}] // whose certificates were read since this process began
+	whole    func(since time.Time) bool           // all of AWS IoT's inventory was read since
 
 	mu     sync.Mutex
 	atWork map[certificate.ID]int // that AWS is being told about, by how many; settling: by Settle alone

@@ -27,6 +27,8 @@ type Jobs struct {
 	group *Group
 	at    remoteJobs
 	own   *ownJobs // of campaigns; nil: they have none
+	// restored is when the store was restored, or the zero time.
+	restored time.Time
 }
 
 var _ jobs.Continuous = (*Jobs)(nil)
@@ -46,6 +48,9 @@ func (j *Jobs) Ensure(ctx context.Context, job jobs.Job) (jobs.Job, error) {
 		}
 	}
 	is, err := j.Jobs.Ensure(ctx, job)
+	if err == nil && is.State == jobs.InProgress && !j.restored.IsZero() {
+		is, err = j.heed(ctx, is)
+	}
 	if err != nil || is.State != jobs.InProgress {
 		return is, err
 	}
@@ -69,18 +74,15 @@ func (j *Jobs) create(ctx context.Context, job jobs.Job) error {
 		case !over(there.Status):
 			return nil
 		}
-		if err := j.meta.SetMeta(ctx, remoteKey(job.ID), successorID(job.ID, id)); err != nil {
+		if err := j.meta.SetMeta(ctx, store.RemoteJobKey(job.ID), successorID(job.ID, id)); err != nil {
 			return err
 		}
 	}
 }
 
-// remoteKey is where the store keeps which job of AWS goes by a job's id.
-func remoteKey(id string) string { return "aws_job/" + id }
-
 // remoteID returns the id of a job at AWS.
 func (j *Jobs) remoteID(ctx context.Context, id string) (string, error) {
-	remote, err := j.meta.Meta(ctx, remoteKey(id))
+	remote, err := j.meta.Meta(ctx, store.RemoteJobKey(id))
 	if err != nil || remote != "" {
 		return remote, err
 	}

@@ -33,6 +33,11 @@ func (p *Pacer) reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if status.Job.State == jobs.InProgress {
+		if err := p.jobs.there(ctx, status.Job.ID); err != nil {
+			return err
+		}
+	}
 	ids := []string{status.Job.ID}
 	var live []store.LiveJob
 	if p.jobs.own != nil {
@@ -210,7 +215,10 @@ func (p *Pacer) set(ctx context.Context, e jobs.Execution, status protocol.JobSt
 		}
 		return is.End(status, p.now()), nil
 	})
-	return err
+	if err != nil || status != protocol.JobSucceeded {
+		return err
+	}
+	return p.doneBefore(ctx, e)
 }
 
 // thingOf returns the name in a thing's ARN: what follows the last slash. A

@@ -191,6 +191,10 @@ func (i *Inventory) attach(ctx context.Context, device registry.DeviceID, id cer
 func (i *Inventory) takeBack(ctx context.Context, id certificate.ID) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeBackTime)
 	defer cancel()
+	if spared, err := i.isSpared(ctx, id); spared || err != nil {
+		i.log.Warn().Str("certificate", string(id)).Err(err).Msg("a certificate that a request had registered is left as it is: its device may use it")
+		return
+	}
 	if err := i.setStatus(ctx, id, types.CertificateStatusInactive); err != nil && !isNotFound(err) {
 		i.log.Warn().Str("certificate", string(id)).Err(err).Msg("a certificate that was not vended is left for later")
 	}

@@ -20,6 +20,11 @@ import (
 // that fails, the caller repeats it, or Settle does. Of other things that hold
 // the certificate the store hears first.
 func (i *Inventory) Retire(ctx context.Context, r certificate.Removal) error {
+	if i.inDoubt(r.Device) {
+		if err := i.learn(ctx, r.Device); err != nil {
+			return err
+		}
+	}
 	if err := i.lookBefore(ctx, r); err != nil {
 		return err
 	}

@@ -39,7 +39,11 @@ func (i *Inventory) settle(ctx context.Context, m store.Mark) error {
 	if !i.enterWork(m.Certificate, true) {
 		return nil
 	}
-	err := i.conform(ctx, m)
+	conform := i.conform
+	if !m.Since.After(i.restored) {
+		conform = i.heed
+	}
+	err := conform(ctx, m)
 	if errors.Is(err, errAtWork) {
 		return i.end(ctx, m.Certificate, false)
 	}
@@ -62,6 +66,13 @@ func (i *Inventory) conform(ctx context.Context, m store.Mark) error {
 		return err
 	case at.AtWork:
 		return errAtWork
+	}
+	if !at.Known || at.Begun || at.Holders == 0 && at.Standing == certificate.Active {
+		if spared, err := i.isSpared(ctx, m.Certificate); spared || err != nil {
+			return err
+		}
+	}
+	switch {
 	case !at.Known, at.Standing == certificate.Deleted:
 		if err := i.mayBeTold(ctx, m.Device, m.Certificate); err != nil {
 			return err

@@ -59,6 +59,8 @@ type SyncState struct {
 	Ended  time.Time `json:"ended,omitzero"`
 	Whole  time.Time `json:"whole,omitzero"` // when the last of everything began that has come to its end
 
+	Fully time.Time `json:"fully,omitzero"` // the same, of one that read everything again and left nothing out
+
 	ByThing bool `json:"byThing,omitempty"` // who holds what is asked of the things
 
 	Listed  map[string]int      `json:"listed,omitempty"` // by what: certificates, things
@@ -127,6 +129,24 @@ func (s *Syncer) load(ctx context.Context) (err error) {
 	return err
 }
 
+// fullySince reports whether all of the inventory was read since a moment.
+func (s *Syncer) fullySince(moment time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.Fully.After(moment)
+}
+
+// afterRestore begins a sync of everything, again and in full, once after the
+// store was restored.
+func (s *Syncer) afterRestore(ctx context.Context, restored time.Time) error {
+	if restored.IsZero() || s.State().Began.After(restored) {
+		return nil
+	}
+	s.log.Info().Msg("the store was restored: AWS's inventory is read into it")
+	_, err := s.Begin(ctx, SyncOrder{Source: SyncAll, Full: true})
+	return err
+}
+
 // State returns how far the last sync has come.
 func (s *Syncer) State() SyncState {
 	s.mu.Lock()
@@ -155,7 +175,7 @@ func (s *Syncer) first(ctx context.Context, order SyncOrder, is SyncState) (Sync
 	if err := is.unlessAtWork(); err != nil {
 		return is, err
 	}
-	next := SyncState{SyncOrder: order, Phase: SyncCertificates, Began: s.now(), Whole: is.Whole, number: is.number}.clone()
+	next := SyncState{SyncOrder: order, Phase: SyncCertificates, Began: s.now(), Whole: is.Whole, Fully: is.Fully, number: is.number}.clone()
 	if order.Source == SyncNames {
 		left, err := s.todo.Left(ctx)
 		if err != nil {

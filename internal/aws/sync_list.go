@@ -191,6 +191,9 @@ func (s *Syncer) finish(ctx context.Context, state *SyncState) error {
 	state.Phase, state.Ended = SyncDone, s.now()
 	if state.Source == SyncAll {
 		state.Whole = state.Began
+		if state.Full && state.Failed == 0 {
+			state.Fully = state.Began
+		}
 	}
 	if err := s.note(state, func(at store.Position) error { return s.todo.Drop(ctx, at) }); err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -138,7 +137,7 @@ func (s *Syncer) readCertificate(ctx context.Context, id certificate.ID) (store.
 	read := s.now()
 	c, err := s.inventory.describe(ctx, id)
 	if isNotFound(err) {
-		return s.gone(ctx, id, read)
+		return s.inventory.gone(ctx, id, read)
 	}
 	if err != nil {
 		return store.FoundAlike, err
@@ -182,17 +181,4 @@ func (s *Syncer) take(ctx context.Context, thing string, c certificate.Certifica
 		return fmt.Errorf("take in certificate %s of thing %s: %w", c.ID, thing, err)
 	}
 	return nil
-}
-
-// gone brings a certificate that AWS does not have any more to INACTIVE.
-func (s *Syncer) gone(ctx context.Context, id certificate.ID, read time.Time) (store.Found, error) {
-	c, err := s.rows.Certificate(ctx, id)
-	if errors.Is(err, certificate.ErrUnknown) {
-		return store.FoundAlike, nil
-	}
-	if err != nil || c.Standing != certificate.Active {
-		return store.FoundAlike, err
-	}
-	c.Standing = certificate.Inactive
-	return s.rows.Found(ctx, c, read, s.inventory.isRemoved(id))
 }

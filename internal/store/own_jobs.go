@@ -16,6 +16,10 @@ type OwnJobs struct{ s *Store }
 // OwnJobs returns the jobs of campaigns.
 func (s *Store) OwnJobs() OwnJobs { return OwnJobs{s} }
 
+// RemoteJobKey is the key of Meta under which it is kept which job of another
+// place goes by a job's id.
+func RemoteJobKey(id string) string { return "aws_job/" + id }
+
 // OwnJob is a campaign's job, and the group whose members have it.
 type OwnJob struct {
 	ID       string

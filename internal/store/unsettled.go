@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/registry"
@@ -22,6 +23,7 @@ func (s *Store) Unsettled() Unsettled { return Unsettled{s} }
 type Mark struct {
 	Certificate certificate.ID
 	Device      registry.DeviceID
+	Since       time.Time // when it was begun; List says so
 }
 
 // Begin notes that another place is about to be told about a certificate.
@@ -78,8 +80,11 @@ func (h Unsettled) List(ctx context.Context, after certificate.ID, most int) ([]
 	var page []Mark
 	err := h.s.view(ctx, func(q querier) (err error) {
 		page, err = collect(q, func(row scanner) (m Mark, err error) {
-			return m, row.Scan(&m.Certificate, &m.Device)
-		}, `SELECT certificate, device FROM unsettled WHERE certificate > ? ORDER BY certificate`+atMost, after, limit(most))
+			var since int64
+			err = row.Scan(&m.Certificate, &m.Device, &since)
+			m.Since = moment(since)
+			return m, err
+		}, `SELECT certificate, device, since FROM unsettled WHERE certificate > ? ORDER BY certificate`+atMost, after, limit(most))
 		return err
 	})
 	if err != nil {
