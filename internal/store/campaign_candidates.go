@@ -125,7 +125,7 @@ func (s stretch) addOpen() error {
 		c.Open, c.Began = rotation.State(state), moment(began)
 	}, []any{&state, &began}, `SELECT device, state, max(vended_at, opened)
 		FROM rotations INDEXED BY rotations_open WHERE device >= ? AND device <= ?
-		AND state IN ('intended', 'issued', 'vended', 'acknowledged', 'proven')`)
+		AND `+openStates)
 }
 
 func (s stretch) addGrouped() error {

@@ -81,16 +81,27 @@ func register(t *tx, device registry.DeviceID, c certificate.Certificate) error 
 	if err := mayUse(t, c.Issuer, c.Chain); err != nil {
 		return err
 	}
-	if known {
-		err = attach(t, device, c, at)
-	} else {
-		err = insert(t, device, c)
+	if !known {
+		if err := insert(t, device, c); err != nil {
+			return err
+		}
+		return holdNew(t, device, c)
 	}
-	if err != nil {
+	if err := attach(t, device, c, at); err != nil {
 		return err
 	}
 	return hold(t, device, c.ID)
 }
+
+// holdNew is hold for a certificate that was inserted with its holder counted:
+// its standing and its end, which the triggers would look up, are at hand.
+func holdNew(t *tx, device registry.DeviceID, c certificate.Certificate) error {
+	return t.change(`INSERT INTO holdings (device, certificate, attached, standing, not_after) VALUES (?, ?, ?, ?, ?)`,
+		device, c.ID, nanos(t.now), c.Standing, c.NotAfter.Unix())
+}
+
+// hold attaches a certificate to a device. The triggers count it, and enter the
+// certificate's standing and end.
 
 func hold(t *tx, device registry.DeviceID, id certificate.ID) error {
 	return t.change(`INSERT INTO holdings (device, certificate, attached) VALUES (?, ?, ?)
@@ -120,6 +131,8 @@ func setStanding(t *tx, id certificate.ID, standing certificate.Standing) error 
 	return t.change(`UPDATE certificates SET standing = ?, elsewhere = 0 WHERE id = ?`, standing, id)
 }
 
+// insert enters a certificate, as held by the device: the holding itself is left
+// to the caller. Without a device it is nobody's.
 func insert(t *tx, device registry.DeviceID, c certificate.Certificate) error {
 	if c.ID == "" || len(c.DER) == 0 {
 		return errors.New("a certificate needs its id and its DER")
@@ -133,11 +146,11 @@ func insert(t *tx, device registry.DeviceID, c certificate.Certificate) error {
 		return err
 	}
 	err = t.change(`INSERT INTO certificates (id, der, chain, key, key_type, serial, subject, issuer,
-		not_before, not_after, standing, kind, policies, created, elsewhere)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		not_before, not_after, standing, kind, policies, created, elsewhere, holders)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		c.ID, c.DER, chain, c.Key, c.KeyType, c.Serial, c.Subject, c.Issuer,
 		c.NotBefore.Unix(), c.NotAfter.Unix(), c.Standing, c.Kind, array(c.Policies), nanos(created),
-		c.Kind == certificate.Adopted && c.Standing == certificate.Inactive)
+		c.Kind == certificate.Adopted && c.Standing == certificate.Inactive, device != "")
 	if err != nil {
 		return err
 	}

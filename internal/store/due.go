@@ -126,10 +126,11 @@ func devicesOf[T any](rows []T, device func(T) registry.DeviceID) []registry.Dev
 	return all
 }
 
-// The parts of what is due. Each reads one more than a page, by device.
+// The parts of what is due. Each reads one more than a page, by device. The
+// states are written as in the conditions of the indexes.
 const (
-	waitingStates = `state IN ('intended', 'issued', 'vended')`
-	openStates    = `state IN ('intended', 'issued', 'vended', 'acknowledged', 'proven')`
+	waitingStates = `(state = 'intended' OR state = 'issued' OR state = 'vended')`
+	openStates    = `(state = 'intended' OR state = 'issued' OR state = 'vended' OR state = 'acknowledged' OR state = 'proven')`
 	unleased      = `(lease_instance = '' OR lease_until <= ?)`
 	duePart       = ` AND device > ? AND ` + unleased + ` ORDER BY device` + atMost
 )

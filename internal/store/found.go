@@ -174,7 +174,7 @@ func (h Certificates) isOurs(t *tx, id certificate.ID, read time.Time) (bool, er
 			return true, nil
 		}
 		ours, err := value[bool](t.row(`SELECT EXISTS (SELECT 1 FROM rotations INDEXED BY rotations_open
-			WHERE device = ?1 AND certificate = ?2 AND state IN ('intended', 'issued', 'vended', 'acknowledged', 'proven'))
+			WHERE device = ?1 AND certificate = ?2 AND `+openStates+`)
 			OR EXISTS (SELECT 1 FROM audit WHERE device = ?1 AND device <> '' AND certificate = ?2 AND at >= ?3 AND kind LIKE 'certificate.%')`,
 			device, id, nanos(read.Add(-newerBy))))
 		if err != nil || ours {

@@ -26,7 +26,7 @@ func (f *filter) String() string { return ` WHERE ` + strings.Join(f.where, " AN
 
 // Rotations implements rotation.Catalogue. It lists what is written.
 func (h Journal) Rotations(ctx context.Context, query rotation.Query) ([]rotation.Rotation, error) {
-	from := `SELECT ` + rotationColumns + ` FROM rotations`
+	from := `SELECT ` + rotationColumns + ` FROM ` + rotationsOf(query)
 	where := func(device string, of registry.DeviceID) *filter {
 		f := &filter{}
 		f.add(true, device, of)
@@ -45,6 +45,28 @@ func (h Journal) Rotations(ctx context.Context, query rotation.Query) ([]rotatio
 		return nil, fmt.Errorf("list rotations: %w", err)
 	}
 	return page, nil
+}
+
+// rotationsOf returns what a listing reads: of a state that few are in, those
+// that an index has. Of the others a page is soon full.
+func rotationsOf(query rotation.Query) string {
+	const (
+		open  = `SELECT * FROM rotations INDEXED BY rotations_open WHERE ` + openStates
+		left  = `SELECT * FROM rotations INDEXED BY rotations_left WHERE state = `
+		stale = left + `'stale'`
+	)
+	switch {
+	case query.Device != "":
+	case query.State == rotation.Stale:
+		return `(` + stale + `)`
+	case query.State == rotation.Abandoned:
+		return `(` + left + `'abandoned')`
+	case query.State.Open():
+		return `(` + open + `)`
+	case query.State == "" && query.Open:
+		return `(` + open + ` UNION ALL ` + stale + `)`
+	}
+	return `rotations`
 }
 
 // Retirements implements rotation.Catalogue.

@@ -97,6 +97,7 @@ func prune(t *tx, some []finishedAt) (gone int, err error) {
 				return gone, err
 			}
 		}
+		t.count(rotation.Finished, "")
 		gone++
 	}
 	return gone, nil

@@ -83,7 +83,7 @@ func (s *Store) isOpenWith(t *tx, r certificate.Removal) (bool, error) {
 		return true, nil
 	}
 	_, open, err := single(t, value[int], `SELECT 1 FROM rotations INDEXED BY rotations_open WHERE device = ? AND certificate = ?
-		AND state IN ('intended', 'issued', 'vended', 'acknowledged', 'proven')`, r.Device, r.Certificate)
+		AND `+openStates, r.Device, r.Certificate)
 	return open, err
 }
 

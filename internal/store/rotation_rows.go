@@ -1,6 +1,7 @@
 package store
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -60,31 +61,68 @@ func since(r rotation.Rotation) int64 {
 	return 0
 }
 
-// write writes the rotation in place of the one of its number, or as a new one,
-// with its version as it stands. An event records a state it was not in before.
+// write writes the rotation in place of the one of its number, or as a new one
+// where it was in no state before, with its version as it stands. An event
+// records a state it was not in before.
 func write(t *tx, r rotation.Rotation, before rotation.State) error {
-	err := t.change(`INSERT INTO rotations (`+rotationColumns+`, since, woken)
-		VALUES (?1, ?2, ?3, ?4, ?, ?6, ?, ?, ?, ?, ?, ?, ?, ?, ?15, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, `+woken+`)
-		ON CONFLICT (device, number) DO UPDATE SET state = excluded.state, by_package = excluded.by_package,
-		key = excluded.key, certificate = excluded.certificate, over = excluded.over, named = excluded.named,
-		held = excluded.held, nonce = excluded.nonce, profile = excluded.profile, evidence = excluded.evidence,
-		unproven = excluded.unproven, behind = excluded.behind, opened = excluded.opened,
-		vended_at = excluded.vended_at, acked_at = excluded.acked_at, proven_at = excluded.proven_at,
-		closed_at = excluded.closed_at, lease_instance = excluded.lease_instance, lease_until = excluded.lease_until,
-		version = excluded.version, undone = excluded.undone, undone_at = excluded.undone_at, since = excluded.since, woken = excluded.woken`, values(r)...)
-	if err != nil {
+	text := updateRotation
+	if before == "" {
+		text = insertRotation
+	}
+	if err := t.change(text, values(r)...); err != nil {
 		return err
 	}
 	if r.State == before {
 		return nil
 	}
+	t.count(before, r.State)
 	return t.audit(Event{Kind: RotationState, Device: r.Device, Certificate: r.Certificate, Detail: detail(r, before == "")})
 }
 
+// The statements that write a rotation, new or in place of itself: one for both
+// would look into every index twice.
+const (
+	insertRotation = `INSERT INTO rotations (` + rotationColumns + `, since, woken)
+		VALUES (?1, ?2, ?3, ?4, ?, ?6, ?, ?, ?, ?, ?, ?, ?, ?, ?15, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ` + woken + `)`
+	updateRotation = `UPDATE rotations SET state = ?3, by_package = ?4, key = ?5, certificate = ?6, over = ?7, named = ?8,
+		held = ?9, nonce = ?10, profile = ?11, evidence = ?12, unproven = ?13, behind = ?14, opened = ?15,
+		vended_at = ?16, acked_at = ?17, proven_at = ?18, closed_at = ?19, lease_instance = ?20, lease_until = ?21,
+		version = ?22, undone = ?23, undone_at = ?24, since = ?25, woken = ` + woken + `
+		WHERE device = ?1 AND number = ?2`
+)
+
 // woken says whether a sighting has shown the rotation's certificate, by
 // rotation.Rotation.ShownBy. What is seen later wakes it too, see writeSighting.
-const woken = `(?3 IN ('vended', 'acknowledged', 'stale') AND EXISTS (SELECT 1 FROM holdings h
+const woken = `((?3 = 'vended' OR ?3 = 'acknowledged' OR ?3 = 'stale') AND EXISTS (SELECT 1 FROM holdings h
 	WHERE h.device = ?1 AND h.certificate = ?6 AND h.seen > 0 AND (NOT ?4 OR h.seen >= ?15)))`
+
+// count notes that a rotation has gone from a state to another; from none where
+// it is new, to none where it is deleted.
+func (t *tx) count(from, to rotation.State) {
+	if t.counted == nil {
+		t.counted = map[rotation.State]int{}
+	}
+	t.counted[from]--
+	t.counted[to]++
+}
+
+// writeCounts brings the tallies of rotations up to date: once for all that a
+// transaction has counted, of which much cancels out.
+func (t *tx) writeCounts() error {
+	for _, state := range slices.Sorted(maps.Keys(t.counted)) {
+		more := t.counted[state]
+		if state == "" || more == 0 {
+			continue
+		}
+		err := t.change(`INSERT INTO tallies VALUES ('rotation', ?1, ?2)
+			ON CONFLICT (what, state) DO UPDATE SET n = n + ?2`, state, more)
+		if err != nil {
+			return err
+		}
+	}
+	t.counted = nil
+	return nil
+}
 
 // detail returns what an event says of a rotation. What never changes once it
 // was opened is in the first event only.
@@ -131,7 +169,7 @@ func numbered(q querier, device registry.DeviceID, number int64) (rotation.Rotat
 // the numbers given.
 func otherOpen(q querier, device registry.DeviceID, besides ...int64) (bool, error) {
 	number, open, err := single(q, value[int64], `SELECT number FROM rotations
-		WHERE device = ? AND state IN ('intended', 'issued', 'vended', 'acknowledged', 'proven')`, device)
+		WHERE device = ? AND `+openStates, device)
 	return open && !slices.Contains(besides, number), err
 }
 

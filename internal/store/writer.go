@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/certvendor/certvendor/rotation"
 )
 
 const (
@@ -49,6 +51,7 @@ type tx struct {
 	after    []func()         // called once it is committed
 	touch    map[string]touch // of the texts known so far
 	touched  touchedRows
+	counted  map[rotation.State]int // how many more rotations are in a state; see count
 
 	// Of a store that is shared: what was carried out, and where this
 	// transaction leaves the copy.
@@ -333,7 +336,7 @@ func (w *writer) begin() error {
 
 // finish commits, and passes on what waits for the commit.
 func (w *writer) finish(t *tx) error {
-	if err := t.writeEvents(); err != nil {
+	if err := errors.Join(t.writeCounts(), t.writeEvents()); err != nil {
 		return err
 	}
 	if err := w.call(beforeCommit); err != nil {
