@@ -103,7 +103,7 @@ func (c *chance) happens() {
 		what, err = "see", c.seen(id, made.ID, c.clock.Now())
 	case n < 18:
 		what = "find"
-		_, err = c.Certificates().Found(c.ctx, made, c.clock.Now())
+		_, err = c.Certificates().Found(c.ctx, made, c.clock.Now(), func() bool { return false })
 	case n < 19:
 		what = "prune"
 		_, err = c.Journal().Prune(c.ctx, c.clock.Now(), 100)
