@@ -82,20 +82,23 @@ func register(t *tx, device registry.DeviceID, c certificate.Certificate) error 
 		return err
 	}
 	if known {
-		err = attach(t, device, c, at)
-	} else {
-		err = insert(t, device, c)
+		if err := attach(t, device, c, at); err != nil {
+			return err
+		}
+		return hold(t, device, c.ID)
 	}
-	if err != nil {
+	if err := insert(t, device, c); err != nil {
 		return err
 	}
-	return hold(t, device, c.ID)
+	t.touched.wroteHolding(device, c, t.now)
+	return t.noted(holdText, device, c.ID, nanos(t.now))
 }
 
+const holdText = `INSERT INTO holdings (device, certificate, attached) VALUES (?, ?, ?)
+	ON CONFLICT (device, certificate) DO UPDATE SET attached = excluded.attached, detached = 0`
+
 func hold(t *tx, device registry.DeviceID, id certificate.ID) error {
-	return t.change(`INSERT INTO holdings (device, certificate, attached) VALUES (?, ?, ?)
-		ON CONFLICT (device, certificate) DO UPDATE SET attached = excluded.attached, detached = 0`,
-		device, id, nanos(t.now))
+	return t.changeOfHolders(id, device, holdText, device, id, nanos(t.now))
 }
 
 // attach audits that a known certificate goes to a device, and gives it the
@@ -117,7 +120,7 @@ func attach(t *tx, device registry.DeviceID, c certificate.Certificate, at place
 
 // setStanding sets a standing for a reason of this store's own.
 func setStanding(t *tx, id certificate.ID, standing certificate.Standing) error {
-	return t.change(`UPDATE certificates SET standing = ?, elsewhere = 0 WHERE id = ?`, standing, id)
+	return t.changeOfHolders(id, nobody, `UPDATE certificates SET standing = ?, elsewhere = 0 WHERE id = ?`, standing, id)
 }
 
 func insert(t *tx, device registry.DeviceID, c certificate.Certificate) error {
@@ -132,7 +135,7 @@ func insert(t *tx, device registry.DeviceID, c certificate.Certificate) error {
 	if err != nil {
 		return err
 	}
-	err = t.change(`INSERT INTO certificates (id, der, chain, key, key_type, serial, subject, issuer,
+	err = t.noted(`INSERT INTO certificates (id, der, chain, key, key_type, serial, subject, issuer,
 		not_before, not_after, standing, kind, policies, created, elsewhere)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		c.ID, c.DER, chain, c.Key, c.KeyType, c.Serial, c.Subject, c.Issuer,
@@ -161,7 +164,7 @@ func (t *tx) chain(ders []byte) (int64, error) {
 	if id, ok := t.chains[string(ders)]; ok {
 		return id, nil
 	}
-	n, err := t.exec(`INSERT INTO chains (ders) VALUES (?) ON CONFLICT (ders) DO NOTHING`, ders)
+	n, err := t.carry(`INSERT INTO chains (ders) VALUES (?) ON CONFLICT (ders) DO NOTHING`, []any{ders}) // it is nobody's yet
 	if err != nil {
 		return 0, err
 	}

@@ -63,7 +63,8 @@ func since(r rotation.Rotation) int64 {
 // write writes the rotation in place of the one of its number, or as a new one,
 // with its version as it stands. An event records a state it was not in before.
 func write(t *tx, r rotation.Rotation, before rotation.State) error {
-	err := t.change(`INSERT INTO rotations (`+rotationColumns+`, since, woken)
+	t.touched.wroteRotation(r)
+	err := t.noted(`INSERT INTO rotations (`+rotationColumns+`, since, woken)
 		VALUES (?1, ?2, ?3, ?4, ?, ?6, ?, ?, ?, ?, ?, ?, ?, ?, ?15, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, `+woken+`)
 		ON CONFLICT (device, number) DO UPDATE SET state = excluded.state, by_package = excluded.by_package,
 		key = excluded.key, certificate = excluded.certificate, over = excluded.over, named = excluded.named,
