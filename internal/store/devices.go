@@ -54,15 +54,17 @@ func (h Devices) Device(ctx context.Context, id registry.DeviceID) (registry.Dev
 }
 
 func (h Devices) device(ctx context.Context, id registry.DeviceID) (registry.Device, bool, error) {
-	d, known, place := h.s.memory.deviceOf(id)
+	d, known, place := h.s.memory.devices.find(id)
 	if known {
+		d.Attributes = maps.Clone(d.Attributes)
 		return d, true, h.s.open(ctx)
 	}
 	err := h.s.look(ctx, func(q querier) (err error) {
 		d, known, err = single(q, scanDevice, `SELECT `+deviceColumns+` FROM devices d WHERE d.id = ?`, id)
 		return err
 	})
-	h.s.memory.keep(id, place, d, known && err == nil)
+	h.s.memory.devices.keep(id, place, d, known && err == nil)
+	d.Attributes = maps.Clone(d.Attributes)
 	return d, known, err
 }
 

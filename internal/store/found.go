@@ -154,7 +154,7 @@ func foundSo(t *tx, id certificate.ID, standing certificate.Standing, policies s
 	if policies != "" && !json.Valid([]byte(policies)) {
 		return errUnrecorded
 	}
-	return t.change(`UPDATE certificates SET standing = ?, policies = ?, elsewhere = ? WHERE id = ?`,
+	return t.changeOfHolders(id, nobody, `UPDATE certificates SET standing = ?, policies = ?, elsewhere = ? WHERE id = ?`,
 		standing, policies, standing == certificate.Inactive, id)
 }
 

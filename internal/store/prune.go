@@ -93,7 +93,7 @@ func prune(t *tx, some []finishedAt) (gone int, err error) {
 			`DELETE FROM retirements WHERE device = ? AND rotation = ?`,
 			`DELETE FROM rotations WHERE device = ? AND number = ?`,
 		} {
-			if err := t.change(text, f.device, f.number); err != nil {
+			if err := t.changeOf(f.device, text, f.device, f.number); err != nil {
 				return gone, err
 			}
 		}

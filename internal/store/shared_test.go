@@ -17,13 +17,17 @@ import (
 )
 
 // holdAgainstCopy has a copy carry out all that the test's store has recorded,
-// and fails the test if any row of any table is another. Every test of this
-// package is held so, and with them every operation that the store has.
+// and fails the test if any row of any table is another, or is remembered
+// otherwise. Every test of this package is held so, and with them every operation
+// that the store has.
 func (w *world) holdAgainstCopy() {
 	if w.shadow == nil || w.t.Failed() {
 		return
 	}
 	ctx := context.Background()
+	if _, err := w.CheckMemory(ctx); !errors.Is(err, store.ErrClosed) {
+		w.ok(err)
+	}
 	w.ok(w.Close())
 	copied := w.share("copy", w.shadow)
 	copied.follow(ctx)
