@@ -117,11 +117,12 @@ func (b *Broker) welcome(l *mqttLink, client *mqtt.Client, clean bool) bool {
 		resumed = false
 	}
 	if resumed {
-		// The former connection has ended: nobody else acts on them.
+		// The former connection has ended. Who still delivers to it finds this
+		// one, or is found in what the session holds.
 		client.State.Inflight, client.State.Subscriptions = former.State.Inflight, former.State.Subscriptions
 	}
-	held := client.State.Inflight.GetAll(false)
 	b.server.Clients.Add(client)
+	held := client.State.Inflight.GetAll(false)
 	if err := b.server.SendConnack(client, packets.CodeSuccess, resumed, nil); err != nil {
 		return false
 	}

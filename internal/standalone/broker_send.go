@@ -51,29 +51,27 @@ func (b *Broker) route(pk packets.Packet, served *request) {
 		if !ok || subscription.NoLocal && pk.Origin == client.ID {
 			continue
 		}
-		l, ok := client.Net.Conn.(*mqttLink)
-		if !ok || !b.deliver(l, client, subscription, &pk) {
-			continue
-		}
-		// In this order: it is over before its connection is written to.
-		if served == nil || served.link != l || served.over.Load() {
+		l := b.deliver(client, subscription, &pk)
+		// In this order: a request is over before its connection is written to.
+		if l != nil && (served == nil || served.link != l || served.over.Load()) {
 			b.crew.Go(func() { defer b.recover(l); b.flush(l) })
 		}
 	}
 }
 
-// deliver puts a message into the session of a subscriber, and reports whether
-// there is a connection to write it to. A session that holds too much is given
+// deliver puts a message into the session of a subscriber, and returns the
+// connection to write it to; nil: there is none. A session that holds too much is given
 // no more: what a device does not acknowledge, or has stored for it, is the
 // daemon's memory.
-func (b *Broker) deliver(l *mqttLink, client *mqtt.Client, to packets.Subscription, pk *packets.Packet) bool {
+func (b *Broker) deliver(client *mqtt.Client, to packets.Subscription, pk *packets.Packet) *mqttLink {
+	l := client.Net.Conn.(*mqttLink)
 	held := client.State.Inflight
 	if held.Len() >= b.limits.Unacked {
 		b.counts.unacked.Add(1)
-		return false
+		return nil
 	}
 	if !b.acl.subscribe(l.device, pk.TopicName, l.expired) {
-		return false
+		return nil
 	}
 	out := &packets.Packet{
 		FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: min(pk.FixedHeader.Qos, to.Qos, 1)},
@@ -88,21 +86,25 @@ func (b *Broker) deliver(l *mqttLink, client *mqtt.Client, to packets.Subscripti
 		id, err := client.NextPacketID()
 		if err != nil {
 			b.counts.unacked.Add(1)
-			return false
+			return nil
 		}
 		out.PacketID = uint16(id)
 		held.Set(*out)
 		l.lastSent.Store(id)
 	}
 	if client.Closed() {
-		return false
+		successor, _ := b.server.Clients.Get(client.ID) // it may have been resumed just now
+		if successor == nil || successor.Closed() {
+			return nil
+		}
+		l = successor.Net.Conn.(*mqttLink)
 	}
 	if !l.outbox.offer(out, b.limits.Pending) {
 		b.counts.dropped.Add(1)
 		held.Delete(out.PacketID)
-		return false
+		return nil
 	}
-	return true
+	return l
 }
 
 // flush writes what waits for the connection, unless somebody does already.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -155,4 +156,41 @@ func TestAPublisherWaitsForNoSubscriber(t *testing.T) {
 	}
 	other.expect(packets.Publish)
 	_ = deaf.conn.Close()
+}
+
+// What a session holds when it is resumed takes no room from what comes, and
+// what came while it was resumed comes once, behind it.
+func TestAnOutboxBeginsWithWhatIsHeld(t *testing.T) {
+	message := func(id uint16) packets.Packet {
+		return packets.Packet{FixedHeader: packets.FixedHeader{Type: packets.Publish, Qos: 1}, PacketID: id, Created: int64(id / 4)}
+	}
+	var o outbox
+	for _, id := range []uint16{8, 9} {
+		pk := message(id)
+		if !o.offer(&pk, 3) || o.begin() {
+			t.Errorf("before the session is resumed, message %d is refused or written", id)
+		}
+	}
+	o.open(0, []packets.Packet{message(3), message(8), message(2), message(7), message(1)})
+	for _, id := range []uint16{10, 11} {
+		if pk := message(id); !o.offer(&pk, 3) {
+			t.Errorf("message %d is refused", id)
+		}
+	}
+	if pk := message(12); o.offer(&pk, 3) {
+		t.Error("there was room for a fourth")
+	}
+	if !o.begin() || o.begin() {
+		t.Error("not one writes")
+	}
+	var came []uint16
+	for pk := o.next(); pk != nil; pk = o.next() {
+		came = append(came, pk.PacketID)
+		if pk.FixedHeader.Dup != (pk.PacketID < 9) {
+			t.Errorf("message %d: said to be sent again: %t", pk.PacketID, pk.FixedHeader.Dup)
+		}
+	}
+	if !slices.Equal(came, []uint16{1, 2, 3, 7, 8, 9, 10, 11}) {
+		t.Errorf("came %v", came)
+	}
 }

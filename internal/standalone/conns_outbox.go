@@ -14,34 +14,38 @@ import (
 type outbox struct {
 	mu      sync.Mutex
 	waiting []*packets.Packet
+	again   int // how many of them the session held when it was resumed
 	opened  bool
 	writing bool
 	window  int // how many messages the client takes without acknowledging one; 0: any
 	unacked int
 }
 
-// open lets writing begin, with what the session holds already, which the
-// client may have had.
+// open lets writing begin, with what the session holds, which the client may
+// have had. What was offered meanwhile and is held too comes once.
 func (o *outbox) open(window int, held []packets.Packet) {
 	slices.SortStableFunc(held, func(a, b packets.Packet) int {
 		return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(a.PacketID, b.PacketID))
 	})
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.opened, o.window = true, window
-	before := make([]*packets.Packet, len(held), len(held)+len(o.waiting))
+	first := make([]*packets.Packet, len(held))
 	for i := range held {
 		held[i].FixedHeader.Dup = true
-		before[i] = &held[i]
+		first[i] = &held[i]
 	}
-	o.waiting = append(before, o.waiting...)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.opened, o.window, o.again = true, window, len(first)
+	o.waiting = slices.DeleteFunc(o.waiting, func(pk *packets.Packet) bool {
+		return pk.FixedHeader.Qos > 0 && slices.ContainsFunc(held, func(h packets.Packet) bool { return h.PacketID == pk.PacketID })
+	})
+	o.waiting = append(first, o.waiting...)
 }
 
 // offer reports whether there was room for another message.
 func (o *outbox) offer(pk *packets.Packet, limit int) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.waiting) >= limit {
+	if len(o.waiting)-o.again >= limit {
 		return false
 	}
 	o.waiting = append(o.waiting, pk)
@@ -73,6 +77,7 @@ func (o *outbox) next() *packets.Packet {
 	pk := o.waiting[0]
 	o.waiting[0] = nil
 	o.waiting = o.waiting[1:]
+	o.again = max(o.again-1, 0)
 	if pk.FixedHeader.Qos > 0 {
 		o.unacked++
 	}
