@@ -21,3 +21,6 @@ func (a *App) Dropped() int64 {
 
 // Headroom is what Run keeps.
 var Headroom = headroom
+
+// StandbyPage is what /metrics of an instance says that stands by.
+var StandbyPage = standbyPage
