@@ -30,3 +30,6 @@ var Headroom = headroom
 
 // BusMetrics are what a daemon on AWS tells of its bus.
 func BusMetrics(bus *aws.MQTTBus) prometheus.Collector { return awsBus{bus} }
+
+// StandbyPage is what /metrics of an instance says that stands by.
+var StandbyPage = standbyPage

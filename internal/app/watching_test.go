@@ -48,8 +48,10 @@ func TestAlertsAndDashboardAskForWhatIsThere(t *testing.T) {
 	exposed, onAWS := w.exposed(t), exposedOnAWS(t)
 	maps.Copy(exposed, onAWS)
 	asked := map[string]bool{}
+	withShared := samples(app.StandbyPage(1)) // of which this one is none
+	maps.Copy(withShared, exposed)
 	for _, r := range alerts(t) {
-		asks(t, r.Alert, r.Expr, exposed, asked)
+		asks(t, r.Alert, r.Expr, withShared, asked)
 	}
 	for _, expr := range expressions(t) {
 		asks(t, "dashboard", expr, exposed, asked)
@@ -138,8 +140,12 @@ var sample = regexp.MustCompile(`(?m)^([a-z_]+)(?:\{(.*)\})? \S+$`)
 // name, and as name="value".
 func (w *world) exposed(t *testing.T) map[string]map[string]bool {
 	t.Helper()
+	return samples(w.page(t))
+}
+
+func samples(page string) map[string]map[string]bool {
 	found := map[string]map[string]bool{}
-	for _, line := range sample.FindAllStringSubmatch(w.page(t), -1) {
+	for _, line := range sample.FindAllStringSubmatch(page, -1) {
 		if found[line[1]] == nil {
 			found[line[1]] = map[string]bool{}
 		}

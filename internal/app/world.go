@@ -107,7 +107,12 @@ func (a *App) measureWorld() {
 	if a.alone == nil {
 		m.registry.MustRegister(awsCalls{a.cloud}, awsBus{a.bus})
 		if shared := a.shared.Load(); shared != nil {
-			m.gauge("certvendor_leads", "1 of the instance that leads, 0 of those that stand by.", func() float64 { return 1 })
+			m.gauge("certvendor_leads", "1 of the instance that leads, 0 of those that stand by.", func() float64 {
+				if shared.Leads() {
+					return 1
+				}
+				return 0 // it is about to end
+			})
 			m.gauge("certvendor_journal_entry", "The last commit that this instance's copy of the store has.",
 				func() float64 { return float64(shared.Entry()) })
 		}

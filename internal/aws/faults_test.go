@@ -28,6 +28,9 @@ var ways = []struct {
 		if strings.Contains(r.URL.Path, "/packages-") { // S3 says it so
 			return answer(r, http.StatusServiceUnavailable, "SlowDown"), nil
 		}
+		if strings.Contains(r.URL.Path, "/devices/") { // and API Gateway so
+			return answer(r, http.StatusTooManyRequests, "TooManyRequestsException"), nil
+		}
 		return answer(r, http.StatusBadRequest, "ThrottlingException"), nil
 	}},
 	{"server_error", func(_ http.RoundTripper, r *http.Request) (*http.Response, error) {

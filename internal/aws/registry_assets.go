@@ -38,6 +38,9 @@ type AssetLibrary struct {
 	// Attribute is the one that is written: a template of the Asset Library
 	// refuses those that it does not know. Empty: none is.
 	Attribute string
+	// HTTP carries the requests to the URL, where given; otherwise one of its
+	// own.
+	HTTP *http.Client
 }
 
 // assets is the Asset Library as a source.
@@ -149,8 +152,25 @@ func (a assets) byFunction(ctx context.Context, method, path string, body []byte
 	return answer, nil
 }
 
-// byURL asks over HTTPS, signed as API Gateway wants it.
+// byURL asks over HTTPS. What is lost, throttled or failed there is asked again as
+// the SDK would: both methods are idempotent.
 func (a assets) byURL(ctx context.Context, method, path string, body []byte) (assetAnswer, error) {
+	retry := a.aws.Retryer()
+	for attempt := 1; ; attempt++ {
+		answer, err := a.signed(ctx, method, path, body)
+		passes := err != nil || answer.StatusCode == http.StatusTooManyRequests || answer.StatusCode >= http.StatusInternalServerError
+		if !passes || attempt >= retry.MaxAttempts() {
+			return answer, err
+		}
+		pause, late := retry.RetryDelay(attempt, err)
+		if sleep(ctx, pause); late != nil || ctx.Err() != nil {
+			return answer, err
+		}
+	}
+}
+
+// signed asks once, signed as API Gateway wants it.
+func (a assets) signed(ctx context.Context, method, path string, body []byte) (assetAnswer, error) {
 	request, err := http.NewRequestWithContext(ctx, method, a.config.URL+path, bytes.NewReader(body))
 	if err != nil {
 		return assetAnswer{}, err

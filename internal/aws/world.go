@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -257,7 +258,7 @@ const (
 func (c Config) source() source {
 	switch c.Registry {
 	case AssetsSource:
-		return assets{config: c.Assets, aws: c.Clients.Config, lambda: c.Clients.Lambda, client: &http.Client{Timeout: assetTime}, now: c.Now}
+		return assets{config: c.Assets, aws: c.Clients.Config, lambda: c.Clients.Lambda, client: cmp.Or(c.Assets.HTTP, &http.Client{Timeout: assetTime}), now: c.Now}
 	case NoSource:
 		return anything{}
 	}

@@ -241,7 +241,10 @@ func (l *life) actsOfCertificates(acts map[string]func() func() error) {
 	}
 	acts["found"] = func() func() error {
 		c, read := l.certificate(), l.clock.Now().Add(24*time.Hour)
-		return func() error { _, err := l.Certificates().Found(l.ctx, c, read, func() bool { return false }); return err }
+		return func() error {
+			_, err := l.Certificates().Found(l.ctx, c, read, func() bool { return false })
+			return err
+		}
 	}
 	acts["adopt"] = func() func() error {
 		id, c := l.device(), l.certificate()
