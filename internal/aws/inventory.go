@@ -135,8 +135,8 @@ func (i *Inventory) Activate(ctx context.Context, device registry.DeviceID, id c
 	if err != nil {
 		return err
 	}
-	if err := i.setStatus(ctx, id, types.CertificateStatusActive); err != nil {
-		return errors.Join(refuse(nil, err), end(false))
+	if err := i.activate(ctx, id); err != nil {
+		return errors.Join(refuse(nil, err), end(errors.Is(err, certificate.ErrRevoked)))
 	}
 	if err := i.rows.Activate(ctx, device, id); err != nil {
 		return errors.Join(err, end(false))
@@ -144,6 +144,19 @@ func (i *Inventory) Activate(ctx context.Context, device registry.DeviceID, id c
 	// One that the commit of its rotation makes ACTIVE stays marked until then.
 	at, err = i.rows.Place(ctx, device, id)
 	return errors.Join(err, end(err == nil && at.Standing == certificate.Active))
+}
+
+// activate makes a certificate ACTIVE that the store has as INACTIVE. One that
+// somebody has made REVOKED at AWS since stays so.
+func (i *Inventory) activate(ctx context.Context, id certificate.ID) error {
+	out, err := i.iot.DescribeCertificate(ctx, &iot.DescribeCertificateInput{CertificateId: new(string(id))})
+	switch {
+	case err != nil:
+		return fmt.Errorf("describe certificate %s: %w", id, err)
+	case out.CertificateDescription.Status == types.CertificateStatusRevoked:
+		return fmt.Errorf("certificate %s at AWS: %w", id, certificate.ErrRevoked)
+	}
+	return i.setStatus(ctx, id, types.CertificateStatusActive)
 }
 
 // setStatus is idempotent.

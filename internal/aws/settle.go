@@ -147,10 +147,11 @@ func (j Journal) Advance(ctx context.Context, c rotation.Change) (rotation.Rotat
 		if err != nil {
 			return c.Rotation, errors.Join(err, finish(false))
 		}
-		ends = append(ends, end)
 		if err := j.inventory.bringBack(ctx, c.Rotation.Device, id); err != nil {
-			return c.Rotation, errors.Join(err, finish(false))
+			// One that is REVOKED at AWS is not to become INACTIVE there.
+			return c.Rotation, errors.Join(err, end(errors.Is(err, certificate.ErrRevoked)), finish(false))
 		}
+		ends = append(ends, end)
 	}
 	r, err := j.Journal.Advance(ctx, c)
 	return r, errors.Join(err, finish(err == nil))
@@ -167,13 +168,11 @@ func (i *Inventory) bringBack(ctx context.Context, device registry.DeviceID, id 
 		at.Standing == certificate.Inactive && !at.Held && at.Holders > 0, !at.Was:
 		return nil // the store will not bring it back
 	}
-	if !at.Held {
-		if err := i.attach(ctx, device, id); err != nil {
-			return err
-		}
-	}
-	if err := i.setStatus(ctx, id, types.CertificateStatusActive); err != nil {
+	if err := i.activate(ctx, id); err != nil {
 		return refuse(nil, err)
+	}
+	if !at.Held {
+		return i.attach(ctx, device, id)
 	}
 	return nil
 }

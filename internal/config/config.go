@@ -235,7 +235,8 @@ type Policy struct {
 type Admit struct {
 	// Binding is how the certificate of a connection must belong to the
 	// device: attached (default: the inventory says that the device holds
-	// it), cn (its common name is the device's) or attached-or-cn.
+	// it), cn (its common name is the device's) or attached-or-cn. With backend
+	// aws attached is the only one.
 	Binding vending.Binding `yaml:"binding"`
 }
 
