@@ -195,3 +195,102 @@ func TestRestoreOfAnother(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Until AWS was asked what a device has, the restored store is no answer: nothing
+// is vended, and nothing is taken away, whatever the rule makes of it.
+func TestNothingIsDoneBeforeAWSIsAsked(t *testing.T) {
+	down := false
+	c := newCourse(t, certificate.Deactivate, func(next http.RoundTripper) http.RoundTripper {
+		return transport(func(r *http.Request) (*http.Response, error) {
+			if down && strings.HasSuffix(r.URL.Path, "/principals-v2") {
+				return answer(r, http.StatusInternalServerError, "InternalFailureException"), nil
+			}
+			return next.RoundTrip(r)
+		})
+	})
+	_, err := c.world.inventory.Held(c.ctx, courseThing)
+	c.must(err)
+	file := c.backUp()
+	used := c.rotate()
+	c.restore(file, false)
+	down = true
+	all, active := c.atAWS()
+	c.key = backendtest.NewKey()
+	for _, over := range []certificate.ID{c.old, used, ""} {
+		if is := c.once(over, protocol.Get, c.csr()); is.accepted() {
+			t.Errorf("over %.8s it is vended a certificate", over)
+		}
+	}
+	err = c.world.inventory.Retire(c.ctx, certificate.Removal{
+		Device: courseThing, Certificate: c.old, Mode: certificate.Delete, Allowed: func([]certificate.Holding) error { return nil },
+	})
+	if kept := (rotation.Kept{}); err == nil || errors.As(err, &kept) {
+		t.Errorf("a retirement: %v", err)
+	}
+	if allNow, activeNow := c.atAWS(); allNow != all || activeNow != active {
+		t.Errorf("%d certificates, %d of them ACTIVE; before, %d and %d", allNow, activeNow, all, active)
+	}
+	down = false
+	if is := c.once(used, protocol.Get, c.csr()); !is.accepted() {
+		t.Errorf("when AWS answers again it is refused: %s", is.Message)
+	}
+}
+
+// A rotation that was undone after the backup: the device is on its old
+// certificate, which the restored store has as taken away.
+func TestUndoneAfterTheBackup(t *testing.T) {
+	c := newCourse(t, certificate.Deactivate, nil)
+	used := c.rotate()
+	file := c.backUp()
+	_, err := c.closer.Undo(c.ctx, courseThing)
+	c.must(err)
+	if is := c.statusAtAWS(c.old); is != types.CertificateStatusActive {
+		t.Fatalf("undone, the old one is %s", is)
+	}
+	c.restore(file, false)
+	c.key = backendtest.NewKey()
+	next := c.ask(c.old, protocol.Get, c.csr()).CertificateID
+	for range 3 {
+		c.clock.Advance(25 * time.Hour)
+		c.once(c.old, protocol.Ack, "{}")
+		_, err := c.closer.Sweep(c.ctx)
+		c.must(err)
+		c.must(c.world.inventory.Settle(c.ctx))
+	}
+	if is := c.statusAtAWS(c.old); is != types.CertificateStatusActive {
+		t.Errorf("the certificate that the device uses is %s (others: %.8s, %.8s)", is, used, next)
+	}
+	c.ask(next, protocol.Ack, "{}")
+}
+
+// The daemon reads AWS's inventory by itself, once, after which no device is in
+// doubt any more.
+func TestInventoryIsReadAfterARestore(t *testing.T) {
+	c := newCourse(t, certificate.Deactivate, nil)
+	file := c.backUp()
+	used := c.rotate()
+	c.restore(file, false)
+	if !c.world.inventory.inDoubt(courseThing) {
+		t.Error("the device is in no doubt")
+	}
+	state := c.world.Syncer().State()
+	if state.Source != SyncAll || !state.Full || !state.Phase.atWork() {
+		t.Fatalf("the sync is %+v", state)
+	}
+	c.must(c.world.syncer.work(c.ctx))
+	if c.world.inventory.inDoubt(courseThing) {
+		t.Errorf("the device is in doubt still: %+v", c.world.Syncer().State())
+	}
+	for id, want := range map[certificate.ID]certificate.Standing{used: certificate.Active, c.old: certificate.Inactive} {
+		at, err := c.world.store.Certificates().Place(c.ctx, courseThing, id)
+		if err != nil || !at.Held || at.Standing != want {
+			t.Errorf("certificate %.8s: %+v, %v; want %s", id, at, err, want)
+		}
+	}
+	config := c.world.config
+	c.must(c.world.Close())
+	c.reopen(config)
+	if state := c.world.Syncer().State(); state.Phase != SyncDone || c.world.inventory.inDoubt(courseThing) {
+		t.Errorf("the next start reads it again: %+v", state)
+	}
+}
