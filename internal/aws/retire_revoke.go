@@ -88,6 +88,6 @@ func (i *Inventory) readAgain(ctx context.Context, c certificate.Certificate) er
 	case err != nil:
 		return err
 	}
-	_, err = i.rows.Found(ctx, there, read)
+	_, err = i.rows.Found(ctx, there, read, i.isRemoved(c.ID))
 	return err
 }

@@ -113,9 +113,9 @@ func (s stretch) addActive() error {
 			ID: certificate.ID(id), Issuer: issuer, CA: issuerOf(cas, issuer, of[chain]), KeyType: keyType,
 			NotBefore: time.Unix(begin, 0).UTC(), NotAfter: time.Unix(end, 0).UTC(), Seen: moment(seen), Shared: shared, Policies: policies,
 		})
-	}, []any{&id, &issuer, &chain, &keyType, &begin, &end, &seen, &shared, &policies}, `SELECT h.device, h.certificate, c.issuer, c.chain,
-		c.key_type, c.not_before, c.not_after, h.seen, c.holders > 1, iif(c.policies = '', 0, json_array_length(c.policies)) FROM holdings h CROSS JOIN certificates c INDEXED BY certificates_brief ON c.id = h.certificate
-		WHERE h.device >= ? AND h.device <= ? AND h.detached = 0 AND h.standing = 'ACTIVE' AND c.standing = 'ACTIVE' AND length(c.id) > 0`)
+	}, []any{&id, &issuer, &chain, &keyType, &begin, &end, &seen, &shared, &policies}, `SELECT device, certificate, issuer, chain,
+		key_type, not_before, not_after, seen, shared, policy_count FROM holdings
+		WHERE device >= ? AND device <= ? AND detached = 0 AND standing = 'ACTIVE'`)
 }
 
 func (s stretch) addOpen() error {

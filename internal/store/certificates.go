@@ -82,10 +82,7 @@ func register(t *tx, device registry.DeviceID, c certificate.Certificate) error 
 		return err
 	}
 	if !known {
-		if err := insert(t, device, c); err != nil {
-			return err
-		}
-		return holdNew(t, device, c)
+		return insert(t, device, c)
 	}
 	if err := attach(t, device, c, at); err != nil {
 		return err
@@ -93,16 +90,8 @@ func register(t *tx, device registry.DeviceID, c certificate.Certificate) error 
 	return hold(t, device, c.ID)
 }
 
-// holdNew is hold for a certificate that was inserted with its holder counted:
-// its standing and its end, which the triggers would look up, are at hand.
-func holdNew(t *tx, device registry.DeviceID, c certificate.Certificate) error {
-	t.touched.wroteHolding(device, c, t.now)
-	return t.noted(`INSERT INTO holdings (device, certificate, attached, standing, not_after) VALUES (?, ?, ?, ?, ?)`,
-		device, c.ID, nanos(t.now), c.Standing, c.NotAfter.Unix())
-}
-
-// hold attaches a certificate to a device. The triggers count it, and enter the
-// certificate's standing and end.
+// hold attaches a certificate to a device. The triggers count it, and enter what
+// stands beside a holding.
 func hold(t *tx, device registry.DeviceID, id certificate.ID) error {
 	return t.changeOfHolders(id, device, `INSERT INTO holdings (device, certificate, attached) VALUES (?, ?, ?)
 		ON CONFLICT (device, certificate) DO UPDATE SET attached = excluded.attached, detached = 0`,
@@ -131,8 +120,9 @@ func setStanding(t *tx, id certificate.ID, standing certificate.Standing) error 
 	return t.changeOfHolders(id, nobody, `UPDATE certificates SET standing = ?, elsewhere = 0 WHERE id = ?`, standing, id)
 }
 
-// insert enters a certificate, as held by the device: the holding itself is left
-// to the caller. Without a device it is nobody's.
+// insert enters a certificate, and that the device holds it; without a device it
+// is nobody's. It counts its holder and says what stands beside a holding, so
+// that no trigger has to write either row once more.
 func insert(t *tx, device registry.DeviceID, c certificate.Certificate) error {
 	if c.ID == "" || len(c.DER) == 0 {
 		return errors.New("a certificate needs its id and its DER")
@@ -154,6 +144,9 @@ func insert(t *tx, device registry.DeviceID, c certificate.Certificate) error {
 	if err != nil {
 		return err
 	}
+	if err := holdNew(t, device, c, chain); err != nil {
+		return err
+	}
 	e := Event{Kind: CertificateRegistered, Device: device, Certificate: c.ID, Detail: map[string]string{
 		"serial": c.Serial, "key": string(c.Key), "standing": string(c.Standing), "kind": string(c.Kind),
 		"issuer": c.Issuer, "notAfter": c.NotAfter.UTC().Format(time.RFC3339),
@@ -163,6 +156,17 @@ func insert(t *tx, device registry.DeviceID, c certificate.Certificate) error {
 		e.Detail["policies"] = array(c.Policies)
 	}
 	return t.audit(e)
+}
+
+// holdNew is hold for a certificate that was just entered.
+func holdNew(t *tx, device registry.DeviceID, c certificate.Certificate, chain int64) error {
+	if device == "" {
+		return nil
+	}
+	t.touched.wroteHolding(device, c, t.now)
+	return t.noted(`INSERT INTO holdings (device, certificate, attached, standing, not_after,
+		issuer, chain, key_type, not_before, policy_count) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		device, c.ID, nanos(t.now), c.Standing, c.NotAfter.Unix(), c.Issuer, chain, c.KeyType, c.NotBefore.Unix(), len(c.Policies))
 }
 
 // chainsKept bounds how many chains the writer remembers.

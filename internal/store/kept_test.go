@@ -23,9 +23,12 @@ var kept = map[string][2]string{
 		`SELECT id, holders FROM certificates`,
 		`SELECT id, (SELECT count(*) FROM holdings WHERE certificate = id AND detached = 0) FROM certificates`,
 	},
-	"standing and end of what is held": {
-		`SELECT device, certificate, standing, not_after FROM holdings WHERE detached = 0`,
-		`SELECT h.device, c.id, c.standing, c.not_after FROM holdings h JOIN certificates c ON c.id = h.certificate WHERE h.detached = 0`,
+	"what stands beside a holding": {
+		`SELECT device, certificate, standing, not_after, issuer, chain, key_type, not_before, policy_count, shared
+			FROM holdings WHERE detached = 0`,
+		`SELECT h.device, c.id, c.standing, c.not_after, c.issuer, c.chain, c.key_type, c.not_before,
+			iif(c.policies = '', 0, json_array_length(c.policies)), c.holders > 1
+			FROM holdings h JOIN certificates c ON c.id = h.certificate WHERE h.detached = 0`,
 	},
 	"tallies of rotations": {
 		`SELECT state, n FROM tallies WHERE what = 'rotation' AND n <> 0`,
@@ -86,6 +89,7 @@ func (c *chance) rotates(id registry.DeviceID, made certificate.Certificate) err
 func (c *chance) happens() {
 	id, made := c.device(), c.certificate()
 	made.Standing = []certificate.Standing{certificate.Active, certificate.Active, certificate.Inactive}[c.rand.IntN(3)]
+	made.Policies = []string{"one", "two"}[:c.rand.IntN(3)]
 	var what string
 	var err error
 	switch n := c.rand.IntN(20); {
@@ -93,25 +97,23 @@ func (c *chance) happens() {
 		what, err = "register", c.Certificates().Register(c.ctx, id, made)
 	case n < 9:
 		what, err = "rotate", c.rotates(id, made)
-	case n < 11:
+	case n < 10:
 		what, err = "activate", c.Certificates().Activate(c.ctx, id, made.ID)
-	case n < 13:
+	case n < 12:
 		what, err = "deactivate", c.Certificates().Retire(c.ctx, removal(id, made.ID, certificate.Deactivate))
-	case n < 16:
+	case n < 14:
 		what, err = "delete", c.Certificates().Retire(c.ctx, removal(id, made.ID, certificate.Delete))
-	case n < 17:
+	case n < 15:
 		what, err = "see", c.seen(id, made.ID, c.clock.Now())
 	case n < 18:
-		what = "find"
-		_, err = c.Certificates().Found(c.ctx, made, c.clock.Now(), func() bool { return false })
+		var became store.Found
+		became, err = c.Certificates().Found(c.ctx, made, c.clock.Now(), func() bool { return false })
+		what = "find " + string(became)
 	case n < 19:
 		what = "prune"
 		_, err = c.Journal().Prune(c.ctx, c.clock.Now(), 100)
-	default:
-		what = "revoke"
-		if c.rand.IntN(4) == 0 { // it is for ever
-			err = c.Certificates().Revoke(c.ctx, revocation(made.ID))
-		}
+	case c.rand.IntN(4) == 0: // it is for ever
+		what, err = "revoke", c.Certificates().Revoke(c.ctx, revocation(made.ID))
 	}
 	if err == nil {
 		c.did[what]++
@@ -135,13 +137,13 @@ func TestWhatIsKeptIsRight(t *testing.T) {
 	}
 	before := filepath.Join(t.TempDir(), "before.db")
 	must[store.Copied](t)(w.Copy(w.ctx, before))
-	const steps = 250
+	const steps = 300
 	for range steps {
 		w.clock.add(time.Minute)
 		c.happens()
 		wantKept(t, w.Store)
 	}
-	for _, what := range []string{"register", "rotate", "activate", "deactivate", "delete"} {
+	for _, what := range []string{"register", "rotate", "deactivate", "delete"} {
 		if c.did[what] == 0 {
 			t.Errorf("never: %s", what)
 		}

@@ -100,8 +100,10 @@ func statements(n int, now time.Time) []string {
 			FROM count`, name, now.Add(-year).Unix(), step, now.Unix(), step, c.standing, c.kind, nanos))
 	}
 	return append(made,
-		fmt.Sprintf(`INSERT INTO holdings (device, certificate, attached, seen, evidence, standing, not_after)
-			SELECT substr(subject, 4), id, %[1]d, %[1]d + rowid, 'connection', standing, not_after FROM certificates
+		fmt.Sprintf(`INSERT INTO holdings (device, certificate, attached, seen, evidence, standing, not_after,
+				issuer, chain, key_type, not_before, policy_count)
+			SELECT substr(subject, 4), id, %[1]d, %[1]d + rowid, 'connection', standing, not_after,
+				issuer, chain, key_type, not_before, 1 FROM certificates
 			WHERE subject GLOB 'CN=device-*' ORDER BY 1, 2`, nanos),
 		fmt.Sprintf(`INSERT INTO rotations (device, number, state, by_package, key, certificate, over, named, held, nonce, profile,
 				evidence, unproven, behind, opened, vended_at, acked_at, proven_at, closed_at, lease_instance, lease_until,
