@@ -10,13 +10,14 @@ import (
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/backup"
+	"github.com/certvendor/certvendor/internal/store"
 	"github.com/certvendor/certvendor/registry"
 )
 
 // leadOver opens a course's world on a table.
 func (c *course) leadOver(config Config, table string) {
 	c.t.Helper()
-	config.Sharing = Sharing{Table: table, Lease: time.Second}
+	config.Sharing = Sharing{Table: table, Lease: time.Minute}
 	shared, err := StandBy(c.ctx, config)
 	c.must(err)
 	if err := shared.Lead(c.ctx); err != nil {
@@ -62,7 +63,7 @@ func TestRestoreOfASharedStore(t *testing.T) {
 	_, err = c.clients.Dynamo.DescribeTable(c.ctx, &dynamodb.DescribeTableInput{TableName: new("first")})
 	c.must(err)
 	other := config
-	other.Data, other.Sharing = t.TempDir(), Sharing{Table: "first", Lease: time.Second}
+	other.Data, other.Sharing = t.TempDir(), Sharing{Table: "first", Lease: time.Minute}
 	former, err := StandBy(c.ctx, other)
 	c.must(err)
 	c.must(former.Close())
@@ -75,7 +76,7 @@ func TestRestoreOfASharedStore(t *testing.T) {
 // wantFollowed has another instance make a copy of a table for itself.
 func (c *course) wantFollowed(config Config, table string) {
 	c.t.Helper()
-	config.Data, config.Instance, config.Sharing = c.t.TempDir(), "another", Sharing{Table: table, Lease: time.Second}
+	config.Data, config.Instance, config.Sharing = c.t.TempDir(), "another", Sharing{Table: table, Lease: time.Minute}
 	follower, err := StandBy(c.ctx, config)
 	c.must(err)
 	_, err = follower.store.Follow(c.ctx)
@@ -90,4 +91,30 @@ func (c *course) wantFollowed(config Config, table string) {
 		c.t.Errorf("what follows it was restored: %+v, %v", restored, err)
 	}
 	c.must(follower.Close())
+}
+
+// Where the table is lost, the latest copy begins another log once it has been a
+// store of its own.
+func TestTableThatIsLost(t *testing.T) {
+	c := newCourse(t, certificate.Deactivate, nil)
+	config := c.world.config
+	c.must(c.world.Close())
+	c.leadOver(config, "first")
+	used := c.rotate()
+	c.must(c.world.Close())
+	_, err := c.clients.Dynamo.DeleteTable(c.ctx, &dynamodb.DeleteTableInput{TableName: new("first")})
+	c.must(err)
+	config.Sharing = Sharing{Table: "first", Lease: time.Minute}
+	shared, err := StandBy(c.ctx, config)
+	if err == nil {
+		err = errors.Join(shared.Lead(c.ctx), shared.Close())
+	}
+	if !errors.Is(err, store.ErrForeign) {
+		t.Fatalf("a copy of a log that is lost: %v", err)
+	}
+	config.Sharing, config.Clients = Sharing{}, c.clients // which no lease has stopped
+	c.reopen(config)
+	c.must(c.world.Close())
+	c.leadOver(config, "first")
+	c.afterwards(used)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/certvendor/certvendor/internal/backend/backendtest"
 	"github.com/certvendor/certvendor/internal/backup"
 	"github.com/certvendor/certvendor/protocol"
+	"github.com/certvendor/certvendor/registry"
 	"github.com/certvendor/certvendor/rotation"
 )
 
@@ -292,5 +293,26 @@ func TestInventoryIsReadAfterARestore(t *testing.T) {
 	c.reopen(config)
 	if state := c.world.Syncer().State(); state.Phase != SyncDone || c.world.inventory.inDoubt(courseThing) {
 		t.Errorf("the next start reads it again: %+v", state)
+	}
+}
+
+// What was revoked after the backup, and AWS had not heard of when the machine was
+// lost, is revoked there.
+func TestRevokedAfterTheBackup(t *testing.T) {
+	c := newCourse(t, certificate.Deactivate, nil)
+	_, err := c.world.inventory.Held(c.ctx, courseThing)
+	c.must(err)
+	file := c.backUp()
+	c.must(c.world.store.Certificates().Revoke(c.ctx, certificate.Revocation{
+		Certificate: c.old, Allowed: func(registry.DeviceID, []certificate.Holding) error { return nil },
+	}))
+	c.restore(file, true)
+	c.must(c.world.inventory.Settle(c.ctx))
+	if is := c.statusAtAWS(c.old); is != types.CertificateStatusRevoked {
+		t.Errorf("it is %s", is)
+	}
+	marks, err := c.world.store.Unsettled().List(c.ctx, "", 0)
+	if err != nil || len(marks) > 0 {
+		t.Errorf("still marked: %v, %v", marks, err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/iot"
+	"github.com/aws/aws-sdk-go-v2/service/iot/types"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/store"
@@ -80,7 +81,7 @@ func (i *Inventory) heed(ctx context.Context, m store.Mark) error {
 	case err != nil:
 		return err
 	case at.Standing == certificate.Revoked:
-		return i.conform(ctx, m)
+		return unlessGone(i.setStatus(ctx, m.Certificate, types.CertificateStatusRevoked))
 	}
 	c, err := i.describe(ctx, m.Certificate)
 	switch {

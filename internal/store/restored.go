@@ -90,7 +90,8 @@ func (s *Store) SetRestored(ctx context.Context, r Restoration, why string, deta
 }
 
 // againRestored enters a Restoration. Where another place keeps the certificates
-// too, INACTIVE is that place's word from now on.
+// too, INACTIVE is that place's word from now on, and what is revoked is told to it
+// again: it may not have heard.
 func (t *tx) againRestored(text string) error {
 	var r Restoration
 	if err := json.Unmarshal([]byte(text), &r); err != nil {
@@ -99,7 +100,11 @@ func (t *tx) againRestored(text string) error {
 	if err := setMeta(t, restoredKey, text); err != nil || !r.Elsewhere {
 		return err
 	}
-	return t.change(`UPDATE certificates SET elsewhere = 1 WHERE standing = 'INACTIVE'`)
+	if err := t.change(`UPDATE certificates SET elsewhere = 1 WHERE standing = 'INACTIVE'`); err != nil {
+		return err
+	}
+	return t.change(`INSERT INTO unsettled SELECT id, '', ?1 FROM certificates WHERE standing = 'REVOKED' AND not_after > ?2 ORDER BY id
+		ON CONFLICT (certificate) DO NOTHING`, nanos(r.At), r.At.Unix())
 }
 
 // onRecord puts At behind everything on record.
