@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -138,7 +137,7 @@ func (s *Syncer) readCertificate(ctx context.Context, id certificate.ID) (store.
 	read := s.now()
 	c, err := s.inventory.describe(ctx, id)
 	if isNotFound(err) {
-		return s.gone(ctx, id, read)
+		return s.rows.Gone(ctx, id, read)
 	}
 	if err != nil {
 		return store.FoundAlike, err
@@ -184,15 +183,28 @@ func (s *Syncer) take(ctx context.Context, thing string, c certificate.Certifica
 	return nil
 }
 
-// gone brings a certificate that AWS does not have any more to INACTIVE.
-func (s *Syncer) gone(ctx context.Context, id certificate.ID, read time.Time) (store.Found, error) {
-	c, err := s.rows.Certificate(ctx, id)
-	if errors.Is(err, certificate.ErrUnknown) {
-		return store.FoundAlike, nil
+// Look reads at once, beside any sync, what AWS has of the certificates that the
+// store has as a thing's, whether that is a device or was one. It returns those
+// that are ACTIVE after that.
+func (s *Syncer) Look(ctx context.Context, thing registry.DeviceID) (active []certificate.ID, err error) {
+	held, err := s.rows.Held(ctx, thing)
+	if err != nil {
+		return nil, err
 	}
-	if err != nil || c.Standing != certificate.Active {
-		return store.FoundAlike, err
+	for _, h := range held {
+		if h.Standing != certificate.Active {
+			continue
+		}
+		if _, err := s.readCertificate(ctx, h.ID); err != nil {
+			return active, err
+		}
+		is, err := s.rows.Certificate(ctx, h.ID)
+		if err != nil {
+			return active, err
+		}
+		if is.Standing == certificate.Active {
+			active = append(active, h.ID)
+		}
 	}
-	c.Standing = certificate.Inactive
-	return s.rows.Found(ctx, c, read, s.inventory.isRemoved(id))
+	return active, nil
 }
