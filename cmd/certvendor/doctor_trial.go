@@ -240,7 +240,11 @@ func (t *trial) clean(ctx context.Context) {
 	defer cancel()
 	left := t.forget(ctx)
 	gone, kept := t.Clean(ctx)
-	if left = append(left, kept...); len(left) > 0 {
+	left = append(left, kept...)
+	if len(left) == 0 {
+		left = t.read(ctx)
+	}
+	if len(left) > 0 {
 		t.say("cleaning up", app.Failed, "take it away in AWS IoT", "left: %s", strings.Join(left, "; "))
 		return
 	}
@@ -259,3 +263,31 @@ func (t *trial) forget(ctx context.Context) []string {
 	}
 	return []string{fmt.Sprintf("device %s, of the daemon: %v", t.Thing, err)}
 }
+
+// read has the daemon see that AWS has the thing's certificates no more, so that
+// its store has none of them ACTIVE. What AWS is asked it may answer late.
+func (t *trial) read(ctx context.Context) []string {
+	if t.daemon == nil || t.Certificate == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, max(t.patience, time.Second))
+	defer cancel()
+	for {
+		active, err := t.daemon.LookAtThing(ctx, t.Thing)
+		if err == nil && len(active) == 0 {
+			return nil
+		}
+		select {
+		case <-time.After(lookPause):
+			continue
+		case <-ctx.Done():
+		}
+		if err != nil {
+			return []string{fmt.Sprintf("certificates of %s in the daemon's store: %v", t.Thing, err)}
+		}
+		return []string{fmt.Sprintf("ACTIVE in the daemon's store: %v", active)}
+	}
+}
+
+// lookPause is between two looks of the daemon at what is gone.
+const lookPause = 200 * time.Millisecond

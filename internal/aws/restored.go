@@ -61,7 +61,7 @@ func (i *Inventory) hear(ctx context.Context, id certificate.ID) error {
 	read := i.now()
 	c, err := i.describe(ctx, id)
 	if isNotFound(err) {
-		_, err = i.gone(ctx, id, read)
+		_, err = i.rows.Gone(ctx, id, read)
 		return err
 	}
 	if err != nil {
@@ -117,19 +117,6 @@ func (i *Inventory) isSpared(ctx context.Context, id certificate.ID) (bool, erro
 	}
 	created := out.CertificateDescription.CreationDate
 	return created == nil || created.Before(i.restored.Add(clocksMayDiffer)), nil
-}
-
-// gone brings a certificate that AWS does not have any more to INACTIVE.
-func (i *Inventory) gone(ctx context.Context, id certificate.ID, read time.Time) (store.Found, error) {
-	c, err := i.rows.Certificate(ctx, id)
-	if errors.Is(err, certificate.ErrUnknown) {
-		return store.FoundAlike, nil
-	}
-	if err != nil || c.Standing != certificate.Active {
-		return store.FoundAlike, err
-	}
-	c.Standing = certificate.Inactive
-	return i.rows.Found(ctx, c, read, i.isRemoved(id))
 }
 
 // heed brings the job of a store that was restored to where AWS has it: it goes on

@@ -137,7 +137,7 @@ func (s *Syncer) readCertificate(ctx context.Context, id certificate.ID) (store.
 	read := s.now()
 	c, err := s.inventory.describe(ctx, id)
 	if isNotFound(err) {
-		return s.inventory.gone(ctx, id, read)
+		return s.rows.Gone(ctx, id, read)
 	}
 	if err != nil {
 		return store.FoundAlike, err
@@ -181,4 +181,30 @@ func (s *Syncer) take(ctx context.Context, thing string, c certificate.Certifica
 		return fmt.Errorf("take in certificate %s of thing %s: %w", c.ID, thing, err)
 	}
 	return nil
+}
+
+// Look reads at once, beside any sync, what AWS has of the certificates that the
+// store has as a thing's, whether that is a device or was one. It returns those
+// that are ACTIVE after that.
+func (s *Syncer) Look(ctx context.Context, thing registry.DeviceID) (active []certificate.ID, err error) {
+	held, err := s.rows.Held(ctx, thing)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range held {
+		if h.Standing != certificate.Active {
+			continue
+		}
+		if _, err := s.readCertificate(ctx, h.ID); err != nil {
+			return active, err
+		}
+		is, err := s.rows.Certificate(ctx, h.ID)
+		if err != nil {
+			return active, err
+		}
+		if is.Standing == certificate.Active {
+			active = append(active, h.ID)
+		}
+	}
+	return active, nil
 }

@@ -530,3 +530,33 @@ func TestSyncOfAListThatIsLost(t *testing.T) {
 		t.Errorf("state %+v", state)
 	}
 }
+
+// TestLookAtAThing: what a thing held that is gone from AWS is ACTIVE no more,
+// also where it was made a moment before, and was taken out of the registry; what
+// AWS has still, and what is being changed, stays and is told.
+func TestLookAtAThing(t *testing.T) {
+	fake, clock := newFake(), noon()
+	w := fake.open(t, clock)
+	fake.things = []string{"a"}
+	gone, there, begun := fake.hold(t, w, clock, "a"), fake.hold(t, w, clock, "a"), fake.hold(t, w, clock, "a")
+	w.sync(t, SyncOrder{Source: SyncAll})
+	if err := errors.Join(w.registry.Remove(t.Context(), "a"), w.inventory.marks.Begin(t.Context(), store.Mark{Certificate: begun, Device: "a"})); err != nil {
+		t.Fatal(err)
+	}
+	fake.mu.Lock()
+	fake.status[string(gone)], fake.status[string(begun)] = deleted, deleted
+	fake.mu.Unlock()
+	clock.Advance(time.Millisecond)
+	for range 2 {
+		active, err := w.syncer.Look(t.Context(), "a")
+		slices.Sort(active)
+		left := []certificate.ID{there, begun}
+		slices.Sort(left)
+		if err != nil || !slices.Equal(active, left) {
+			t.Errorf("ACTIVE are %v, want %v, %v", active, left, err)
+		}
+	}
+	want(t, "the inventory", w.holders(t), []string{
+		held("a", gone, certificate.Inactive), held("a", there, certificate.Active), held("a", begun, certificate.Active),
+	})
+}

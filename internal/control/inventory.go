@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/url"
 	"slices"
 	"time"
 
@@ -27,6 +28,14 @@ type Syncer interface {
 	Stop(context.Context) (Sync, error)
 	// State says how far it is.
 	State(context.Context) (Sync, error)
+	// Look reads at once, beside any sync, what there is of a thing's
+	// certificates, and returns those that are ACTIVE in the inventory then.
+	Look(context.Context, registry.DeviceID) ([]certificate.ID, error)
+}
+
+// Looked is what Look has found.
+type Looked struct {
+	Active []certificate.ID `json:"active"` // certificates of the thing
 }
 
 // SyncSources are where a sync may begin.
@@ -141,6 +150,21 @@ func (s *Server) stopSync(r *http.Request) (any, error) {
 	return s.Syncer.Stop(r.Context())
 }
 
+func (s *Server) lookAtThing(r *http.Request) (any, error) {
+	thing, err := registry.ParseDeviceID(r.PathValue("name"))
+	if err != nil {
+		return nil, refuse(http.StatusBadRequest, "%v", err)
+	}
+	if s.Syncer == nil {
+		return nil, errNoSync
+	}
+	if err := s.note(r.Context(), Event{Kind: "inventory_look", Device: thing}); err != nil {
+		return nil, err
+	}
+	active, err := s.Syncer.Look(r.Context(), thing)
+	return Looked{active}, err
+}
+
 func (s *Server) showSync(r *http.Request) (any, error) {
 	if s.Syncer == nil {
 		return nil, errNoSync
@@ -189,4 +213,11 @@ func (c *Client) StopSync(ctx context.Context) (Sync, error) {
 // Sync says how far the last sync of the inventory has come.
 func (c *Client) Sync(ctx context.Context) (Sync, error) {
 	return ask[Sync](ctx, c, request{method: http.MethodGet, path: "/v1/inventory"})
+}
+
+// LookAtThing has the daemon read at once what there is of a thing's
+// certificates, and returns those that are ACTIVE in the inventory then.
+func (c *Client) LookAtThing(ctx context.Context, name string) ([]certificate.ID, error) {
+	looked, err := ask[Looked](ctx, c, request{method: http.MethodPost, path: "/v1/inventory/look/" + url.PathEscape(name)})
+	return looked.Active, err
 }

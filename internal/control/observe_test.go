@@ -10,7 +10,7 @@ import (
 // observes too: who is in the registry, what is frozen, and nothing of the
 // world's.
 var harmless = []string{
-	"POST /v1/inventory/sync", "POST /v1/inventory/names", "POST /v1/inventory/stop", "POST /v1/devices/adopt", "DELETE /v1/devices/{name}", "POST /v1/devices/{name}/block", "POST /v1/devices/{name}/unblock",
+	"POST /v1/inventory/sync", "POST /v1/inventory/names", "POST /v1/inventory/stop", "POST /v1/inventory/look/{name}", "POST /v1/devices/adopt", "DELETE /v1/devices/{name}", "POST /v1/devices/{name}/block", "POST /v1/devices/{name}/unblock",
 	"POST /v1/ca/crl", "POST /v1/freeze", "POST /v1/thaw", "POST /v1/audit/verify", "POST /v1/profile", "POST /v1/campaigns/plan",
 }
 

@@ -135,6 +135,7 @@ var needs = map[string]Role{
 	"POST /v1/inventory/sync":          Operator,
 	"POST /v1/inventory/names":         Operator,
 	"POST /v1/inventory/stop":          Operator,
+	"POST /v1/inventory/look/{name}":   Operator,
 	"POST /v1/members":                 Operator,
 	"POST /v1/members/remove":          Operator,
 	"POST /v1/devices/{name}/block":    Operator,

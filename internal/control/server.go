@@ -147,6 +147,7 @@ func (s *Server) answers() map[string]answer {
 		"POST /v1/inventory/sync":         s.beginSync,
 		"POST /v1/inventory/names":        s.nameForSync,
 		"POST /v1/inventory/stop":         s.stopSync,
+		"POST /v1/inventory/look/{name}":  s.lookAtThing,
 		"GET /v1/certificates":            s.listCertificates,
 		"GET /v1/certificates/{id}":       s.showCertificate,
 		"POST /v1/members":                s.join,

@@ -103,6 +103,39 @@ func (h Certificates) found(t *tx, c certificate.Certificate, read time.Time) (F
 		}
 		return FoundNew, insert(t, "", c)
 	}
+	return h.bring(t, c, is)
+}
+
+// Gone brings a certificate that is ACTIVE down to INACTIVE which another place
+// was read, at a moment, not to have any more. What is being done with it, or was
+// since that moment, is left alone. A rotation that has it keeps it from nothing:
+// there is nothing left to connect with.
+func (h Certificates) Gone(ctx context.Context, id certificate.ID, read time.Time) (Found, error) {
+	found, err := commitFor(ctx, h.s, func(t *tx) (Found, error) {
+		is, _, err := single(t, func(row scanner) (f foundRow, err error) {
+			return f, row.Scan(&f.standing, &f.policies, &f.elsewhere)
+		}, `SELECT standing, policies, elsewhere FROM certificates WHERE id = ?`, id)
+		if err != nil || is.standing != certificate.Active {
+			return FoundAlike, err
+		}
+		if touched, err := h.isTouched(t, id, read); err != nil || touched {
+			return FoundLeft, err
+		}
+		policies, err := names[string](is.policies)
+		if err != nil {
+			return FoundAlike, err
+		}
+		return h.bring(t, certificate.Certificate{ID: id, Standing: certificate.Inactive, Policies: policies}, is)
+	})
+	if err != nil {
+		return FoundAlike, fmt.Errorf("certificate %s, which is gone: %w", id, err)
+	}
+	return found, nil
+}
+
+// bring is tx.bring, after which nothing waits to be written of who held what is
+// INACTIVE now.
+func (h Certificates) bring(t *tx, c certificate.Certificate, is foundRow) (Found, error) {
 	found, err := t.bring(c, is)
 	if err != nil || found != FoundOff {
 		return found, err
@@ -156,6 +189,30 @@ func foundSo(t *tx, id certificate.ID, standing certificate.Standing, policies s
 	}
 	return t.changeOfHolders(id, nobody, `UPDATE certificates SET standing = ?, policies = ?, elsewhere = ? WHERE id = ?`,
 		standing, policies, standing == certificate.Inactive, id)
+}
+
+// isTouched reports whether something is being done with a certificate, or was
+// since a moment, by this instance, which alone writes.
+func (h Certificates) isTouched(t *tx, id certificate.ID, since time.Time) (bool, error) {
+	begun, err := isBegun(t, id)
+	if err != nil || begun {
+		return begun, err
+	}
+	holders, err := collect(t, value[registry.DeviceID], `SELECT device FROM holdings WHERE certificate = ?`, id)
+	if err != nil {
+		return false, err
+	}
+	for _, device := range holders {
+		if d := h.s.drafts.find(device); d != nil && d.carries(id) {
+			return true, nil
+		}
+		touched, err := value[bool](t.row(`SELECT EXISTS (SELECT 1 FROM audit
+			WHERE device = ?1 AND device <> '' AND certificate = ?2 AND at > ?3 AND kind LIKE 'certificate.%')`, device, id, nanos(since)))
+		if err != nil || touched {
+			return touched, err
+		}
+	}
+	return false, nil
 }
 
 // isOurs reports whether a certificate is, or was since a moment, in the hands
