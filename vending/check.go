@@ -3,6 +3,7 @@ package vending
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/certvendor/certvendor/certificate"
@@ -37,9 +38,9 @@ func (v *Vendor) check(ctx context.Context, a admission, csr *certificate.Reques
 	if err != nil {
 		return opening{}, certificate.Order{}, refuseCSR(err)
 	}
-	policies, err := a.profile.Policy.For(named, a.Certificate, a.held)
+	policies, err := v.policies(ctx, a, named, a.Certificate)
 	if err != nil {
-		return opening{}, certificate.Order{}, reject(protocol.PolicyFailed, err)
+		return opening{}, certificate.Order{}, err
 	}
 	now := v.Now()
 	order := certificate.Order{
@@ -49,6 +50,26 @@ func (v *Vendor) check(ctx context.Context, a admission, csr *certificate.Reques
 	next := v.intend(a, named)
 	next.Key = csr.Key
 	return opening{Rotation: next, policies: policies}, order, nil
+}
+
+// policies returns those of a new certificate, see Policy.For; what is inherited is
+// what the certificate has at this moment.
+func (v *Vendor) policies(ctx context.Context, a admission, named, over certificate.ID) ([]string, error) {
+	held := a.held
+	source, is := inheritFrom(named, over, held)
+	if is && v.Policies != nil && a.profile.Policy.Mode == PolicyInherit {
+		names, err := v.Policies(ctx, source.ID)
+		if err != nil {
+			return nil, refusePolicies(err)
+		}
+		source.Policies, held = names, slices.Clone(held)
+		held[slices.IndexFunc(held, func(h certificate.Holding) bool { return h.ID == source.ID })] = source
+	}
+	names, err := a.profile.Policy.For(named, over, held)
+	if err != nil {
+		return nil, reject(protocol.PolicyFailed, err)
+	}
+	return names, nil
 }
 
 // mayBringKey refuses a device that has brought too many new keys lately.

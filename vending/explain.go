@@ -198,10 +198,7 @@ func (v *Vendor) findIssue(ctx context.Context, a admission) []Finding {
 		finding("keys", v.mayBringKey(a), "%d of %d new keys within %s are left", v.newKeysLeft(a), v.config.NewKeys, v.config.NewKeysPer),
 	}
 	for _, caller := range callers(a) {
-		names, err := a.profile.Policy.For("", caller.Certificate, a.held)
-		if err != nil {
-			err = reject(protocol.PolicyFailed, err)
-		}
+		names, err := v.policies(ctx, a, "", caller.Certificate)
 		f := finding("policy", err, "a new certificate gets %s", listed(names))
 		f.Certificate = caller.Certificate
 		all = append(all, f)

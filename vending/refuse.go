@@ -48,6 +48,13 @@ func refuseIssue(err error) *Error {
 	return reject(protocol.IssueFailed, err)
 }
 
+func refusePolicies(err error) *Error {
+	if chosen := (*Error)(nil); errors.As(err, &chosen) {
+		return chosen
+	}
+	return reject(protocol.PolicyFailed, err)
+}
+
 func refuseRegister(err error) *Error {
 	chosen := (*Error)(nil)
 	switch {

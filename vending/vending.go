@@ -141,6 +141,10 @@ type Ports struct {
 	// changes nothing. Only explaining needs it; nil where nothing but the
 	// store stands in the way.
 	Joins func(context.Context, registry.DeviceID) error
+	// Policies returns the policies that a certificate has now, for one that is to
+	// inherit them: others may have changed them where the inventory does not hear
+	// of it. Nil where they cannot.
+	Policies func(context.Context, certificate.ID) ([]string, error)
 }
 
 // Vendor answers requests. It is safe for concurrent use; the requests of one

@@ -101,7 +101,7 @@ func (a *App) vendor(instance string, profile vending.Profile, approver vending.
 		Registry: a.backend.Registry, Inventory: a.backend.Inventory, Certificates: a.backend.Certificates,
 		Journal: a.backend.Journal, Brakes: a.backend.Brakes, Issuer: a.backend.Issuer, Packages: a.backend.Packages,
 		Limits: newLimits(c.Limits.PerDevice.PerSecond(), c.Limits.Burst, a.clock.Now),
-		Closer: a.closer, Now: a.clock.Now, Signs: a.backend.Signs, Anchors: a.backend.Anchors,
+		Closer: a.closer, Now: a.clock.Now, Signs: a.backend.Signs, Policies: a.backend.Policies, Anchors: a.backend.Anchors,
 		Joins: a.backend.Joins, Approver: approver,
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -184,5 +185,28 @@ func TestThingInTooManyGroups(t *testing.T) {
 	}
 	if n, err := w.store.Devices().Crowded(t.Context(), "thing-1"); n != 0 || err != nil {
 		t.Errorf("still noted as crowded: %d, %v", n, err)
+	}
+}
+
+// Somebody has changed the policies of a certificate at AWS since it was first
+// read: the next one inherits those that it has now.
+func TestPoliciesAreInheritedAsTheyAreNow(t *testing.T) {
+	c := newCourse(t, certificate.Keep, nil)
+	if _, err := c.world.inventory.Held(c.ctx, courseThing); err != nil {
+		t.Fatal(err)
+	}
+	c.clock.Advance(2 * policiesKept)
+	target := c.world.inventory.names.certificate(c.old)
+	_, err := c.clients.IoT.CreatePolicy(c.ctx, &iot.CreatePolicyInput{PolicyName: new("tighter"), PolicyDocument: new(`{"Version":"2012-10-17","Statement":[]}`)})
+	c.must(err)
+	_, err = c.clients.IoT.AttachPolicy(c.ctx, &iot.AttachPolicyInput{PolicyName: new("tighter"), Target: &target})
+	c.must(err)
+	_, err = c.clients.IoT.DetachPolicy(c.ctx, &iot.DetachPolicyInput{PolicyName: new(oldPolicy), Target: &target})
+	c.must(err)
+	got := c.once(c.old, protocol.Get, c.csr())
+	policies, err := c.world.inventory.policies(c.ctx, got.CertificateID)
+	c.must(err)
+	if !got.accepted() || !slices.Equal(policies, []string{"tighter"}) {
+		t.Errorf("answered %+v; it has %v", got, policies)
 	}
 }

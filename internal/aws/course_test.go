@@ -140,7 +140,7 @@ func (c *course) serve() {
 	}, vending.Ports{
 		Registry: b.Registry, Inventory: b.Inventory, Certificates: b.Certificates, Journal: b.Journal, Brakes: b.Brakes,
 		Issuer: b.Issuer, Packages: b.Packages, Limits: unlimited{}, Closer: c.closer, Now: c.clock.Now,
-		Signs: b.Signs, Joins: b.Joins,
+		Signs: b.Signs, Joins: b.Joins, Policies: b.Policies,
 	})
 	c.must(err)
 	c.vendor = &vending.Handler{

@@ -182,7 +182,9 @@ func (i *Inventory) describe(ctx context.Context, id certificate.ID) (certificat
 	if d.CreationDate != nil {
 		c.Created = *d.CreationDate
 	}
-	c.Policies, err = i.policies(ctx, id)
+	if c.Policies, err = i.policies(ctx, id); err == nil {
+		i.said.put(id, c.Policies)
+	}
 	return c, err
 }
 
@@ -196,6 +198,24 @@ func standingOf(status types.CertificateStatus) certificate.Standing {
 		return certificate.Revoked
 	}
 	return certificate.Inactive
+}
+
+// policiesKept is how long the policies of a certificate are believed that AWS has
+// listed: for the request that asked.
+const policiesKept = time.Minute
+
+// Policies is as vending.Ports has it. Of a certificate that AWS does not have any
+// more they are those that the store knows.
+func (i *Inventory) Policies(ctx context.Context, id certificate.ID) ([]string, error) {
+	if names, lately := i.said.get(id); lately {
+		return names, nil
+	}
+	names, err := i.policies(ctx, id)
+	if isNotFound(err) {
+		c, err := i.rows.Certificate(ctx, id)
+		return c.Policies, err
+	}
+	return names, refuse(nil, err)
 }
 
 // policies returns the names of the policies attached to a certificate itself,

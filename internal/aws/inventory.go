@@ -52,6 +52,7 @@ type Inventory struct {
 	// INACTIVE there by now. Nil: nobody is.
 	refused func()
 
+	said     *recent[certificate.ID, []string]  // the policies that AWS has just listed
 	back     *recent[certificate.ID, time.Time] // see speaks
 	presence *Presence                          // nil: there is no table
 	looked   *recent[registry.DeviceID, struct{}]

@@ -214,6 +214,7 @@ func (w *World) join(n names) {
 		views:   newRecent[registry.DeviceID, view](viewKept, remembering, c.Now),
 		fresh:   newRecent[registry.DeviceID, struct{}](freshEvery, remembering, c.Now),
 		looked:  newRecent[registry.DeviceID, struct{}](lookAgain, remembering, c.Now), presence: c.Presence,
+		said: newRecent[certificate.ID, []string](policiesKept, remembering, c.Now),
 		back: newRecent[certificate.ID, time.Time](backKept, remembering, c.Now),
 		log:  c.Log, now: c.Now, atWork: map[certificate.ID]int{},
 		restored: w.restored.At, known: newRecent[registry.DeviceID, struct{}](readKept, remembering, c.Now),
@@ -273,7 +274,7 @@ func (w *World) Backend() backend.Backend {
 		Revoker: Revoker{w.store.Certificates(), w.inventory},
 		Journal: Journal{w.store.Journal(), w.inventory}, Rotations: w.store.Journal(), Brakes: w.store.Brakes(),
 		Group: w.group, Jobs: w.jobs,
-		Issuer: w.issuer, Packages: w.packages, Bus: w.config.Bus, Signs: w.signs(), Joins: w.group.Joins,
+		Issuer: w.issuer, Packages: w.packages, Bus: w.config.Bus, Signs: w.signs(), Joins: w.group.Joins, Policies: w.inventory.Policies,
 	}
 }
 

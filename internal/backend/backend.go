@@ -35,6 +35,8 @@ type Backend struct {
 	Signs func(context.Context) (until time.Time, err error)
 	// Joins is as vending.Ports has it; nil where nothing stands in the way.
 	Joins func(context.Context, registry.DeviceID) error
+	// Policies is as vending.Ports has it; nil where the inventory knows them.
+	Policies func(context.Context, certificate.ID) ([]string, error)
 }
 
 // Bus carries messages between devices and certvendor.

@@ -130,6 +130,7 @@ func (r *Rig) instance(name string) *instance {
 	vendor, err := vending.New(config, vending.Ports{
 		Registry: devices, Inventory: inventory, Certificates: w.Certificates, Journal: journal, Brakes: w.Brakes,
 		Issuer: faultyIssuer{w.Issuer, f}, Packages: packages, Limits: noLimits{}, Closer: i.closer, Now: r.clock.Now,
+		Policies: w.Policies,
 	})
 	if err != nil {
 		r.t.Fatal(err)
