@@ -284,6 +284,7 @@ type Sight struct {
 	Turn     Turn
 	Listens  time.Time // since when anybody could have been seen; zero: always
 	Grouped  bool      // it is in the rotation group
+	Wanted   bool      // another campaign that goes on has let it in, and waits for it
 	Blocked  bool
 	Removed  bool // it is not in the registry any more
 }

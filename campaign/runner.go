@@ -264,10 +264,19 @@ func (r *Runner) lookAt(ctx context.Context, c Campaign, s Sight, refused string
 		is.Standing, is.Why, is.Since = standing, why, now
 	}
 	if standing == Failed || standing == Skipped || standing == Late { // it is asked no more; what it was vended stays valid
-		return is, r.Group.Remove(ctx, s.Device, time.Time{})
+		return is, r.letGo(ctx, s)
 	}
 	s.Member = is.Member
 	return is, r.addAgain(ctx, c, s)
+}
+
+// letGo takes a member out of the group, unless another campaign waits for it:
+// with that one it leaves.
+func (r *Runner) letGo(ctx context.Context, s Sight) error {
+	if s.Wanted {
+		return nil
+	}
+	return r.Group.Remove(ctx, s.Device, time.Time{})
 }
 
 // addAgain adds a member to the group that was let in by a process that died
@@ -324,8 +333,9 @@ func (r *Runner) turn(ctx context.Context, c, next Campaign) error {
 }
 
 // Withdraw takes those of a campaign out of the group that have been vended
-// nothing: nothing new is begun for it. What is vended stays valid. Members
-// that were not heard of are late from then on. Idempotent.
+// nothing: nothing new is begun for it. Who is waited for by another campaign
+// stays. What is vended stays valid. Members that were not heard of are late
+// from then on. Idempotent.
 func (r *Runner) Withdraw(ctx context.Context, c Campaign) error {
 	return r.withdraw(ctx, c, Late, "not heard of before the campaign ended")
 }
@@ -341,7 +351,7 @@ func (r *Runner) withdraw(ctx context.Context, c Campaign, standing Standing, wh
 			if s.Rotation.Number != 0 {
 				continue
 			}
-			if err := r.Group.Remove(ctx, s.Device, time.Time{}); err != nil {
+			if err := r.letGo(ctx, s); err != nil {
 				return err
 			}
 			s.Standing, s.Why, s.Since = standing, why, r.Now()

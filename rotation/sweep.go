@@ -206,11 +206,14 @@ func (c *Closer) writeAttributes(ctx context.Context, r Rotation, h History) err
 	if !ok {
 		return nil
 	}
-	err = c.Registry.SetAttributes(ctx, r.Device, map[string]string{
-		"status":        "active",
+	attributes := map[string]string{
 		"certificateId": string(r.Certificate),
 		"certNotAfter":  own.NotAfter.UTC().Format(time.RFC3339),
-	})
+	}
+	if status := c.terms(r.Profile).Status; status.Name != "" {
+		attributes[status.Name] = status.Value
+	}
+	err = c.Registry.SetAttributes(ctx, r.Device, attributes)
 	if errors.Is(err, registry.ErrUnknown) {
 		return nil // taken out of the registry meanwhile
 	}

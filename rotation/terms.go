@@ -33,7 +33,16 @@ type Terms struct {
 	// MaxRetirePerHour is the circuit breaker: more removals within an hour
 	// freeze retiring until an operator thaws it.
 	MaxRetirePerHour int
+	// Status is what the registry is told of a device besides its certificate when
+	// a rotation ends. Without a name nothing is.
+	Status Attribute
 }
+
+// Attribute is one of a device's in the registry.
+type Attribute struct{ Name, Value string }
+
+// DefaultStatus is what the CDF Certificate Vendor writes.
+var DefaultStatus = Attribute{"status", "active"}
 
 // Validate reports the first term that makes no sense.
 func (t Terms) Validate() error {

@@ -37,6 +37,10 @@ were not used yet, and the key of their links. Whoever has it can make
 certificates: keep it like the CA. With --without-keys nothing private is in it;
 a restore then needs the CA's keys in the data directory.
 
+With backend aws the store is all there is: no key is in it, with or without
+--without-keys. Keep the configuration, and the key of aws.broker.rule_key,
+elsewhere. An instance that stands by makes no backup.
+
 certvendor restore goes on from it with the files of the audit, which are not in
 it: ship those to another machine as they grow.`,
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, _ []string) error {
@@ -60,6 +64,10 @@ func tellBackup(w io.Writer, b backedUp) {
 	fmt.Fprintf(w, "%s: %d octets, the store up to row %d of the audit\nsha256 %s\n", b.File, b.Size, b.AuditRow, b.SHA256)
 	if b.Keys {
 		fmt.Fprintln(w, "The CA's keys are in it, and the packages with theirs: keep it like the CA itself.")
+		return
+	}
+	if b.Backend != "" {
+		fmt.Fprintln(w, "No keys are in it: keep the configuration, and the key of aws.broker.rule_key, elsewhere.")
 		return
 	}
 	fmt.Fprintln(w, "No keys are in it: keep those of the CA elsewhere, or nothing can be restored from it.")

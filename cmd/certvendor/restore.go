@@ -27,7 +27,12 @@ retiring is frozen until somebody thaws it, and devices that connect with a
 certificate of this CA that is not on record are taken in with it.
 
 A data directory that has a store is left alone, unless --replace moves what is
-there aside. Nothing is ever deleted.`,
+there aside. Nothing is ever deleted.
+
+With backend aws, AWS says afterwards what has become of the certificates: each
+device's are read before anything is taken from it, and all of them by a sync of
+the inventory that the daemon begins by itself. Where aws.journal names a table
+that has the store's commits, nothing is restored: that is the store.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := c.load()
 			if err != nil {
@@ -38,24 +43,27 @@ there aside. Nothing is ever deleted.`,
 			if err != nil {
 				return err
 			}
-			return c.print(report, func(w io.Writer) { tellRestore(w, cfg.Standalone.Data, report) })
+			return c.print(report, func(w io.Writer) { tellRestore(w, report) })
 		},
 	}
 	cmd.Flags().StringVar(&o.Audit, "audit", "", "the directory of the audit's files, instead of the data directory's")
-	cmd.Flags().BoolVar(&o.Replace, "replace", false, "move a store that is there aside, with the CA's files and the packages")
+	cmd.Flags().BoolVar(&o.Replace, "replace", false, "move a store that is there aside, with what belongs to it")
 	cmd.Flags().BoolVar(&o.Lossy, "lossy", false, "restore also where the audit's files do not say what was done since")
 	return cmd
 }
 
-func tellRestore(w io.Writer, data string, r app.RestoreReport) {
+func tellRestore(w io.Writer, r app.RestoreReport) {
 	fmt.Fprintf(w, "%s: restored from the backup of %s, and %d rows of the audit since, up to row %d of %s\n",
-		data, when(r.Backup.At), r.Replayed, r.Row, when(r.Until))
+		r.Data, when(r.Backup.At), r.Replayed, r.Row, when(r.Until))
 	if r.Lossy {
 		fmt.Fprintf(w, "What was done after that row is lost: %s\n"+
 			"What was retired since may be active again. Retiring is frozen: look at the fleet, then `certvendor thaw retiring`.\n", r.Why)
 	}
 	if r.Aside != "" {
 		fmt.Fprintf(w, "What was there before is in %s\n", r.Aside)
+	}
+	if r.Backup.Log != "" {
+		fmt.Fprintf(w, "It was a copy of the store in table %s, at entry %d: no instance may run on that table any more.\n", r.Backup.Log, r.Backup.Entry)
 	}
 	fmt.Fprintln(w, "Nothing is removed from a device before it is seen again.")
 }

@@ -38,6 +38,8 @@ func TestAWSScripts(t *testing.T) {
 	clients := dialMoto(t, endpoint, aws.Account{Region: "eu-west-1"})
 	// The account of doctor's trials, where nobody else makes anything.
 	trialAccount := dialMoto(t, endpoint, aws.Account{Region: "eu-west-2", Role: "arn:aws:iam::222222222222:role/test"})
+	// And that of the first device.
+	firstAccount := dialMoto(t, endpoint, aws.Account{Region: "eu-west-3", Role: "arn:aws:iam::333333333333:role/test"})
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/aws",
 		Setup: func(e *testscript.Env) error {
@@ -52,10 +54,13 @@ func TestAWSScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"mode": mode, "sameas": sameAs, "secret": secret, "authority": authority, "keyless": keyless, "capture": capture,
 			"ready": ready, "terminate": terminate,
-			"broker":    func(ts *testscript.TestScript, _ bool, args []string) { startBroker(ts, trialAccount, args) },
-			"trials":    func(ts *testscript.TestScript, _ bool, args []string) { trials(ts, trialAccount, args) },
-			"untouched": func(ts *testscript.TestScript, _ bool, _ []string) { untouched(ts, trialAccount) },
-			"account":   func(ts *testscript.TestScript, _ bool, args []string) { account(ts, clients, args) },
+			"broker":        func(ts *testscript.TestScript, _ bool, args []string) { startBroker(ts, trialAccount, args) },
+			"first-broker":  func(ts *testscript.TestScript, _ bool, args []string) { startBroker(ts, firstAccount, args) },
+			"first-policy":  func(ts *testscript.TestScript, _ bool, args []string) { createPolicy(ts, firstAccount, args) },
+			"first-rotates": rotatesOnAWS,
+			"trials":        func(ts *testscript.TestScript, _ bool, args []string) { trials(ts, trialAccount, args) },
+			"untouched":     func(ts *testscript.TestScript, _ bool, _ []string) { untouched(ts, trialAccount) },
+			"account":       func(ts *testscript.TestScript, _ bool, args []string) { account(ts, clients, args) },
 			"foreign-rule": func(ts *testscript.TestScript, _ bool, args []string) {
 				_, err := clients.IoT.CreateTopicRule(t.Context(), &iot.CreateTopicRuleInput{
 					RuleName: &args[0], TopicRulePayload: &types.TopicRulePayload{

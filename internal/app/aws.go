@@ -40,11 +40,11 @@ func (a *App) openAWS(ctx context.Context, instance string, committed func(time.
 	}
 	config := aws.Config{
 		Data: c.Data, Instance: instance, Owner: c.Broker.ClientID, Clients: clients, Registration: aws.Registration(c.Registration),
-		Registry: aws.Source(c.Registry), Assets: assetLibrary(c.AssetLibrary),
+		Registry: aws.Source(c.Registry), Assets: assetLibrary(a.config),
 		Group: a.config.Rotation.Group, Rerun: aws.Rerun(c.Rerun), Prices: prices,
 		Packages: packagesOf(a.config),
 		Presence: table,
-		Job:      aws.JobSettings{InProgressTimeout: a.config.Job.InProgressTimeout},
+		Job:      jobSettings(a.config),
 		Pace:     aws.Pace{PerMinute: a.config.Rotation.PerMinute, MaxInFlight: a.config.Rotation.MaxInFlight},
 		Issuer:   func(s *store.Store) (vending.Issuer, error) { return a.awsIssuer(clients, s) },
 		// Only with a key from SSM is nothing signed outside of this process.
@@ -61,13 +61,18 @@ func (a *App) openAWS(ctx context.Context, instance string, committed func(time.
 	return aws.Open(ctx, config)
 }
 
-func assetLibrary(c config.AWSAssetLibrary) aws.AssetLibrary {
+func assetLibrary(all config.Config) aws.AssetLibrary {
+	c := all.AWS.AssetLibrary
 	headers := map[string]string{}
 	for _, text := range c.Headers {
 		name, value, _ := strings.Cut(text, ":")
 		headers[strings.TrimSpace(name)] = strings.TrimSpace(value)
 	}
-	return aws.AssetLibrary{URL: strings.TrimSuffix(c.URL, "/"), Function: c.Function, Headers: headers}
+	return aws.AssetLibrary{URL: strings.TrimSuffix(c.URL, "/"), Function: c.Function, Headers: headers, Attribute: all.Rotation.Status.Name}
+}
+
+func jobSettings(c config.Config) aws.JobSettings {
+	return aws.JobSettings{InProgressTimeout: c.Job.InProgressTimeout, PerMinute: c.Rotation.PerMinute}
 }
 
 func (a *App) dialAWS(ctx context.Context) (*aws.Clients, error) {

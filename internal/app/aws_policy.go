@@ -51,7 +51,7 @@ func scopeOf(c config.Config, region, account string) aws.Scope {
 	a := c.AWS
 	scope := aws.Scope{
 		Region: region, Account: account, Registration: aws.Registration(a.Registration),
-		Registry: aws.Source(a.Registry), Assets: assetLibrary(a.AssetLibrary), Approval: c.Approval.Function,
+		Registry: aws.Source(a.Registry), Assets: assetLibrary(c), Approval: c.Approval.Function,
 		Group: c.Rotation.Group, Rerun: aws.Rerun(a.Rerun),
 		Issuer: aws.IssuerScope{
 			Kind: a.Issuer.Kind, CA: certificate.ID(a.Issuer.CA), Key: a.Issuer.Key, Role: a.Issuer.PCA.Role, FromCSR: a.Issuer.PCA.FromCSR,

@@ -57,7 +57,7 @@ func OpenSetup(ctx context.Context, c config.Config) (*AccountSetup, error) {
 	b := c.AWS.Broker
 	settings := aws.SetupConfig{
 		Clients: clients, Owner: b.ClientID, Topics: c.Topics(), Identity: aws.Identity(b.Identity), Key: s.key,
-		Role: b.RuleRole, Job: a.job(), Settings: aws.JobSettings{InProgressTimeout: c.Job.InProgressTimeout},
+		Role: b.RuleRole, Job: a.job(), Settings: jobSettings(c),
 	}
 	if b.Presence == config.PresenceTable {
 		settings.Table = aws.PresenceTable(b.ClientID)

@@ -6,16 +6,13 @@ import (
 	"io"
 	"runtime/debug"
 
-	"github.com/certvendor/certvendor/internal/standalone"
+	"github.com/certvendor/certvendor/internal/backup"
 )
 
 // backup is the operator's.
 func (a *App) backup(ctx context.Context, keys bool, w io.Writer) error {
-	if a.alone == nil {
-		return errNoBackup
-	}
-	err := a.alone.Backup(ctx, version(), keys, w)
-	if err != nil && !errors.Is(err, standalone.ErrBackup) && ctx.Err() == nil {
+	err := a.world.Backup(ctx, version(), keys, w)
+	if err != nil && !errors.Is(err, backup.ErrMaking) && ctx.Err() == nil {
 		a.log.Error().Err(err).Msg("backup")
 	}
 	return err

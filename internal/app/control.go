@@ -30,7 +30,7 @@ func (a *App) openControl(ctx context.Context) error {
 func (a *App) ports() control.Ports {
 	b, c := a.backend, a.config
 	var policies []string
-	if c.Policy.Mode != vending.PolicyNone && c.Policy.Default != "" {
+	if c.PolicyRule().Mode != vending.PolicyNone && c.Policy.Default != "" {
 		policies = []string{c.Policy.Default}
 	}
 	return control.Ports{

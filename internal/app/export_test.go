@@ -1,5 +1,11 @@
 package app
 
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/certvendor/certvendor/internal/aws"
+)
+
 // NewAt and InitCAAt are New and InitCA with a clock that can be set.
 var (
 	NewAt    = newAt
@@ -21,3 +27,9 @@ func (a *App) Dropped() int64 {
 
 // Headroom is what Run keeps.
 var Headroom = headroom
+
+// BusMetrics are what a daemon on AWS tells of its bus.
+func BusMetrics(bus *aws.MQTTBus) prometheus.Collector { return awsBus{bus} }
+
+// StandbyPage is what /metrics of an instance says that stands by.
+var StandbyPage = standbyPage

@@ -134,13 +134,15 @@ func (a *App) answerStandingBy(ctx context.Context) (ended func() error, err err
 func (a *App) standbyRoutes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
-		shared := a.shared.Load()
-		fmt.Fprintf(w, "# TYPE certvendor_leads gauge\ncertvendor_leads 0\n# TYPE certvendor_journal_entry gauge\ncertvendor_journal_entry %d\n",
-			shared.Entry())
+		fmt.Fprint(w, standbyPage(a.shared.Load().Entry()))
 	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive:", a.standing()) })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, a.standing(), http.StatusServiceUnavailable)
 	})
 	return mux
+}
+
+func standbyPage(entry int64) string {
+	return fmt.Sprintf("# TYPE certvendor_leads gauge\ncertvendor_leads 0\n# TYPE certvendor_journal_entry gauge\ncertvendor_journal_entry %d\n", entry)
 }

@@ -40,10 +40,14 @@ type idleClients struct {
 	Devices []fleet.Device
 }
 
+// connectionsPerGiB is how many idle connections a GiB of heap and stack is to
+// hold at least. It holds many more, with the race detector too.
+const connectionsPerGiB = 25_000
+
 // TestIdleConnections holds 300 idle TLS connections, or 10,000 with
 // LONG_TESTS=1, measures what each costs the daemon, and has a fleet rotate
-// meanwhile. It fails if a connection is not there any more at the end or a
-// device has not rotated.
+// meanwhile. It fails if that is too much, if a connection is not there any more
+// at the end, or a device has not rotated.
 func TestIdleConnections(t *testing.T) {
 	if os.Getenv(idleFile) != "" {
 		idle(t)
@@ -68,8 +72,12 @@ func TestIdleConnections(t *testing.T) {
 		t.Errorf("%d connections", got)
 	}
 	after := measureMemory(t)
-	t.Logf("memory: %s before, %s with %d connections: %d B of heap and stack, %d B resident for each",
-		before, after, n, (after.inUse-before.inUse)/n, (after.resident-before.resident)/n)
+	each := (after.inUse - before.inUse) / n
+	t.Logf("memory: %s before, %s with %d connections: %d B of heap and stack, of which %d B of stack, %d B resident for each",
+		before, after, n, each, (after.stack-before.stack)/n, (after.resident-before.resident)/n)
+	if each > 1<<30/connectionsPerGiB {
+		t.Errorf("a connection takes %d B: a GiB does not hold %d of them", each, connectionsPerGiB)
+	}
 
 	rotated := w.rotateFleet(t, 24)
 	t.Logf("%d devices rotated meanwhile in %s", len(rotated.Results), rotated.Took.Round(time.Millisecond))
@@ -125,7 +133,7 @@ func (w *world) addMany(t *testing.T, n int) []fleet.Device {
 }
 
 // memory is what this process uses, in bytes.
-type memory struct{ inUse, resident int }
+type memory struct{ inUse, stack, resident int }
 
 func (m memory) String() string {
 	return fmt.Sprintf("%d MiB in use and %d MiB resident", m.inUse>>20, m.resident>>20)
@@ -151,7 +159,7 @@ func measureMemory(t *testing.T) memory {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return memory{inUse: int(stats.HeapInuse + stats.StackInuse), resident: kib << 10}
+	return memory{inUse: int(stats.HeapInuse + stats.StackInuse), stack: int(stats.StackInuse), resident: kib << 10}
 }
 
 // idleProcess is the process of the clients.

@@ -15,10 +15,14 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/certvendor/certvendor/internal/app"
+	"github.com/certvendor/certvendor/internal/aws"
 	"github.com/certvendor/certvendor/internal/config"
 	"github.com/certvendor/certvendor/internal/control"
 	"github.com/certvendor/certvendor/internal/fleet"
+	"github.com/certvendor/certvendor/protocol"
 )
 
 const (
@@ -41,16 +45,19 @@ type rule struct {
 func TestAlertsAndDashboardAskForWhatIsThere(t *testing.T) {
 	w := start(t, func(c *config.Config) { c.Rotation.SweepEvery = 10 * time.Millisecond })
 	w.makesEveryMetric(t)
-	exposed := w.exposed(t)
+	exposed, onAWS := w.exposed(t), exposedOnAWS(t)
+	maps.Copy(exposed, onAWS)
 	asked := map[string]bool{}
+	withShared := samples(app.StandbyPage(1)) // of which this one is none
+	maps.Copy(withShared, exposed)
 	for _, r := range alerts(t) {
-		asks(t, r.Alert, r.Expr, exposed, asked)
+		asks(t, r.Alert, r.Expr, withShared, asked)
 	}
 	for _, expr := range expressions(t) {
 		asks(t, "dashboard", expr, exposed, asked)
 	}
 	for name := range exposed {
-		if strings.HasPrefix(name, "certvendor_") && !asked[name] {
+		if strings.HasPrefix(name, "certvendor_") && !asked[name] && onAWS[name] == nil {
 			t.Errorf("neither an alert nor the dashboard asks for %s", name)
 		}
 	}
@@ -133,14 +140,46 @@ var sample = regexp.MustCompile(`(?m)^([a-z_]+)(?:\{(.*)\})? \S+$`)
 // name, and as name="value".
 func (w *world) exposed(t *testing.T) map[string]map[string]bool {
 	t.Helper()
+	return samples(w.page(t))
+}
+
+func samples(page string) map[string]map[string]bool {
 	found := map[string]map[string]bool{}
-	for _, line := range sample.FindAllStringSubmatch(w.page(t), -1) {
+	for _, line := range sample.FindAllStringSubmatch(page, -1) {
 		if found[line[1]] == nil {
 			found[line[1]] = map[string]bool{}
 		}
 		for _, label := range matcher.FindAllStringSubmatch(line[2], -1) {
 			found[line[1]][label[1]] = true
 			found[line[1]][label[1]+"="+label[3]] = true
+		}
+	}
+	return found
+}
+
+// exposedOnAWS is exposed of what only the bus of AWS counts.
+func exposedOnAWS(t *testing.T) map[string]map[string]bool {
+	t.Helper()
+	bus, err := aws.NewMQTTBus(aws.MQTTConfig{
+		Way: &aws.MutualTLS{}, ClientID: "certvendor", Topics: protocol.DefaultTopics(), Identity: aws.Direct, Now: time.Now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := prometheus.NewRegistry()
+	counts.MustRegister(app.BusMetrics(bus))
+	families, err := counts.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]map[string]bool{}
+	for _, family := range families {
+		found[family.GetName()] = map[string]bool{}
+		for _, metric := range family.GetMetric() {
+			for _, label := range metric.GetLabel() {
+				found[family.GetName()][label.GetName()] = true
+				found[family.GetName()][label.GetName()+"="+label.GetValue()] = true
+			}
 		}
 	}
 	return found

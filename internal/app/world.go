@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -31,13 +32,15 @@ type world interface {
 	// Restored returns when the world was restored from a backup, or the zero
 	// time.
 	Restored() time.Time
+	// Backup writes a backup of all that is kept here, while it goes on; without
+	// keys, nothing private is in it.
+	Backup(ctx context.Context, version string, keys bool, w io.Writer) error
 }
 
-// What the world of AWS has no use for, or not yet.
+// What the world of AWS has no use for.
 var (
-	errNoCRL    = errors.New("backend aws makes no CRL: what is revoked is REVOKED in AWS IoT, which looks at no CRL")
-	errNoBackup = errors.New("backend aws makes no backup yet: copy the directory aws.data while the daemon is stopped")
-	errNoOwnCA  = errors.New("backend aws has no CA of its own: aws.issuer says what signs")
+	errNoCRL   = errors.New("backend aws makes no CRL: what is revoked is REVOKED in AWS IoT, which looks at no CRL")
+	errNoOwnCA = errors.New("backend aws has no CA of its own: aws.issuer says what signs")
 )
 
 // instanceName returns who we are, in leases and in the audit.
@@ -104,7 +107,12 @@ func (a *App) measureWorld() {
 	if a.alone == nil {
 		m.registry.MustRegister(awsCalls{a.cloud}, awsBus{a.bus})
 		if shared := a.shared.Load(); shared != nil {
-			m.gauge("certvendor_leads", "1 of the instance that leads, 0 of those that stand by.", func() float64 { return 1 })
+			m.gauge("certvendor_leads", "1 of the instance that leads, 0 of those that stand by.", func() float64 {
+				if shared.Leads() {
+					return 1
+				}
+				return 0 // it is about to end
+			})
 			m.gauge("certvendor_journal_entry", "The last commit that this instance's copy of the store has.",
 				func() float64 { return float64(shared.Entry()) })
 		}

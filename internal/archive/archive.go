@@ -34,13 +34,16 @@ var ErrDamaged = errors.New("the backup is damaged")
 
 // Manifest says what a backup is of, and what is in it.
 type Manifest struct {
-	Version   string         `json:"version"`  // of the program that made it
-	Instance  string         `json:"instance"` // which made it
+	Version   string         `json:"version"`           // of the program that made it
+	Backend   string         `json:"backend,omitempty"` // of its world; empty: standalone
+	Instance  string         `json:"instance"`          // which made it
 	At        time.Time      `json:"at"`
 	Schema    int            `json:"schema"`           // of the store
 	AuditRow  int64          `json:"auditRow"`         // the last one in the store
 	AuditHash string         `json:"auditHash"`        // of that row, hex; empty without rows
 	Audited   time.Time      `json:"audited,omitzero"` // when that row was written
+	Log       string         `json:"log,omitempty"`    // of a store that instances share: its name,
+	Entry     int64          `json:"entry,omitempty"`  // and the last entry that the copy has
 	CA        certificate.ID `json:"caCertificateId"`  // the issuing CA's certificate
 	Keys      bool           `json:"keys"`             // CA keys, packages and the link key are in it
 	Members   []Member       `json:"members,omitempty"`

@@ -217,6 +217,43 @@ func TestPackagesOfOthers(t *testing.T) {
 	}
 }
 
+// What AWS has REVOKED, of which the store has not heard, stays so: no package
+// brings it back, and no person who undoes a rotation.
+func TestRevokedAtAWSStaysSo(t *testing.T) {
+	f := &refusal{}
+	var ca vending.Issuer
+	c := refusedCourse(t, f, func(config *Config) { ca, _ = config.Issuer(nil) })
+	revoked := func(id certificate.ID) {
+		t.Helper()
+		_, err := c.clients.IoT.UpdateCertificate(c.ctx, &iot.UpdateCertificateInput{
+			CertificateId: new(string(id)), NewStatus: types.CertificateStatusRevoked,
+		})
+		c.must(err)
+	}
+	vended := c.rotate()
+	revoked(c.old)
+	if undone, err := c.closer.Undo(c.ctx, courseThing); err == nil {
+		t.Errorf("undone: %+v", undone)
+	}
+	waiting := c.pack(ca, "certificates/"+courseThing+".zip", func(id certificate.ID) map[string]string {
+		return map[string]string{"certificateid": string(id)}
+	})
+	c.world.inventory.views.forget(courseThing)
+	if _, err := c.world.inventory.Held(c.ctx, courseThing); err != nil { // the store knows it as INACTIVE
+		t.Fatal(err)
+	}
+	revoked(waiting)
+	if got := c.once(vended, protocol.Get, ""); got.accepted() {
+		t.Errorf("answered %+v", got)
+	}
+	_ = c.world.inventory.Settle(c.ctx)
+	for _, id := range []certificate.ID{c.old, waiting} {
+		if is := c.statusAtAWS(id); is != types.CertificateStatusRevoked {
+			t.Errorf("certificate %.8s was REVOKED, and is %s", id, is)
+		}
+	}
+}
+
 // Where no policy is configured for a certificate that inherits none, the get is
 // refused before anything is issued.
 func TestCase43NoPolicy(t *testing.T) {

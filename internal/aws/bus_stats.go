@@ -4,6 +4,7 @@ import (
 	"maps"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Drop says why an envelope was dropped. It is a metric label.
@@ -50,6 +51,24 @@ type busCounts struct {
 
 	mu      sync.Mutex
 	dropped map[Drop]int64
+	said    map[Drop]time.Time
+}
+
+// sayEvery is how often the log says of each kind that envelopes are dropped.
+const sayEvery = 10 * time.Minute
+
+// maySay reports whether it was not said lately, and is said now.
+func (c *busCounts) maySay(why Drop, now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if last, was := c.said[why]; was && now.Sub(last).Abs() < sayEvery {
+		return false
+	}
+	if c.said == nil {
+		c.said = map[Drop]time.Time{}
+	}
+	c.said[why] = now
+	return true
 }
 
 func (c *busCounts) drop(why Drop) {

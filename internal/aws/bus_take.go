@@ -65,11 +65,16 @@ func (b *MQTTBus) serve(m mqtt.Message) bool {
 
 func (b *MQTTBus) drop(err error) {
 	var dropped *dropError
-	if errors.As(err, &dropped) {
-		b.counts.drop(dropped.why)
+	if !errors.As(err, &dropped) {
+		return
 	}
-	// A forger would fill the log with what he sends: the count tells as much.
+	b.counts.drop(dropped.why)
+	// A forger would fill the log with what he sends, but where every envelope is
+	// dropped no device has an answer.
 	b.config.Log.Debug().Err(err).Msg("dropped an envelope")
+	if todo := dropped.todo(); todo != "" && b.counts.maySay(dropped.why, b.config.Now()) {
+		b.config.Log.Warn().Err(err).Int64("dropped", b.counts.drops()[dropped.why]).Msg("requests of devices may be dropped: " + todo)
+	}
 }
 
 // hand has the receiver serve a message, and reports whether everything that

@@ -124,7 +124,7 @@ func (c *course) serve() {
 	b := c.world.Backend()
 	terms := rotation.Terms{
 		Previous: c.mode, Grace: c.grace, Retire: rotation.Replaced, TTL: 720 * time.Hour, Settle: time.Minute,
-		Recent: 24 * time.Hour, MaxRetirePerHour: 1000,
+		Recent: 24 * time.Hour, MaxRetirePerHour: 1000, Status: rotation.DefaultStatus, SeenSince: c.world.Restored(),
 	}
 	clock := rotation.NewClock(c.clock.Now, c.clock.Elapsed, c.clock.Now(), time.Hour)
 	c.closer = rotation.NewCloser(rotation.Ports{

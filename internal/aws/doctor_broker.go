@@ -32,7 +32,7 @@ func (d *Doctor) broker(ctx context.Context) Finding {
 	case errors.As(err, &network), errors.As(err, &untrusted):
 		return bad("look at aws.broker, and at the network", "%v", err)
 	case err != nil:
-		return unknown("see whether the daemon is ready; the policies that certvendor prints let nobody connect as "+look.clientID, "%v", err)
+		return unknown("see whether the daemon is ready, and whether the policy that certvendor policy daemon prints is the one in use: it lets connect as "+look.clientID, "%v", err)
 	}
 	k.client.Disconnect(quiesce)
 	return good("connects to %s as %s, and may subscribe to %s", d.config.Endpoint, look.clientID, strings.Join(look.filters, ", "))

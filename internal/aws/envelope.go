@@ -58,6 +58,19 @@ type dropError struct {
 
 func (e *dropError) Error() string { return fmt.Sprintf("envelope (%s): %s", e.why, e.detail) }
 
+// todo says what an operator is to do about envelopes that are dropped so, if they
+// may be those of devices.
+func (e *dropError) todo() string {
+	switch e.why {
+	case DropMAC:
+		return "if aws.broker.rule_key is a new key, run `certvendor setup`, and start the daemon again; " +
+			"if not, somebody publishes where only the topic rule may"
+	case DropStale:
+		return "set this machine's clock right; one that has waited for long is asked again by its device"
+	}
+	return ""
+}
+
 // openEnvelope returns an envelope that a rule of ours made lately, for the
 // device and the action in whose topic it came, or a *dropError. It is safe
 // for any input.

@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
+	"github.com/rs/zerolog"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/protocol"
@@ -124,6 +126,48 @@ func TestEnvelopesThatAreDropped(t *testing.T) {
 	for _, age := range []time.Duration{5*time.Minute - time.Second, -59 * time.Second} {
 		if _, err := openEnvelope(config, topic, []byte(at(age))); err != nil {
 			t.Errorf("%s old: %v", age, err)
+		}
+	}
+}
+
+// Where the clock or the key is wrong no device has an answer: the log says so, and
+// what to do, but a forger does not fill it.
+func TestDropsAreSaid(t *testing.T) {
+	now, said := time.Now(), &bytes.Buffer{}
+	e := newEngine(t)
+	config := MQTTConfig{
+		Way: &MutualTLS{Address: "127.0.0.1:1"}, ClientID: "certvendor", Topics: protocol.DefaultTopics(), Identity: ByRule,
+		Keys: []RuleKey{e.key}, Now: func() time.Time { return now }, Log: zerolog.New(said).Level(zerolog.WarnLevel),
+	}
+	bus, err := NewMQTTBus(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, old := e.envelope("pump-7", protocol.Get, "{}", now.Add(-time.Hour))
+	_, foreign := newEngine(t).envelope("pump-7", protocol.Get, "{}", now)
+	drop := func(text string) {
+		t.Helper()
+		_, err := openEnvelope(bus.config, Inbox+"/pump-7/get", []byte(text))
+		bus.drop(err)
+	}
+	for range 100 {
+		drop(old)
+		drop(foreign)
+		drop("junk")
+	}
+	for what, times := range map[string]int{"clock right": 1, "certvendor setup": 1, "\n": 2, "made 1h0m0s ago": 1} {
+		if n := strings.Count(said.String(), what); n != times {
+			t.Errorf("%q is said %d times: %s", what, n, said)
+		}
+	}
+	now = now.Add(sayEvery)
+	drop(old)
+	if n := strings.Count(said.String(), "\n"); n != 3 {
+		t.Errorf("said %d times after a while", n)
+	}
+	for secret, text := range map[string]string{"key": string(e.key), "MAC": decoded(t, foreign)["mac"].(string)} {
+		if strings.Contains(said.String(), text) {
+			t.Errorf("the log has the %s", secret)
 		}
 	}
 }

@@ -20,7 +20,9 @@ func (f *fakeIoT) ownJobs(handle func(string, func(*http.Request, map[string]any
 	f.groups, f.owns = map[string][]string{}, map[string]*fakeOwn{}
 	none := map[string]any{}
 	handle("POST /thing-groups/{group}", func(r *http.Request, _ map[string]any) (int, any) {
-		f.groups[r.PathValue("group")] = []string{}
+		if f.groups[r.PathValue("group")] = []string{}; r.PathValue("group") == "rotate" {
+			f.noGroup = false
+		}
 		return 200, none
 	})
 	handle("DELETE /thing-groups/{group}", func(r *http.Request, _ map[string]any) (int, any) {

@@ -10,7 +10,6 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -30,7 +29,9 @@ type fakeIoT struct {
 	others     map[string]int // how many other groups a thing is in
 	executions map[string]*fakeExecution
 	job        map[string]any // as it was made
+	jobID      string
 	jobStatus  string
+	former     map[string]bool     // ids of jobs before it
 	principals map[string][]string // of a thing
 	pems       map[string]string   // by id
 	status     map[string]string   // of a certificate; ACTIVE where it is not here
@@ -39,6 +40,8 @@ type fakeIoT struct {
 	throttle   int      // how many calls are throttled yet
 	calls      []string
 	onCall     func(n int) // optional
+	noGroup    bool        // somebody has taken away the group, or the job
+	noJob      bool
 	function   func(event map[string]any) any
 	fakeThings
 	fakeOwnJobs
@@ -54,7 +57,7 @@ const fakeARN = "arn:aws-cn:iot:cn-north-1:123456789012:"
 func newFake() *fakeIoT {
 	return &fakeIoT{
 		page: 2, executions: map[string]*fakeExecution{}, principals: map[string][]string{}, pems: map[string]string{},
-		status: map[string]string{},
+		status: map[string]string{}, former: map[string]bool{},
 	}
 }
 
@@ -123,13 +126,16 @@ func (f *fakeIoT) routes() http.Handler {
 		return 200, map[string]any{"thingName": r.PathValue("thing"), "attributes": map[string]string{}}
 	})
 	handle("GET /thing-groups/{group}", func(r *http.Request, _ map[string]any) (int, any) {
-		if group := r.PathValue("group"); group != "rotate" && f.groups[group] == nil {
+		if group := r.PathValue("group"); group != "rotate" && f.groups[group] == nil || group == "rotate" && f.noGroup {
 			return 404, notFound
 		}
 		return 200, none
 	})
 	f.ownJobs(handle)
 	handle("GET /thing-groups/{group}/things", func(r *http.Request, _ map[string]any) (int, any) {
+		if f.noGroup {
+			return 404, notFound
+		}
 		page, next := f.paged(r, "nextToken", f.group)
 		return 200, map[string]any{"things": page, "nextToken": next}
 	})
@@ -145,6 +151,9 @@ func (f *fakeIoT) routes() http.Handler {
 		if f.others[body["thingName"].(string)] >= mostGroups {
 			return 400, invalidRequest
 		}
+		if f.noGroup && body["thingGroupName"] == "rotate" {
+			return 404, notFound
+		}
 		f.addTo(body["thingGroupName"].(string), body["thingName"].(string))
 		return 200, none
 	})
@@ -156,19 +165,33 @@ func (f *fakeIoT) routes() http.Handler {
 		if f.isOwn(r.PathValue("job"), body) {
 			return 200, none
 		}
-		f.job, f.jobStatus = body, "IN_PROGRESS"
+		f.former[f.jobID] = true
+		f.job, f.jobID, f.jobStatus, f.noJob = body, r.PathValue("job"), "IN_PROGRESS", false
 		return 200, none
 	})
 	handle("GET /jobs/{job}", func(r *http.Request, _ map[string]any) (int, any) {
 		if own := f.owns[r.PathValue("job")]; own != nil {
 			return 200, map[string]any{"job": map[string]any{"jobId": r.PathValue("job"), "status": own.status}}
 		}
-		if f.job == nil || strings.Count(r.PathValue("job"), "-") > 1 {
-			return 404, notFound
+		switch id := r.PathValue("job"); {
+		case id == f.jobID && !f.noJob:
+			return 200, map[string]any{"job": map[string]any{
+				"jobId": id, "status": f.jobStatus,
+				"timeoutConfig": f.job["timeoutConfig"], "jobExecutionsRolloutConfig": f.job["jobExecutionsRolloutConfig"],
+			}}
+		case f.former[id] && id != f.jobID:
+			return 200, map[string]any{"job": map[string]any{"jobId": id, "status": "CANCELED"}}
 		}
-		return 200, map[string]any{"job": map[string]any{"jobId": r.PathValue("job"), "status": f.jobStatus}}
+		return 404, notFound
+	})
+	handle("PATCH /jobs/{job}", func(_ *http.Request, body map[string]any) (int, any) {
+		maps.Copy(f.job, body)
+		return 200, none
 	})
 	handle("GET /jobs/{job}/things", func(r *http.Request, _ map[string]any) (int, any) {
+		if f.noJob {
+			return 404, notFound
+		}
 		page, next := f.paged(r, "nextToken", f.inState(r.PathValue("job"), r.URL.Query().Get("status")))
 		var all []map[string]any
 		for _, thing := range page {
@@ -201,7 +224,7 @@ func (f *fakeIoT) routes() http.Handler {
 	f.lists(handle)
 	handle("POST /2015-03-31/functions/{name}/invocations", f.invoke)
 	handle("GET /certificates/{id}", func(r *http.Request, _ map[string]any) (int, any) {
-		if f.pems[r.PathValue("id")] == "" {
+		if f.pems[r.PathValue("id")] == "" || f.statusOf(r.PathValue("id")) == deleted {
 			return 404, notFound
 		}
 		return 200, map[string]any{"certificateDescription": map[string]any{
@@ -226,7 +249,9 @@ func (f *fakeIoT) lists(handle func(string, func(*http.Request, map[string]any) 
 		page, next := f.paged(r, "marker", slices.Sorted(maps.Keys(f.pems)))
 		var all []map[string]any
 		for _, id := range page {
-			all = append(all, map[string]any{"certificateId": id, "status": f.statusOf(id)})
+			if f.statusOf(id) != deleted {
+				all = append(all, map[string]any{"certificateId": id, "status": f.statusOf(id)})
+			}
 		}
 		return 200, map[string]any{"certificates": all, "nextMarker": next}
 	})

@@ -27,10 +27,13 @@ var apiOf = map[string]string{
 	"GET /cacertificate/{id}": "DescribeCACertificate", "GET /thing-groups/{group}": "DescribeThingGroup",
 	"GET /thing-groups/{group}/things": "ListThingsInThingGroup", "PUT /thing-groups/addThingToThingGroup": "AddThingToThingGroup",
 	"PUT /thing-groups/removeThingFromThingGroup": "RemoveThingFromThingGroup",
-	"PUT /jobs/{job}": "CreateJob", "GET /jobs/{job}": "DescribeJob", "PUT /jobs/{job}/cancel": "CancelJob",
+	"PUT /jobs/{job}": "CreateJob", "PATCH /jobs/{job}": "UpdateJob", "GET /jobs/{job}": "DescribeJob", "PUT /jobs/{job}/cancel": "CancelJob",
 	"GET /jobs/{job}/things": "ListJobExecutionsForJob", "GET /things/{thing}/jobs/{job}": "DescribeJobExecution",
 	"DELETE /things/{thing}/jobs/{job}/executionNumber/{number}": "DeleteJobExecution",
 }
+
+// deleted is how a certificate stands that the fake does not have any more.
+const deleted = "DELETED"
 
 // fakeThings are the certificates of a fakeIoT. One that is not here is ACTIVE,
 // whatever it is.
@@ -121,7 +124,7 @@ func (f *fakeIoT) handleThings(handle func(string, func(*http.Request, map[strin
 		case f.statusOf(id) == "ACTIVE":
 			return 406, "CertificateStateException"
 		}
-		f.status[id] = "DELETED"
+		f.status[id] = deleted
 		return 200, none
 	})
 	handle("PUT /target-policies/{policy}", func(r *http.Request, body map[string]any) (int, any) {

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -53,11 +55,12 @@ func furtherCourses() map[string]furtherCourse {
 		"package": {[]string{"HEAD /packages-", "PUT /certificates/", "DELETE /packages-"}, func(*testing.T, *faulty, *Config) {},
 			rotatesByPackage, packageIsGone},
 		"lambda": {[]string{"/functions/assets/invocations"}, asksAFunction, csr, fine},
+		"https":  {[]string{"GET /live/devices/", "PATCH /live/devices/"}, asksByHTTPS, csr, fine},
 	}
 }
 
 // TestEveryFurtherCallFailsInTurn is TestEveryCallFailsInTurn for the calls of
-// each issuer, of packages, and of a registry behind a function.
+// each issuer, of packages, and of a registry behind a function or an API.
 func TestEveryFurtherCallFailsInTurn(t *testing.T) {
 	for name, further := range furtherCourses() {
 		for n, call := range further.play(t, &faulty{}) {
@@ -212,7 +215,7 @@ func packageIsGone(t *testing.T, c *course) {
 
 // asksAFunction puts an Asset Library that knows every device behind a function.
 func asksAFunction(_ *testing.T, f *faulty, config *Config) {
-	config.Registry, config.Assets = AssetsSource, AssetLibrary{Function: "assets"}
+	config.Registry, config.Assets = AssetsSource, AssetLibrary{Function: "assets", Attribute: "status"}
 	config.Clients.Lambda = lambda.NewFromConfig(config.Clients.Config)
 	f.next = assetFunction{f.next}
 }
@@ -235,4 +238,36 @@ func (a assetFunction) RoundTrip(r *http.Request) (*http.Response, error) {
 		StatusCode: 200, Header: http.Header{"Content-Type": {"application/json"}}, Request: r,
 		Body: io.NopCloser(strings.NewReader(text)), ContentLength: int64(len(text)),
 	}, nil
+}
+
+// asksByHTTPS puts an Asset Library that knows every device behind an API, and
+// fails the test if the library is not told in the end that the device is
+// active, or is asked by somebody unsigned.
+func asksByHTTPS(t *testing.T, f *faulty, config *Config) {
+	var told atomic.Bool
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil || !strings.Contains(r.Header.Get("Authorization"), "/execute-api/aws4_request") {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		if r.Method == http.MethodPatch {
+			told.Store(string(body) == `{"attributes":{"status":"active"}}`)
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		fmt.Fprint(w, `{"attributes":{}}`)
+	}))
+	t.Cleanup(func() {
+		server.Close()
+		if !told.Load() {
+			t.Error("the library was not told that the device is active")
+		}
+	})
+	at, err := url.Parse(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.next = byHost{at.Host, server.Client().Transport, f.next}
+	config.Registry, config.Assets = AssetsSource, AssetLibrary{URL: server.URL + "/live", HTTP: &http.Client{Transport: f}}
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/backend/backendtest"
@@ -27,6 +28,9 @@ var ways = []struct {
 	{"throttled", func(_ http.RoundTripper, r *http.Request) (*http.Response, error) {
 		if strings.Contains(r.URL.Path, "/packages-") { // S3 says it so
 			return answer(r, http.StatusServiceUnavailable, "SlowDown"), nil
+		}
+		if strings.Contains(r.URL.Path, "/devices/") { // and API Gateway so
+			return answer(r, http.StatusTooManyRequests, "TooManyRequestsException"), nil
 		}
 		return answer(r, http.StatusBadRequest, "ThrottlingException"), nil
 	}},
@@ -150,4 +154,56 @@ func TestIssuedOnce(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLateRemovalFailsInTurn is TestEveryCallFailsInTurn for what is removed after a
+// grace, when AWS is asked first what it has, and who has connected.
+func TestLateRemovalFailsInTurn(t *testing.T) {
+	for _, mode := range []certificate.Mode{certificate.Deactivate, certificate.Delete} {
+		for _, way := range ways {
+			t.Run(fmt.Sprintf("%s/%s", mode, way.name), func(t *testing.T) {
+				t.Parallel()
+				var failed []string
+				for n := 1; ; n++ {
+					call := lateRemoval(t, mode, way.fail, n)
+					if call == "" {
+						break
+					}
+					failed = append(failed, call)
+				}
+				all := strings.Join(failed, "\n")
+				for _, call := range []string{"DynamoDB_20120810.Query", "GET /certificates/", "GET /principals/things", "PUT /certificates/"} {
+					if !strings.Contains(all, call) {
+						t.Errorf("%s did not fail: %s", call, all)
+					}
+				}
+			})
+		}
+	}
+}
+
+// lateRemoval has one call of a removal after a grace fail, and returns its name,
+// or none where there are fewer calls.
+func lateRemoval(t *testing.T, mode certificate.Mode, fail func(http.RoundTripper, *http.Request) (*http.Response, error), n int) string {
+	t.Helper()
+	f := &faulty{fail: fail}
+	c := newCourse(t, mode, func(next http.RoundTripper) http.RoundTripper {
+		f.next = next
+		return f
+	}, func(config *Config) {
+		config.Presence = NewPresence(config.Clients.Dynamo, PresenceTable("certvendor"), config.Now)
+	})
+	withTable(t, c.clients, c.clock.Now)
+	c.grace = time.Hour
+	c.serve()
+	vended := c.turn()
+	c.clock.Advance(2 * time.Hour)
+	f.mu.Lock()
+	f.at = len(f.calls) + n
+	f.mu.Unlock()
+	_, _ = c.closer.Sweep(c.ctx) // what fails is done by the next
+	failed := f.failed
+	c.quiet(vended)
+	c.wantWhole(vended)
+	return failed
 }

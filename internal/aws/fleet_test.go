@@ -358,7 +358,7 @@ func (f *fleetAt) wantRotated(things []fleetThing) {
 	if n := status.Executions[protocol.JobSucceeded]; err != nil || !f.atOnce && n != len(things) {
 		f.t.Errorf("the job is SUCCEEDED on %d of %d things: %v, %v", n, len(things), status.Executions, err)
 	}
-	want := map[certificate.Mode]string{certificate.Keep: "ACTIVE", certificate.Deactivate: "INACTIVE", certificate.Delete: "DELETED"}[f.mode]
+	want := map[certificate.Mode]string{certificate.Keep: "ACTIVE", certificate.Deactivate: "INACTIVE", certificate.Delete: deleted}[f.mode]
 	for _, d := range things {
 		active := 0
 		for _, principal := range f.fake.principals[d.name] {

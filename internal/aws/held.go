@@ -30,11 +30,12 @@ type view struct {
 
 // Held implements certificate.Inventory: what the store knows, with what AWS
 // has attached to the thing and the store does not know yet. While AWS does not
-// answer, what the store knows is the answer, unless it is nothing.
+// answer, what the store knows is the answer, unless it is nothing, or was
+// restored and AWS was not asked about the device since.
 func (i *Inventory) Held(ctx context.Context, device registry.DeviceID) ([]certificate.Holding, error) {
 	unheard := i.learn(ctx, device)
 	held, err := i.rows.Held(ctx, device)
-	if err == nil && len(held) == 0 {
+	if err == nil && (len(held) == 0 || i.inDoubt(device)) {
 		err = unheard
 	}
 	if err == nil && unheard != nil {
@@ -45,7 +46,7 @@ func (i *Inventory) Held(ctx context.Context, device registry.DeviceID) ([]certi
 
 // learn takes into the store what AWS has attached to the thing.
 func (i *Inventory) learn(ctx context.Context, device registry.DeviceID) error {
-	if _, lately := i.views.get(device); lately {
+	if _, lately := i.views.get(device); lately && !i.inDoubt(device) {
 		return nil
 	}
 	seen, err := i.view(ctx, device)
@@ -53,12 +54,19 @@ func (i *Inventory) learn(ctx context.Context, device registry.DeviceID) error {
 		return err
 	}
 	for _, id := range seen.certificates {
-		if err := i.adopt(ctx, device, id); err != nil {
+		err := i.adopt(ctx, device, id)
+		if errors.Is(err, errUnreadable) {
+			// It counts for nothing here, and nothing is done to it: the device
+			// rotates over its others.
+			i.log.Warn().Str("device", string(device)).Err(err).Msg("a certificate of the thing is not taken in")
+			continue
+		}
+		if err != nil {
 			i.views.forget(device)
 			return err
 		}
 	}
-	return nil
+	return i.believe(ctx, device)
 }
 
 // view returns what AWS says, or said lately, of a thing's principals.
@@ -97,7 +105,8 @@ func (i *Inventory) attached(ctx context.Context, device registry.DeviceID) (vie
 
 // adopt enters a certificate in the store that AWS has attached to a thing. One
 // that the store knows as taken from the device stays so: detaching takes AWS a
-// while.
+// while. So does one that is on its way in, or out, when it is to be entered:
+// what AWS said of it then is out of date.
 func (i *Inventory) adopt(ctx context.Context, device registry.DeviceID, id certificate.ID) error {
 	return i.adoptAs(ctx, device, id, i.lookUp)
 }
@@ -121,7 +130,7 @@ func (i *Inventory) adoptAs(
 	if err != nil {
 		return err
 	}
-	err = i.rows.Register(ctx, device, c)
+	err = i.rows.TakeIn(ctx, device, c, i.isRemoved(id))
 	if errors.Is(err, certificate.ErrRevoked) || errors.Is(err, certificate.ErrDistrusted) {
 		return nil
 	}
@@ -147,6 +156,9 @@ func (i *Inventory) lookUp(ctx context.Context, id certificate.ID) (certificate.
 	return i.describe(ctx, id)
 }
 
+// errUnreadable says that what AWS has as a certificate cannot be read as one.
+var errUnreadable = errors.New("it cannot be read")
+
 // describe reads a certificate from AWS IoT, with its policies.
 func (i *Inventory) describe(ctx context.Context, id certificate.ID) (certificate.Certificate, error) {
 	var none certificate.Certificate
@@ -157,14 +169,14 @@ func (i *Inventory) describe(ctx context.Context, id certificate.ID) (certificat
 	d := out.CertificateDescription
 	block, _ := pem.Decode([]byte(deref(d.CertificatePem)))
 	if block == nil {
-		return none, fmt.Errorf("describe certificate %s: AWS returned no PEM", id)
+		return none, fmt.Errorf("describe certificate %s: AWS returned no PEM: %w", id, errUnreadable)
 	}
 	c, err := certificate.New(block.Bytes, nil)
 	switch {
 	case err != nil:
-		return none, fmt.Errorf("describe certificate %s: %w", id, err)
+		return none, fmt.Errorf("describe certificate %s: %w: %w", id, errUnreadable, err)
 	case c.ID != id:
-		return none, fmt.Errorf("describe certificate %s: AWS returned the PEM of %s", id, c.ID)
+		return none, fmt.Errorf("describe certificate %s: AWS returned the PEM of %s: %w", id, c.ID, errUnreadable)
 	}
 	c.Kind, c.Standing = certificate.Adopted, standingOf(d.Status)
 	if d.CreationDate != nil {

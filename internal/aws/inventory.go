@@ -33,7 +33,8 @@ const (
 // that a crash or an outage has cut off.
 //
 // Read register.go and retire.go for the two directions, held.go for what AWS
-// knows and the store does not yet, settle.go for what was cut off.
+// knows and the store does not yet, settle.go for what was cut off, restored.go
+// for a store that was brought back from a backup.
 type Inventory struct {
 	rows  store.Certificates
 	marks store.Unsettled
@@ -42,14 +43,23 @@ type Inventory struct {
 	how   Registration
 	views *recent[registry.DeviceID, view]
 	fresh *recent[registry.DeviceID, struct{}] // looked at because of a certificate that was not known
-	log   zerolog.Logger
-	now   func() time.Time
+	// removed are those that were deleted at AWS, or are about to be: an answer
+	// of before may still be on its way into the store.
+	removed *recent[certificate.ID, struct{}]
+	log     zerolog.Logger
+	now     func() time.Time
 	// refused is told that AWS IoT will not have a certificate: its CA may be
 	// INACTIVE there by now. Nil: nobody is.
 	refused func()
 
-	presence *Presence // nil: there is no table
+	back     *recent[certificate.ID, time.Time] // see speaks
+	presence *Presence                          // nil: there is no table
 	looked   *recent[registry.DeviceID, struct{}]
+
+	// Of a store that was restored, see restored.go.
+	restored time.Time                            // zero: it was not
+	known    *recent[registry.DeviceID, struct{}] // whose certificates were read since this process began
+	whole    func(since time.Time) bool           // all of AWS IoT's inventory was read since
 
 	mu     sync.Mutex
 	atWork map[certificate.ID]int // that AWS is being told about, by how many; settling: by Settle alone
@@ -125,8 +135,8 @@ func (i *Inventory) Activate(ctx context.Context, device registry.DeviceID, id c
 	if err != nil {
 		return err
 	}
-	if err := i.setStatus(ctx, id, types.CertificateStatusActive); err != nil {
-		return errors.Join(refuse(nil, err), end(false))
+	if err := i.activate(ctx, id); err != nil {
+		return errors.Join(refuse(nil, err), end(errors.Is(err, certificate.ErrRevoked)))
 	}
 	if err := i.rows.Activate(ctx, device, id); err != nil {
 		return errors.Join(err, end(false))
@@ -134,6 +144,19 @@ func (i *Inventory) Activate(ctx context.Context, device registry.DeviceID, id c
 	// One that the commit of its rotation makes ACTIVE stays marked until then.
 	at, err = i.rows.Place(ctx, device, id)
 	return errors.Join(err, end(err == nil && at.Standing == certificate.Active))
+}
+
+// activate makes a certificate ACTIVE that the store has as INACTIVE. One that
+// somebody has made REVOKED at AWS since stays so.
+func (i *Inventory) activate(ctx context.Context, id certificate.ID) error {
+	out, err := i.iot.DescribeCertificate(ctx, &iot.DescribeCertificateInput{CertificateId: new(string(id))})
+	switch {
+	case err != nil:
+		return fmt.Errorf("describe certificate %s: %w", id, err)
+	case out.CertificateDescription.Status == types.CertificateStatusRevoked:
+		return fmt.Errorf("certificate %s at AWS: %w", id, certificate.ErrRevoked)
+	}
+	return i.setStatus(ctx, id, types.CertificateStatusActive)
 }
 
 // setStatus is idempotent.
@@ -164,6 +187,9 @@ func (i *Inventory) Seen(ctx context.Context, s certificate.Sighting) error {
 	err := i.rows.Seen(ctx, s)
 	if !errors.Is(err, certificate.ErrNotHeld) && !errors.Is(err, certificate.ErrNotActive) {
 		return err
+	}
+	if unheard := i.speaks(ctx, s); unheard != nil {
+		return errors.Join(err, unheard)
 	}
 	if _, lately := i.fresh.get(s.Device); lately {
 		return err
@@ -210,8 +236,19 @@ func (i *Inventory) isOnAgain(ctx context.Context, id certificate.ID) (bool, err
 	if err != nil {
 		return false, unlessGone(err)
 	}
-	found, err := i.rows.Found(ctx, c, read)
+	found, err := i.rows.Found(ctx, c, read, i.isRemoved(id))
 	return found == store.FoundOn, err
+}
+
+// removedKept is longer than any answer of AWS takes into the store.
+const removedKept = time.Hour
+
+// isRemoved returns what asks whether a certificate was deleted at AWS lately.
+func (i *Inventory) isRemoved(id certificate.ID) func() bool {
+	return func() bool {
+		_, lately := i.removed.get(id)
+		return lately
+	}
 }
 
 // doubt has AWS's list of the device's certificates read anew if the store does

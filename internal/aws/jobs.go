@@ -12,10 +12,10 @@ import (
 // JobSettings are what AWS IoT is told about the job.
 type JobSettings struct {
 	InProgressTimeout time.Duration // whole minutes, up to a week
-	// AbortPercent ends the job when so many percent of its executions have
-	// failed, of at least AbortLeast. 0: it goes on.
-	AbortPercent float64
-	AbortLeast   int
+	// PerMinute is how many of the things that are in the group already when the
+	// job is made get it within a minute: those that come later have their turn
+	// by Pace. 0: as many as AWS gives it to.
+	PerMinute int
 }
 
 // Jobs is the continuous job of the thing group, and what the store knows of
@@ -27,6 +27,8 @@ type Jobs struct {
 	group *Group
 	at    remoteJobs
 	own   *ownJobs // of campaigns; nil: they have none
+	// restored is when the store was restored, or the zero time.
+	restored time.Time
 }
 
 var _ jobs.Continuous = (*Jobs)(nil)
@@ -46,6 +48,9 @@ func (j *Jobs) Ensure(ctx context.Context, job jobs.Job) (jobs.Job, error) {
 		}
 	}
 	is, err := j.Jobs.Ensure(ctx, job)
+	if err == nil && is.State == jobs.InProgress && !j.restored.IsZero() {
+		is, err = j.heed(ctx, is)
+	}
 	if err != nil || is.State != jobs.InProgress {
 		return is, err
 	}
@@ -69,18 +74,15 @@ func (j *Jobs) create(ctx context.Context, job jobs.Job) error {
 		case !over(there.Status):
 			return nil
 		}
-		if err := j.meta.SetMeta(ctx, remoteKey(job.ID), successorID(job.ID, id)); err != nil {
+		if err := j.meta.SetMeta(ctx, store.RemoteJobKey(job.ID), successorID(job.ID, id)); err != nil {
 			return err
 		}
 	}
 }
 
-// remoteKey is where the store keeps which job of AWS goes by a job's id.
-func remoteKey(id string) string { return "aws_job/" + id }
-
 // remoteID returns the id of a job at AWS.
 func (j *Jobs) remoteID(ctx context.Context, id string) (string, error) {
-	remote, err := j.meta.Meta(ctx, remoteKey(id))
+	remote, err := j.meta.Meta(ctx, store.RemoteJobKey(id))
 	if err != nil || remote != "" {
 		return remote, err
 	}

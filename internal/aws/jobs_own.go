@@ -66,6 +66,9 @@ func (o *ownJobs) ensure(ctx context.Context, own store.OwnJob) error {
 	if _, lately := o.ready.get(own.ID); lately || own.ID == own.Job {
 		return nil
 	}
+	if err := o.jobs.there(ctx, own.Job); err != nil {
+		return err // who takes all of it away leaves nothing that is made again
+	}
 	document, err := o.jobs.Document(ctx, own.Job)
 	if err != nil {
 		return err

@@ -272,3 +272,57 @@ func TestJobPerCampaignCutOff(t *testing.T) {
 	}
 	fake.rotates(t, w, "thing-0")
 }
+
+// A thing that waits in two campaigns has the job of one. When that one ends, it
+// is given the other's; who is at work on its job, or waits for no other, is not.
+func TestJobOfAnotherCampaign(t *testing.T) {
+	for _, cut := range []bool{false, true} {
+		t.Run(fmt.Sprintf("cut off: %t", cut), func(t *testing.T) {
+			w, fake, clock := perCampaign(t)
+			w.campaignOf(t, "spring", "both", "at-work", "alone")
+			w.pacedRound(t, clock)
+			w.pacedRound(t, clock)
+			spring := slices.Collect(maps.Keys(fake.owns))[0]
+			clock.Advance(time.Second)
+			w.campaignOf(t, "summer", "both", "at-work")
+			fake.mu.Lock()
+			fake.owns[spring].executions["at-work"].status = "IN_PROGRESS"
+			fake.mu.Unlock()
+			w.pacedRound(t, clock)
+			w.endCampaign(t, "spring")
+			if cut { // the process dies once it is written down, and AWS is told later
+				newest, _, err := w.jobs.Newest(t.Context(), "both")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if own, err := w.jobs.own.rows.Choose(t.Context(), newest, w.jobs.own.named(newest)); err != nil || own.Campaign != "summer" {
+					t.Fatalf("chosen: %+v, %v", own, err)
+				}
+			}
+			for range 4 {
+				w.pacedRound(t, clock)
+			}
+			wantStatus(t, w, map[registry.DeviceID]protocol.JobStatus{
+				"both": protocol.JobQueued, "at-work": protocol.JobInProgress, "alone": protocol.JobCanceled,
+			})
+			for id, want := range map[string]int{"both": 1, "at-work": 1, "alone": 0} {
+				if n := fake.openOf(id); n != want {
+					t.Errorf("%s has %d jobs to do, want %d", id, n, want)
+				}
+			}
+			if e := fake.owns[spring].executions["both"]; e != nil && e.status == "QUEUED" || fake.jobStates()[spring] != "CANCELED" {
+				t.Errorf("the job of the campaign that has ended is %s, and the thing's %+v", fake.jobStates()[spring], e)
+			}
+			fake.rotates(t, w, "both")
+			fake.mu.Lock()
+			fake.owns[spring].executions["at-work"].status = "SUCCEEDED"
+			group := fake.owns[spring].group
+			fake.mu.Unlock()
+			w.pacedRound(t, clock)
+			w.pacedRound(t, clock)
+			if _, there := fake.groups[group]; there {
+				t.Error("the group of the campaign that has ended is there still")
+			}
+		})
+	}
+}

@@ -54,7 +54,7 @@ func (r remoteJobs) create(ctx context.Context, id string, job jobs.Job) error {
 	_, err := r.iot.CreateJob(ctx, &iot.CreateJobInput{
 		JobId: &id, Targets: []string{r.names.group(job.Group)}, TargetSelection: types.TargetSelectionContinuous,
 		Document: new(string(job.Document)), Description: new("Rotate the device's certificate (certvendor)."),
-		TimeoutConfig: r.timeout(), AbortConfig: r.abort(), Tags: iotTags(r.owner),
+		TimeoutConfig: r.timeout(), JobExecutionsRolloutConfig: r.rollout(), Tags: iotTags(r.owner),
 	})
 	if err != nil && codeOf(err) != alreadyExists {
 		return fmt.Errorf("create job %s: %w", id, err)
@@ -69,14 +69,14 @@ func (r remoteJobs) timeout() *types.TimeoutConfig {
 	return &types.TimeoutConfig{InProgressTimeoutInMinutes: new(int64(r.settings.InProgressTimeout / time.Minute))}
 }
 
-func (r remoteJobs) abort() *types.AbortConfig {
-	if r.settings.AbortPercent <= 0 {
+// mostPerMinute is the most that AWS takes for a rollout (AWS IoT Jobs, limits).
+const mostPerMinute = 1000
+
+func (r remoteJobs) rollout() *types.JobExecutionsRolloutConfig {
+	if r.settings.PerMinute <= 0 {
 		return nil
 	}
-	return &types.AbortConfig{CriteriaList: []types.AbortCriteria{{
-		Action: types.AbortActionCancel, FailureType: types.JobExecutionFailureTypeAll,
-		MinNumberOfExecutedThings: new(int32(max(r.settings.AbortLeast, 1))), ThresholdPercentage: &r.settings.AbortPercent,
-	}}}
+	return &types.JobExecutionsRolloutConfig{MaximumPerMinute: new(int32(min(r.settings.PerMinute, mostPerMinute)))}
 }
 
 // cancel is idempotent.

@@ -65,6 +65,8 @@ type Pacer struct {
 	counted   time.Time
 	owed      map[registry.DeviceID]time.Time // those whose adding has failed, and when it is tried again
 	looked    time.Time                       // at the executions
+	gone      error                           // what was taken away at AWS, and was told; see jobs_gone.go
+	restored  time.Time                       // when the store was, or the zero time
 	listed    time.Time                       // the thing group
 }
 
@@ -92,6 +94,7 @@ func newPacer(w *World, c Config) *Pacer {
 	return &Pacer{
 		pace: c.Pace, rerun: c.Rerun, jobs: w.jobs, group: w.group, iot: c.Clients.IoT, registry: w.registry, now: c.Now, log: c.Log,
 		poked: make(chan struct{}, 1), ended: make(chan Ended, endedKept), owed: map[registry.DeviceID]time.Time{},
+		restored: w.restored.At,
 	}
 }
 
@@ -138,15 +141,34 @@ func (p *Pacer) Run(ctx context.Context) {
 
 // round does what is due, and returns how long to rest.
 func (p *Pacer) round(ctx context.Context) (time.Duration, error) {
+	if p.gone != nil {
+		if back, err := p.isBack(ctx); err != nil || !back {
+			return restMost, err
+		}
+	}
+	wait, err := p.work(ctx)
+	if errors.Is(err, errGone) {
+		p.tell(err)
+		return restMost, nil
+	}
+	return wait, err
+}
+
+// work is a round while all is there.
+func (p *Pacer) work(ctx context.Context) (time.Duration, error) {
 	now := p.now()
 	var errs []error
+	if now.Sub(p.looked).Abs() >= lookEvery {
+		p.looked = now
+		if err := p.reconcile(ctx); errors.Is(err, errGone) {
+			return 0, err
+		} else if err != nil {
+			errs = append(errs, err)
+		}
+	}
 	if now.Sub(p.listed).Abs() >= listEvery {
 		p.listed = now
 		errs = append(errs, p.notice(ctx))
-	}
-	if now.Sub(p.looked).Abs() >= lookEvery {
-		p.looked = now
-		errs = append(errs, p.reconcile(ctx))
 	}
 	full, err := p.admit(ctx)
 	if err := errors.Join(append(errs, err)...); err != nil {

@@ -33,6 +33,11 @@ func (p *Pacer) reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if status.Job.State == jobs.InProgress {
+		if err := p.jobs.there(ctx, status.Job.ID); err != nil {
+			return err
+		}
+	}
 	ids := []string{status.Job.ID}
 	var live []store.LiveJob
 	if p.jobs.own != nil {
@@ -52,7 +57,31 @@ func (p *Pacer) reconcile(ctx context.Context) error {
 	if err := p.compareAll(ctx, status.Job.ID, running); err != nil || p.jobs.own == nil {
 		return err
 	}
+	for _, l := range live {
+		if l.Over && l.Campaign != "" && l.Open > 0 {
+			if err := p.passOn(ctx, l); err != nil {
+				return err
+			}
+		}
+	}
 	return p.jobs.own.end(ctx, live)
+}
+
+// passOn gives the things that wait for the job of a campaign which has ended
+// that of another one, if there is one that waits for them.
+func (p *Pacer) passOn(ctx context.Context, over store.LiveJob) error {
+	var errs []error
+	var after registry.DeviceID
+	for {
+		page, err := p.jobs.own.rows.Waiting(ctx, over, after, runningPage)
+		if err != nil || len(page) == 0 {
+			return errors.Join(append(errs, err)...)
+		}
+		for _, device := range page {
+			after = device
+			errs = append(errs, p.give(ctx, device))
+		}
+	}
 }
 
 // compareAll compares the executions of a job, page by page.
@@ -186,7 +215,10 @@ func (p *Pacer) set(ctx context.Context, e jobs.Execution, status protocol.JobSt
 		}
 		return is.End(status, p.now()), nil
 	})
-	return err
+	if err != nil || status != protocol.JobSucceeded {
+		return err
+	}
+	return p.doneBefore(ctx, e)
 }
 
 // thingOf returns the name in a thing's ARN: what follows the last slash. A

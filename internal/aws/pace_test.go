@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/backend/backendtest"
 	"github.com/certvendor/certvendor/jobs"
 	"github.com/certvendor/certvendor/protocol"
@@ -205,6 +206,65 @@ func TestHeldInPages(t *testing.T) {
 	for _, h := range held {
 		if !slices.Equal(h.Policies, []string{"p1", "p2", "p3"}) {
 			t.Errorf("policies of %.8s: %v", h.ID, h.Policies)
+		}
+	}
+}
+
+// A certificate that cannot be read, as one with a serial number that is negative,
+// does not keep its device from rotating over another.
+func TestCertificateThatCannotBeRead(t *testing.T) {
+	fake, clock := newFake(), noon()
+	w := fake.open(t, clock)
+	sound := signed(t, w, clock)
+	for name, text := range map[string]string{
+		"no PEM": "", "no certificate": "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n", "another": sound.PEM(),
+	} {
+		id := string(certificate.IDOf([]byte(name)))
+		fake.pems[id] = text
+		fake.principals["thing-1"] = append(fake.principals["thing-1"], fakeARN+"cert/"+id)
+	}
+	fake.pems[string(sound.ID)] = sound.PEM()
+	fake.principals["thing-1"] = append(fake.principals["thing-1"], fakeARN+"cert/"+string(sound.ID))
+	held, err := w.inventory.Held(t.Context(), "thing-1")
+	if err != nil || len(held) != 1 || held[0].ID != sound.ID {
+		t.Errorf("%d held, %v", len(held), err)
+	}
+}
+
+// The things that are in the group before there is a job get it at the pace too:
+// whoever comes from the original may have many of them waiting. Another pace, or
+// another time, is brought up to date.
+func TestCase84JobIsGivenOutAtThePace(t *testing.T) {
+	fake := newFake()
+	settings := JobSettings{InProgressTimeout: time.Hour, PerMinute: 120}
+	w := fake.open(t, noon(), func(c *Config) { c.Job = settings })
+	w.ensure(t)
+	rollout := func() string { return fmt.Sprint(fake.job["jobExecutionsRolloutConfig"], fake.job["timeoutConfig"]) }
+	if got := rollout(); got != "map[maximumPerMinute:120] map[inProgressTimeoutInMinutes:60]" || fake.job["targetSelection"] != "CONTINUOUS" {
+		t.Errorf("the job was made with %s, %v", got, fake.job["targetSelection"])
+	}
+	part := jobPart{account: account{clients: w.config.Clients}, job: jobs.New("rotate", protocol.DefaultTopics()), at: w.jobs.at}
+	for _, c := range []struct {
+		settings JobSettings
+		do       Do
+		want     string
+	}{
+		{settings, DoKeep, "map[maximumPerMinute:120] map[inProgressTimeoutInMinutes:60]"},
+		{JobSettings{time.Hour, 5000}, DoUpdate, "map[maximumPerMinute:1000] map[inProgressTimeoutInMinutes:60]"},
+		{JobSettings{2 * time.Hour, 1000}, DoUpdate, "map[maximumPerMinute:1000] map[inProgressTimeoutInMinutes:120]"},
+	} {
+		part.at.settings = c.settings
+		step, err := part.look(t.Context())
+		if err != nil || step.Do != c.do {
+			t.Fatalf("%+v: %+v, %v", c.settings, step, err)
+		}
+		if step.Do == DoUpdate {
+			if err := part.make(t.Context(), step); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := rollout(); got != c.want {
+			t.Errorf("%+v: the job has %s", c.settings, got)
 		}
 	}
 }

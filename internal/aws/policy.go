@@ -170,7 +170,7 @@ func (s Scope) broker() []Statement {
 		filters = append(filters, executionFilter)
 	}
 	var clients, subscribes, receives []string
-	for _, id := range bus.clientIDs() {
+	for _, id := range append(bus.clientIDs(), s.ClientID+examines) { // who examines uses what the daemon may
 		clients = append(clients, n.iot("client/"+id))
 	}
 	for _, filter := range filters {

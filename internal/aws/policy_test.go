@@ -236,6 +236,7 @@ func TestBrokerPolicyHasEveryLine(t *testing.T) {
 				t.Errorf("%s on %s is not allowed", action, on)
 			}
 		}
+		may("iot:Connect", "client/"+s.ClientID+examines) // and asks for filters of the daemon's
 		for _, l := range bus.lines {
 			may("iot:Connect", "client/"+l.clientID)
 			for _, filter := range l.filters {

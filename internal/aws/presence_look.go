@@ -84,6 +84,7 @@ func (w *World) watchPresence(ctx context.Context) {
 	tick := time.NewTicker(presenceEvery)
 	defer tick.Stop()
 	var after registry.DeviceID
+	told := false // that there is no table
 	for {
 		select {
 		case <-ctx.Done():
@@ -91,9 +92,12 @@ func (w *World) watchPresence(ctx context.Context) {
 		case <-tick.C:
 		}
 		var err error
-		if after, err = w.lookAround(ctx, after); err != nil && ctx.Err() == nil {
+		after, err = w.lookAround(ctx, after)
+		missing := errors.Is(err, ErrNoTable)
+		if err != nil && ctx.Err() == nil && !(missing && told) {
 			w.config.Log.Warn().Err(err).Msg("who has connected is left for later")
 		}
+		told = missing
 	}
 }
 

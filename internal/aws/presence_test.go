@@ -12,10 +12,12 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
+	iottypes "github.com/aws/aws-sdk-go-v2/service/iot/types"
 	"github.com/rs/zerolog"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/backend/backendtest"
+	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/rotation"
 	"github.com/certvendor/certvendor/vending"
 )
@@ -281,4 +283,90 @@ func TestTheTableIsReadBeforeAnAck(t *testing.T) {
 	if got := present(); len(got) != 1 || got[0] != want {
 		t.Errorf("handed on %+v, want %+v", got, want)
 	}
+}
+
+// The removal is recorded, and AWS does not hear of it. Meanwhile the device has lost
+// its new certificate and is on the old one, as AWS lets it: that stays, until the
+// device is on the new one again or a person decides.
+func TestGoneBackBeforeAWSIsTold(t *testing.T) {
+	for name, table := range map[string]bool{"table": true, "requests": false, "undone": true} {
+		t.Run(name, func(t *testing.T) {
+			f := &refusal{method: "PUT", path: "/certificates/", status: 503, code: "ServiceUnavailableException"}
+			k := refusedCourse(t, f, func(config *Config) {
+				if table {
+					config.Presence = NewPresence(config.Clients.Dynamo, PresenceTable("certvendor"), config.Now)
+				}
+			})
+			c := presenceCourse{k}
+			withTable(t, c.clients, c.clock.Now)
+			works := func(on certificate.ID) {
+				t.Helper()
+				if c.connects(on); !table {
+					c.once(on, protocol.Ack, "{}")
+				}
+			}
+			c.grace = time.Hour
+			c.serve()
+			vended := c.turn()
+			c.clock.Advance(2 * time.Hour)
+			works(vended)
+			f.mu.Lock()
+			f.times = 1000
+			f.mu.Unlock()
+			c.clock.Advance(lookAgain)
+			if all, err := c.retire(); err == nil || !all[0].Deactivated.IsZero() {
+				t.Fatalf("AWS was told: %+v", all)
+			}
+			f.mu.Lock()
+			f.times = 0
+			f.mu.Unlock()
+
+			works(c.old)
+			if err := c.world.inventory.Settle(c.ctx); !errors.As(err, &rotation.Kept{}) {
+				t.Errorf("settled: %v", err)
+			}
+			if all, err := c.retire(); err != nil || !all[0].Reverted || !strings.Contains(all[0].Why, "rotation undo "+courseThing) {
+				t.Errorf("%v, retirements %+v", err, all)
+			}
+			if is := c.statusAtAWS(c.old); is != iottypes.CertificateStatusActive {
+				t.Fatalf("the certificate that the device is on is %s", is)
+			}
+			if name == "undone" {
+				c.undo(vended)
+				return
+			}
+			works(vended)
+			c.must(c.world.inventory.Settle(c.ctx))
+			if is := c.statusAtAWS(c.old); is != iottypes.CertificateStatusInactive {
+				t.Errorf("the device is on the new one, and the old one is %s", is)
+			}
+		})
+	}
+}
+
+// undo undoes the rotation, as a person is told to: the device works with its old
+// certificate, and rotates again over it.
+func (c *presenceCourse) undo(vended certificate.ID) {
+	c.t.Helper()
+	undone, err := c.closer.Undo(c.ctx, courseThing)
+	if err != nil || !slices.Equal(undone.Back, []certificate.ID{c.old}) {
+		c.t.Fatalf("undone: %+v, %v", undone, err)
+	}
+	c.must(c.world.inventory.Settle(c.ctx))
+	c.key = backendtest.NewKey()
+	if next := c.ask(c.old, protocol.Get, c.csr()).CertificateID; next == vended || c.statusAtAWS(c.old) != iottypes.CertificateStatusActive {
+		c.t.Errorf("vended %s again, and the old one is %s", next, c.statusAtAWS(c.old))
+	}
+}
+
+// retire sweeps, and returns what has become of the retirements.
+func (c *presenceCourse) retire() ([]rotation.Retirement, error) {
+	c.t.Helper()
+	_, swept := c.closer.Sweep(c.ctx)
+	all, err := c.world.Backend().Rotations.Retirements(c.ctx, rotation.Query{Device: courseThing})
+	c.must(err)
+	if len(all) != 1 {
+		c.t.Fatalf("%d retirements", len(all))
+	}
+	return all, swept
 }

@@ -74,12 +74,13 @@ func (r *Registry) attributes(ctx context.Context, id registry.DeviceID) (map[st
 	return attributes, nil
 }
 
-// row brings the store's row of a device up to date, and returns it.
+// row brings the store's row of a device up to date, and returns it;
+// registry.ErrUnknown for one that a person has removed meanwhile.
 func (r *Registry) row(ctx context.Context, id registry.DeviceID, attributes map[string]string) (registry.Device, error) {
 	row, err := r.Devices.Device(ctx, id)
 	switch {
 	case errors.Is(err, registry.ErrUnknown):
-		if err := r.Devices.Add(ctx, id, attributes); err != nil {
+		if err := r.Meet(ctx, id, attributes); err != nil {
 			return row, err
 		}
 		return r.Devices.Device(ctx, id)
@@ -125,7 +126,7 @@ func (r *Registry) SetAttributes(ctx context.Context, id registry.DeviceID, attr
 	}
 	err = r.Devices.SetAttributes(ctx, id, attributes)
 	if errors.Is(err, registry.ErrUnknown) {
-		return r.Devices.Add(ctx, id, attributes)
+		return r.Meet(ctx, id, attributes)
 	}
 	return err
 }
@@ -150,7 +151,7 @@ func (r *Registry) Add(ctx context.Context, id registry.DeviceID, attributes map
 	default:
 		attributes = is
 	}
-	if err := r.SetRemoved(ctx, id, false); err != nil {
+	if err := r.LetIn(ctx, id); err != nil {
 		return err
 	}
 	return r.Devices.Add(ctx, id, attributes)
@@ -162,10 +163,7 @@ func (r *Registry) Remove(ctx context.Context, id registry.DeviceID) error {
 	if _, err := r.Device(ctx, id); err != nil {
 		return err
 	}
-	if err := r.SetRemoved(ctx, id, true); err != nil {
-		return err
-	}
-	if err := r.Devices.Remove(ctx, id); err != nil {
+	if err := r.TakeOut(ctx, id); err != nil {
 		return err
 	}
 	return r.leave(ctx, id)

@@ -24,10 +24,6 @@ import (
 // assetMedia is the media type of the Asset Library's API.
 const assetMedia = "application/vnd.aws-cdf-v1.0+json"
 
-// assetAttribute is the one attribute that is written: a template of the Asset
-// Library refuses those that it does not know.
-const assetAttribute = "status"
-
 const (
 	assetTime = 10 * time.Second
 	assetMost = 1 << 20 // octets of an answer
@@ -39,6 +35,12 @@ type AssetLibrary struct {
 	URL      string
 	Function string
 	Headers  map[string]string // besides those of the media type
+	// Attribute is the one that is written: a template of the Asset Library
+	// refuses those that it does not know. Empty: none is.
+	Attribute string
+	// HTTP carries the requests to the URL, where given; otherwise one of its
+	// own.
+	HTTP *http.Client
 }
 
 // assets is the Asset Library as a source.
@@ -79,11 +81,11 @@ func (a assets) look(ctx context.Context, id registry.DeviceID) (map[string]stri
 }
 
 func (a assets) write(ctx context.Context, id registry.DeviceID, attributes map[string]string) error {
-	text, some := attributes[assetAttribute]
+	text, some := attributes[a.config.Attribute]
 	if !some {
 		return nil
 	}
-	body, err := json.Marshal(map[string]any{"attributes": map[string]string{assetAttribute: text}})
+	body, err := json.Marshal(map[string]any{"attributes": map[string]string{a.config.Attribute: text}})
 	if err != nil {
 		return err
 	}
@@ -150,8 +152,25 @@ func (a assets) byFunction(ctx context.Context, method, path string, body []byte
 	return answer, nil
 }
 
-// byURL asks over HTTPS, signed as API Gateway wants it.
+// byURL asks over HTTPS. What is lost, throttled or failed there is asked again as
+// the SDK would: both methods are idempotent.
 func (a assets) byURL(ctx context.Context, method, path string, body []byte) (assetAnswer, error) {
+	retry := a.aws.Retryer()
+	for attempt := 1; ; attempt++ {
+		answer, err := a.signed(ctx, method, path, body)
+		passes := err != nil || answer.StatusCode == http.StatusTooManyRequests || answer.StatusCode >= http.StatusInternalServerError
+		if !passes || attempt >= retry.MaxAttempts() {
+			return answer, err
+		}
+		pause, late := retry.RetryDelay(attempt, err)
+		if sleep(ctx, pause); late != nil || ctx.Err() != nil {
+			return answer, err
+		}
+	}
+}
+
+// signed asks once, signed as API Gateway wants it.
+func (a assets) signed(ctx context.Context, method, path string, body []byte) (assetAnswer, error) {
 	request, err := http.NewRequestWithContext(ctx, method, a.config.URL+path, bytes.NewReader(body))
 	if err != nil {
 		return assetAnswer{}, err

@@ -66,7 +66,9 @@ func TestCases60And61And62And63AssetLibrary(t *testing.T) {
 		t.Run(way, func(t *testing.T) {
 			url, written := assetServer(t)
 			w := newFake().open(t, noon(), func(c *Config) {
-				c.Registry, c.Assets = AssetsSource, AssetLibrary{URL: url, Headers: map[string]string{"X-Team": "a team"}}
+				c.Registry, c.Assets = AssetsSource, AssetLibrary{
+					URL: url, Headers: map[string]string{"X-Team": "a team"}, Attribute: "status",
+				}
 				if way == "function" {
 					c.Assets.URL, c.Assets.Function = "", "assets"
 					c.Clients.Lambda = lambda.NewFromConfig(c.Clients.Config, func(o *lambda.Options) { o.BaseEndpoint = &url })

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/iot"
@@ -19,18 +20,33 @@ import (
 // that fails, the caller repeats it, or Settle does. Of other things that hold
 // the certificate the store hears first.
 func (i *Inventory) Retire(ctx context.Context, r certificate.Removal) error {
+	if i.inDoubt(r.Device) {
+		if err := i.learn(ctx, r.Device); err != nil {
+			return err
+		}
+	}
 	if err := i.lookBefore(ctx, r); err != nil {
 		return err
 	}
 	if err := i.successorWorks(ctx, r); err != nil {
 		return err
 	}
-	if err := i.learnHolders(ctx, r.Device, r.Certificate); err != nil {
+	strangers, err := i.learnHolders(ctx, r.Device, r.Certificate)
+	switch {
+	case err != nil:
 		return err
+	case len(strangers) > 0:
+		return rotation.Kept{Why: fmt.Sprintf("AWS IoT has it attached to thing %s too, which does not hold it here: detach it there when that thing works without it",
+			strangers[0])}
 	}
 	marked, err := i.marks.Has(ctx, r.Certificate)
 	if err != nil {
 		return err
+	}
+	if marked {
+		if err := i.mayBeTold(ctx, r.Device, r.Certificate); err != nil {
+			return err
+		}
 	}
 	end, err := i.begin(ctx, r.Device, r.Certificate)
 	if err != nil {
@@ -54,8 +70,8 @@ func (i *Inventory) Retire(ctx context.Context, r certificate.Removal) error {
 const justSeen = 5 * time.Minute
 
 // successorWorks keeps a certificate if AWS does not let the one connect that the
-// device was seen on last: somebody else may have made that INACTIVE since, and
-// the store does not hear of it.
+// device was seen on last: somebody else may have made that INACTIVE since, or
+// detached it, and the store does not hear of it.
 func (i *Inventory) successorWorks(ctx context.Context, r certificate.Removal) error {
 	held, err := i.rows.Held(ctx, r.Device)
 	if err != nil {
@@ -75,34 +91,45 @@ func (i *Inventory) successorWorks(ctx context.Context, r certificate.Removal) e
 		return rotation.Kept{Why: fmt.Sprintf("AWS IoT has certificate %s, which the device was seen on last, as %s: make it ACTIVE there, or leave both",
 			latest.ID, out.CertificateDescription.Status)}
 	}
-	return nil
+	things, err := i.thingsOf(ctx, latest.ID)
+	if err == nil && !slices.Contains(things, string(r.Device)) {
+		return rotation.Kept{Why: fmt.Sprintf("AWS IoT does not have certificate %s, which the device was seen on last, attached to its thing: attach it there, or leave both",
+			latest.ID)}
+	}
+	return err
 }
 
 // learnHolders takes into the store who else holds a certificate at AWS: what
 // another thing works with is not to be deactivated, and what another thing has
-// is not to be deleted.
-func (i *Inventory) learnHolders(ctx context.Context, device registry.DeviceID, id certificate.ID) error {
+// is not to be deleted. It returns the things that it could not take in: one from
+// which the certificate was taken here, and to which AWS has it attached still,
+// or somebody again.
+func (i *Inventory) learnHolders(ctx context.Context, device registry.DeviceID, id certificate.ID) (strangers []string, err error) {
 	at, err := i.rows.Place(ctx, device, id)
 	if err != nil || !at.Held || at.Standing != certificate.Active && at.Standing != certificate.Inactive {
-		return err
+		return nil, err
 	}
 	if seen, lately := i.views.get(device); lately && seen.attachment == types.ThingPrincipalTypeExclusiveThing {
-		return nil // AWS lets no other thing have it
+		return nil, nil // AWS lets no other thing have it
 	}
 	things, err := i.thingsOf(ctx, id)
-	if err != nil {
-		return err
-	}
 	for _, thing := range things {
 		other, err := registry.ParseDeviceID(thing)
 		if err != nil || other == device {
 			continue
 		}
 		if err := i.adopt(ctx, other, id); err != nil {
-			return err
+			return nil, err
+		}
+		at, err := i.rows.Place(ctx, other, id)
+		if err != nil {
+			return nil, err
+		}
+		if !at.Held {
+			strangers = append(strangers, thing)
 		}
 	}
-	return nil
+	return strangers, err
 }
 
 // thingsOf lists the things that a certificate is attached to.
@@ -159,6 +186,7 @@ const (
 // remove deletes a certificate: INACTIVE, detached from things and policies,
 // then deleted. Idempotent.
 func (i *Inventory) remove(ctx context.Context, id certificate.ID) error {
+	i.removed.put(id, struct{}{})
 	err := i.setStatus(ctx, id, types.CertificateStatusInactive)
 	if isNotFound(err) {
 		return nil
@@ -222,42 +250,4 @@ func unlessGone(err error) error {
 		return nil
 	}
 	return err
-}
-
-// Revoker revokes certificates in the store, and at AWS, where REVOKED is for
-// good.
-type Revoker struct {
-	certificate.Revoker
-	inventory *Inventory
-}
-
-// Revoke implements certificate.Revoker. When it fails after the store has
-// recorded it, it may be repeated; Settle does that too.
-func (r Revoker) Revoke(ctx context.Context, what certificate.Revocation) error {
-	i := r.inventory
-	holders, err := i.rows.Holders(ctx, what.Certificate)
-	if err != nil {
-		return err
-	}
-	for _, device := range holders[:min(1, len(holders))] {
-		if err := i.learnHolders(ctx, device, what.Certificate); err != nil {
-			return err
-		}
-	}
-	marked, err := i.marks.Has(ctx, what.Certificate)
-	if err != nil {
-		return err
-	}
-	end, err := i.begin(ctx, "", what.Certificate)
-	if err != nil {
-		return err
-	}
-	if err := r.Revoker.Revoke(ctx, what); err != nil {
-		_ = end(!marked) // what it was refused for comes first
-		return err
-	}
-	if err := unlessGone(i.setStatus(ctx, what.Certificate, types.CertificateStatusRevoked)); err != nil {
-		return errors.Join(fmt.Errorf("revoke certificate %s: it is recorded, and AWS is told later: %w", what.Certificate, err), end(false))
-	}
-	return end(true)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/iot/types"
 
 	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/internal/store"
 	"github.com/certvendor/certvendor/rotation"
 )
 
@@ -24,30 +25,92 @@ func TestSuccessorThatOthersHaveDeactivatedJustifiesNothing(t *testing.T) {
 		_, err := c.clients.IoT.UpdateCertificate(c.ctx, &iot.UpdateCertificateInput{CertificateId: new(string(vended)), NewStatus: status})
 		c.must(err)
 	}
-	status := func() types.CertificateStatus {
-		t.Helper()
-		out, err := c.clients.IoT.DescribeCertificate(c.ctx, &iot.DescribeCertificateInput{CertificateId: new(string(c.old))})
-		c.must(err)
-		return out.CertificateDescription.Status
-	}
-	sweep := func() rotation.Retirement {
-		t.Helper()
-		_, err := c.closer.Sweep(c.ctx)
-		c.must(err)
-		all, err := c.world.Backend().Rotations.Retirements(c.ctx, rotation.Query{Device: courseThing})
-		c.must(err)
-		if len(all) != 1 {
-			t.Fatalf("%d retirements", len(all))
-		}
-		return all[0]
-	}
 	set(types.CertificateStatusInactive)
 	c.clock.Advance(2 * time.Hour)
-	if kept := sweep(); !kept.Done.IsZero() || !strings.Contains(kept.Why, "as INACTIVE") || status() != types.CertificateStatusActive {
-		t.Fatalf("retirement %+v, and the old one is %s", kept, status())
-	}
+	c.wantKept("as INACTIVE")
 	set(types.CertificateStatusActive)
-	if done := sweep(); done.Done.IsZero() || status() != types.CertificateStatusInactive {
-		t.Errorf("retirement %+v, and the old one is %s", done, status())
+	c.wantRetired()
+}
+
+// swept returns what has become of the one retirement after a sweep.
+func (c *course) swept() rotation.Retirement {
+	c.t.Helper()
+	_, err := c.closer.Sweep(c.ctx)
+	c.must(err)
+	all, err := c.world.Backend().Rotations.Retirements(c.ctx, rotation.Query{Device: courseThing})
+	c.must(err)
+	if len(all) != 1 {
+		c.t.Fatalf("%d retirements", len(all))
+	}
+	return all[0]
+}
+
+func (c *course) wantKept(why string) {
+	c.t.Helper()
+	kept, is := c.swept(), c.statusAtAWS(c.old)
+	if !kept.Done.IsZero() || !strings.Contains(kept.Why, why) || is != types.CertificateStatusActive {
+		c.t.Fatalf("retirement %+v, and the old one is %s", kept, is)
+	}
+}
+
+func (c *course) wantRetired() {
+	c.t.Helper()
+	if done, is := c.swept(), c.statusAtAWS(c.old); done.Done.IsZero() || is != types.CertificateStatusInactive {
+		c.t.Errorf("retirement %+v, and the old one is %s", done, is)
+	}
+}
+
+// Somebody else detaches the new certificate, for the old one that he meant: with
+// a policy that goes by the thing the device cannot connect with it.
+func TestSuccessorThatOthersHaveDetachedJustifiesNothing(t *testing.T) {
+	c := newCourse(t, certificate.Deactivate, nil)
+	c.grace = time.Hour
+	c.serve()
+	target := c.world.inventory.names.certificate(c.turn())
+	_, err := c.clients.IoT.DetachThingPrincipal(c.ctx, &iot.DetachThingPrincipalInput{ThingName: new(courseThing), Principal: &target})
+	c.must(err)
+	c.clock.Advance(2 * time.Hour)
+	c.wantKept("attach it there")
+	_, err = c.clients.IoT.AttachThingPrincipal(c.ctx, &iot.AttachThingPrincipalInput{ThingName: new(courseThing), Principal: &target})
+	c.must(err)
+	c.wantRetired()
+}
+
+// A certificate that was taken from another thing, and that somebody has attached
+// to it again, is what that thing may work with, although the store does not have
+// it as its own. So it is with one whose other thing is not known here while AWS is
+// being told about it.
+func TestWhatAnotherThingHasIsKept(t *testing.T) {
+	for name, before := range map[string]func(*course) error{
+		"again": func(c *course) error {
+			if _, err := c.world.inventory.Held(c.ctx, otherThing); err != nil {
+				return err
+			}
+			return c.world.inventory.rows.Retire(c.ctx, certificate.Removal{
+				Device: otherThing, Certificate: c.old, Mode: certificate.Deactivate,
+				Allowed: func([]certificate.Holding) error { return nil },
+			})
+		},
+		"marked": func(c *course) error {
+			return c.world.inventory.marks.Begin(c.ctx, store.Mark{Certificate: c.old, Device: courseThing})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCourse(t, certificate.Deactivate, nil)
+			target := c.world.inventory.names.certificate(c.old)
+			_, err := c.clients.IoT.CreateThing(c.ctx, &iot.CreateThingInput{ThingName: new(otherThing)})
+			c.must(err)
+			_, err = c.clients.IoT.AttachThingPrincipal(c.ctx, &iot.AttachThingPrincipalInput{ThingName: new(otherThing), Principal: &target})
+			c.must(err)
+			_, err = c.world.inventory.Held(c.ctx, courseThing)
+			c.must(err)
+			c.must(before(c))
+			c.turn() // without a grace: the ack would take it away
+			c.clock.Advance(2 * time.Minute)
+			c.wantKept("attached to thing " + otherThing)
+			_, err = c.clients.IoT.DetachThingPrincipal(c.ctx, &iot.DetachThingPrincipalInput{ThingName: new(otherThing), Principal: &target})
+			c.must(err)
+			c.wantRetired()
+		})
 	}
 }

@@ -39,7 +39,11 @@ func (i *Inventory) settle(ctx context.Context, m store.Mark) error {
 	if !i.enterWork(m.Certificate, true) {
 		return nil
 	}
-	err := i.conform(ctx, m)
+	conform := i.conform
+	if !m.Since.After(i.restored) {
+		conform = i.heed
+	}
+	err := conform(ctx, m)
 	if errors.Is(err, errAtWork) {
 		return i.end(ctx, m.Certificate, false)
 	}
@@ -62,10 +66,23 @@ func (i *Inventory) conform(ctx context.Context, m store.Mark) error {
 		return err
 	case at.AtWork:
 		return errAtWork
+	}
+	if !at.Known || at.Begun || at.Holders == 0 && at.Standing == certificate.Active {
+		if spared, err := i.isSpared(ctx, m.Certificate); spared || err != nil {
+			return err
+		}
+	}
+	switch {
 	case !at.Known, at.Standing == certificate.Deleted:
+		if err := i.mayBeTold(ctx, m.Device, m.Certificate); err != nil {
+			return err
+		}
 		return i.remove(ctx, m.Certificate) // it never left the process, or is gone
 	case at.Begun, at.Holders == 0 && at.Standing == certificate.Active:
 		return unlessGone(i.setStatus(ctx, m.Certificate, types.CertificateStatusInactive))
+	}
+	if err := i.mayBeTold(ctx, m.Device, m.Certificate); err != nil {
+		return err
 	}
 	if err := unlessGone(i.setStatus(ctx, m.Certificate, statusOf(at.Standing))); err != nil {
 		return err
@@ -130,10 +147,11 @@ func (j Journal) Advance(ctx context.Context, c rotation.Change) (rotation.Rotat
 		if err != nil {
 			return c.Rotation, errors.Join(err, finish(false))
 		}
-		ends = append(ends, end)
 		if err := j.inventory.bringBack(ctx, c.Rotation.Device, id); err != nil {
-			return c.Rotation, errors.Join(err, finish(false))
+			// One that is REVOKED at AWS is not to become INACTIVE there.
+			return c.Rotation, errors.Join(err, end(errors.Is(err, certificate.ErrRevoked)), finish(false))
 		}
+		ends = append(ends, end)
 	}
 	r, err := j.Journal.Advance(ctx, c)
 	return r, errors.Join(err, finish(err == nil))
@@ -150,13 +168,11 @@ func (i *Inventory) bringBack(ctx context.Context, device registry.DeviceID, id 
 		at.Standing == certificate.Inactive && !at.Held && at.Holders > 0, !at.Was:
 		return nil // the store will not bring it back
 	}
-	if !at.Held {
-		if err := i.attach(ctx, device, id); err != nil {
-			return err
-		}
-	}
-	if err := i.setStatus(ctx, id, types.CertificateStatusActive); err != nil {
+	if err := i.activate(ctx, id); err != nil {
 		return refuse(nil, err)
+	}
+	if !at.Held {
+		return i.attach(ctx, device, id)
 	}
 	return nil
 }

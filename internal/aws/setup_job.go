@@ -45,6 +45,9 @@ func (p *jobPart) look(ctx context.Context) (Step, error) {
 	if minutes(there.TimeoutConfig) != minutes(p.at.timeout()) {
 		what = append(what, "how long a device may be at work on it")
 	}
+	if perMinute(there.JobExecutionsRolloutConfig) != perMinute(p.at.rollout()) {
+		what = append(what, "how fast it is given out")
+	}
 	return differing(r, what), nil
 }
 
@@ -56,11 +59,21 @@ func minutes(c *types.TimeoutConfig) int64 {
 	return *c.InProgressTimeoutInMinutes
 }
 
+// perMinute is how many get it within a minute; 0 is what AWS has by default.
+func perMinute(c *types.JobExecutionsRolloutConfig) int32 {
+	if c == nil || c.MaximumPerMinute == nil {
+		return 0
+	}
+	return *c.MaximumPerMinute
+}
+
 func (p *jobPart) make(ctx context.Context, s Step) error {
 	if s.Do == DoCreate {
 		return p.at.create(ctx, s.Name, p.job)
 	}
-	_, err := p.clients.IoT.UpdateJob(ctx, &iot.UpdateJobInput{JobId: &s.Name, TimeoutConfig: p.at.timeout()})
+	_, err := p.clients.IoT.UpdateJob(ctx, &iot.UpdateJobInput{
+		JobId: &s.Name, TimeoutConfig: p.at.timeout(), JobExecutionsRolloutConfig: p.at.rollout(),
+	})
 	if err != nil {
 		return fmt.Errorf("update it: %w", err)
 	}

@@ -49,7 +49,7 @@ func StandBy(ctx context.Context, config Config) (_ *Shared, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	if s.lock, err = store.TakeLock(config.Data, "aws.data", config.Now()); err != nil {
+	if s.lock, err = takeData(config); err != nil {
 		return nil, err
 	}
 	if err := table.ensure(ctx); err != nil {
@@ -241,7 +241,7 @@ func (s *Shared) Entry() int64 {
 const releaseTime = 3 * time.Second
 
 // Close closes the copy, and then gives up the lease, so that another goes on at
-// once.
+// once. Repeatable.
 func (s *Shared) Close() error {
 	var errs []error
 	if s.store != nil {
@@ -254,6 +254,7 @@ func (s *Shared) Close() error {
 	}
 	if s.lock != nil {
 		errs = append(errs, s.lock.Release())
+		s.lock = nil
 	}
 	return errors.Join(errs...)
 }

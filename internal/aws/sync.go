@@ -59,6 +59,8 @@ type SyncState struct {
 	Ended  time.Time `json:"ended,omitzero"`
 	Whole  time.Time `json:"whole,omitzero"` // when the last of everything began that has come to its end
 
+	Fully time.Time `json:"fully,omitzero"` // the same, of one that read everything again and left nothing out
+
 	ByThing bool `json:"byThing,omitempty"` // who holds what is asked of the things
 
 	Listed  map[string]int      `json:"listed,omitempty"` // by what: certificates, things
@@ -68,6 +70,8 @@ type SyncState struct {
 	Found   map[store.Found]int `json:"found,omitempty"`
 	Strange int                 `json:"strange,omitempty"` // things that are no devices of the registry
 	Why     string              `json:"why,omitempty"`     // the last thing that failed
+
+	number int64 // of the position in the store that it is
 }
 
 // clone returns a state of its own, whose maps can be written.
@@ -98,9 +102,8 @@ type Syncer struct {
 	rest      time.Duration // after a failure of all that was tried
 	poked     chan struct{}
 
-	mu      sync.Mutex
-	state   SyncState
-	ordered int // how many orders there were: work for an older one is not noted
+	mu    sync.Mutex // held for moments: never while something is read or written
+	state SyncState  // what the store has
 }
 
 func newSyncer(w *World) *Syncer {
@@ -118,7 +121,31 @@ const syncRest = 15 * time.Second
 var ErrSyncing = errors.New("another sync of the inventory is at work")
 
 // load reads how far the last sync was.
-func (s *Syncer) load(ctx context.Context) error { return s.todo.Position(ctx, &s.state) }
+func (s *Syncer) load(ctx context.Context) (err error) {
+	var state SyncState
+	if state.number, err = s.todo.Position(ctx, &state); err == nil {
+		s.keep(state)
+	}
+	return err
+}
+
+// fullySince reports whether all of the inventory was read since a moment.
+func (s *Syncer) fullySince(moment time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.Fully.After(moment)
+}
+
+// afterRestore begins a sync of everything, again and in full, once after the
+// store was restored.
+func (s *Syncer) afterRestore(ctx context.Context, restored time.Time) error {
+	if restored.IsZero() || s.State().Began.After(restored) {
+		return nil
+	}
+	s.log.Info().Msg("the store was restored: AWS's inventory is read into it")
+	_, err := s.Begin(ctx, SyncOrder{Source: SyncAll, Full: true})
+	return err
+}
 
 // State returns how far the last sync has come.
 func (s *Syncer) State() SyncState {
@@ -130,60 +157,77 @@ func (s *Syncer) State() SyncState {
 // Begin begins a sync, or joins the same one if that is at work. Of another one
 // at work it returns an error of kind ErrSyncing.
 func (s *Syncer) Begin(ctx context.Context, order SyncOrder) (SyncState, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.state.Phase.atWork() {
-		if s.state.SyncOrder == order {
-			return s.state.clone(), nil
+	return s.change(func(is SyncState) (SyncState, error) {
+		if is.Phase.atWork() && is.SyncOrder == order {
+			return is, nil
 		}
-		return s.state.clone(), fmt.Errorf("%w: from %s, begun %s", ErrSyncing, s.state.Source, s.state.Began.UTC().Format(time.RFC3339))
+		next, err := s.first(ctx, order, is)
+		if err != nil {
+			return is, err
+		}
+		err = s.note(&next, func(at store.Position) error { return s.todo.Add(ctx, nil, at) })
+		return next, err
+	})
+}
+
+// first returns where a sync begins that follows another.
+func (s *Syncer) first(ctx context.Context, order SyncOrder, is SyncState) (SyncState, error) {
+	if err := is.unlessAtWork(); err != nil {
+		return is, err
 	}
-	next := SyncState{
-		SyncOrder: order, Phase: SyncCertificates, Began: s.now(), Whole: s.state.Whole,
-		Listed: map[string]int{}, Found: map[store.Found]int{},
-	}
+	next := SyncState{SyncOrder: order, Phase: SyncCertificates, Began: s.now(), Whole: is.Whole, Fully: is.Fully, number: is.number}.clone()
 	if order.Source == SyncNames {
-		next.Phase = SyncReading
 		left, err := s.todo.Left(ctx)
 		if err != nil {
-			return s.state.clone(), err
+			return is, err
 		}
-		next.Total = left[store.TodoCertificate] + left[store.TodoDevice]
+		next.Phase, next.Total = SyncReading, left[store.TodoCertificate]+left[store.TodoDevice]
 	}
-	if err := s.todo.Add(ctx, nil, next); err != nil {
-		return s.state.clone(), err
-	}
-	s.state = next
-	s.ordered++
-	s.poke()
-	return next.clone(), nil
+	return next, nil
 }
 
 // Name notes things and certificates that are to be read by the next sync of
 // SyncNames.
 func (s *Syncer) Name(ctx context.Context, todo []store.Todo) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.state.Phase.atWork() {
-		return fmt.Errorf("%w: from %s, begun %s", ErrSyncing, s.state.Source, s.state.Began.UTC().Format(time.RFC3339))
+	_, err := s.change(func(is SyncState) (SyncState, error) {
+		if err := is.unlessAtWork(); err != nil {
+			return is, err
+		}
+		return is, s.note(&is, func(at store.Position) error { return s.todo.Add(ctx, todo, at) })
+	})
+	return err
+}
+
+func (s SyncState) unlessAtWork() error {
+	if !s.Phase.atWork() {
+		return nil
 	}
-	return s.todo.Add(ctx, todo, s.state)
+	return fmt.Errorf("%w: from %s, begun %s", ErrSyncing, s.Source, s.Began.UTC().Format(time.RFC3339))
 }
 
 // Stop ends the sync that is at work. What it has read stays. Idempotent.
 func (s *Syncer) Stop(ctx context.Context) (SyncState, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	next := s.state.clone()
-	if next.Phase.atWork() {
-		next.Phase, next.Ended = SyncStopped, s.now()
+	return s.change(func(is SyncState) (SyncState, error) {
+		if is.Phase.atWork() {
+			is.Phase, is.Ended = SyncStopped, s.now()
+		}
+		return is, s.note(&is, func(at store.Position) error { return s.todo.Drop(ctx, at) })
+	})
+}
+
+// change has change make another state of the one that is, again whenever what
+// it was made from has gone on meanwhile.
+func (s *Syncer) change(change func(is SyncState) (SyncState, error)) (SyncState, error) {
+	for {
+		next, err := change(s.State())
+		if errors.Is(err, store.ErrOvertaken) {
+			continue
+		}
+		if err != nil {
+			return s.State(), err
+		}
+		return next, nil
 	}
-	if err := s.todo.Drop(ctx, next); err != nil {
-		return s.state.clone(), err
-	}
-	s.state = next
-	s.ordered++
-	return next.clone(), nil
 }
 
 func (s *Syncer) poke() {
@@ -216,59 +260,67 @@ func (s *Syncer) Run(ctx context.Context) {
 // work goes on until nothing is left, or something fails.
 func (s *Syncer) work(ctx context.Context) error {
 	for ctx.Err() == nil {
-		s.mu.Lock()
-		state, order := s.state.clone(), s.ordered
-		s.mu.Unlock()
+		state := s.State()
 		if !state.Phase.atWork() {
 			return nil
 		}
 		if state.Failed == 0 {
 			state.Why = ""
 		}
-		if err := s.step(ctx, &state, order); err != nil {
-			s.failed(order, err)
+		err := s.step(ctx, &state)
+		if err != nil && !errors.Is(err, store.ErrOvertaken) {
+			s.failed(state, err)
 			return err
 		}
 	}
 	return ctx.Err()
 }
 
-func (s *Syncer) step(ctx context.Context, state *SyncState, order int) error {
+func (s *Syncer) step(ctx context.Context, state *SyncState) error {
 	switch state.Phase {
 	case SyncCertificates:
 		switch state.Source {
 		case SyncDefender:
-			return s.listFindings(ctx, state, order)
+			return s.listFindings(ctx, state)
 		case SyncIndex:
-			return s.listIndex(ctx, state, order)
+			return s.listIndex(ctx, state)
 		}
-		return s.listCertificates(ctx, state, order)
+		return s.listCertificates(ctx, state)
 	case SyncThings:
-		return s.listThings(ctx, state, order)
+		return s.listThings(ctx, state)
 	}
-	return s.read(ctx, state, order)
+	return s.read(ctx, state)
 }
 
-// note makes a state the sync's, with a change to what is to be read, unless
-// somebody has stopped it meanwhile.
-func (s *Syncer) note(order int, state *SyncState, write func() error) error {
+// note writes a state down with a change to what is to be read, and makes it the
+// sync's. It returns store.ErrOvertaken if the sync is not where the state was
+// made from: somebody has stopped it meanwhile, or begun another.
+func (s *Syncer) note(state *SyncState, write func(store.Position) error) error {
+	next := state.clone()
+	next.number++
+	err := write(store.Position{Number: next.number, State: next, Kept: func() { s.keep(next) }})
+	if err == nil {
+		state.number = next.number
+	}
+	return err
+}
+
+// keep takes what the store has, and has that gone on with.
+func (s *Syncer) keep(state SyncState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if order != s.ordered {
-		return nil
+	begins := state.Phase.atWork() && !s.state.Phase.atWork()
+	s.state = state
+	if begins {
+		s.poke()
 	}
-	if err := write(); err != nil {
-		return err
-	}
-	s.state = state.clone()
-	return nil
 }
 
 // failed says for whoever watches why nothing goes on.
-func (s *Syncer) failed(order int, err error) {
+func (s *Syncer) failed(state SyncState, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if order == s.ordered {
+	if s.state.number == state.number {
 		s.state.Why = err.Error()
 	}
 }

@@ -22,12 +22,12 @@ const (
 
 // listCertificates takes a page of AWS's certificates: those that the store does
 // not know, or has standing otherwise, are to be read.
-func (s *Syncer) listCertificates(ctx context.Context, state *SyncState, order int) error {
+func (s *Syncer) listCertificates(ctx context.Context, state *SyncState) error {
 	page, err := s.iot.ListCertificates(ctx, &iot.ListCertificatesInput{
 		PageSize: new(int32(listPage)), Marker: optional(state.Marker), AscendingOrder: true,
 	})
 	if err != nil {
-		return s.lostPlace(state, order, fmt.Errorf("list certificates: %w", err))
+		return s.lostPlace(ctx, state, "certificates", fmt.Errorf("list certificates: %w", err))
 	}
 	var listed []store.Listed
 	for _, c := range page.Certificates {
@@ -44,7 +44,7 @@ func (s *Syncer) listCertificates(ctx context.Context, state *SyncState, order i
 	if state.Marker == "" {
 		state.Phase = SyncThings
 	}
-	return s.note(order, state, func() error { return s.todo.Add(ctx, wanted, *state) })
+	return s.note(state, func(at store.Position) error { return s.todo.Add(ctx, wanted, at) })
 }
 
 func (s *Syncer) wanted(ctx context.Context, state *SyncState, listed []store.Listed) ([]store.Todo, error) {
@@ -62,22 +62,24 @@ func (s *Syncer) wanted(ctx context.Context, state *SyncState, listed []store.Li
 	return wanted, err
 }
 
-// lostPlace begins a list anew whose place AWS does not know any more.
-func (s *Syncer) lostPlace(state *SyncState, order int, err error) error {
+// lostPlace begins a list of something anew whose place AWS does not know any
+// more.
+func (s *Syncer) lostPlace(ctx context.Context, state *SyncState, what string, err error) error {
 	if state.Marker == "" || codeOf(err) != invalidRequest {
 		return err
 	}
-	state.Marker = ""
-	return errors.Join(err, s.note(order, state, func() error { return nil }))
+	state.Marker, state.Strange = "", 0
+	delete(state.Listed, what)
+	return errors.Join(err, s.note(state, func(at store.Position) error { return s.todo.Add(ctx, nil, at) }))
 }
 
 // listThings takes a page of AWS's things: they are devices, if things are the
 // registry. After a first time, those that are new are to be read, which may
 // hold what is known already.
-func (s *Syncer) listThings(ctx context.Context, state *SyncState, order int) error {
+func (s *Syncer) listThings(ctx context.Context, state *SyncState) error {
 	page, err := s.iot.ListThings(ctx, &iot.ListThingsInput{MaxResults: new(int32(listPage)), NextToken: optional(state.Marker)})
 	if err != nil {
-		return s.lostPlace(state, order, fmt.Errorf("list things: %w", err))
+		return s.lostPlace(ctx, state, "things", fmt.Errorf("list things: %w", err))
 	}
 	attributes := map[registry.DeviceID]map[string]string{}
 	var ids []registry.DeviceID
@@ -102,18 +104,25 @@ func (s *Syncer) listThings(ctx context.Context, state *SyncState, order int) er
 	for _, id := range ids {
 		wanted = append(wanted, store.Todo{What: what, Name: string(id)})
 	}
+	// The last page is one as long as it is not decided what is read.
+	marker := deref(page.NextToken)
+	if marker == "" {
+		if err := s.note(state, func(at store.Position) error { return s.todo.Add(ctx, wanted, at) }); err != nil {
+			return err
+		}
+	}
 	state.Listed["things"] += len(page.Things)
 	state.Strange += strange
-	state.Marker = deref(page.NextToken)
-	if err := s.note(order, state, func() error { return s.todo.Add(ctx, wanted, *state) }); err != nil || state.Marker != "" {
-		return err
+	state.Marker = marker
+	if marker == "" {
+		return s.decide(ctx, state)
 	}
-	return s.decide(ctx, state, order)
+	return s.note(state, func(at store.Position) error { return s.todo.Add(ctx, wanted, at) })
 }
 
 // decide begins to read. Who holds what is asked of the things or of the
 // certificates, whichever are fewer.
-func (s *Syncer) decide(ctx context.Context, state *SyncState, order int) error {
+func (s *Syncer) decide(ctx context.Context, state *SyncState) error {
 	left, err := s.todo.Left(ctx)
 	if err != nil {
 		return err
@@ -125,7 +134,7 @@ func (s *Syncer) decide(ctx context.Context, state *SyncState, order int) error 
 		state.Total += perhaps
 	}
 	state.Phase = SyncReading
-	return s.note(order, state, func() error { return s.todo.Decide(ctx, state.ByThing, *state) })
+	return s.note(state, func(at store.Position) error { return s.todo.Decide(ctx, state.ByThing, at) })
 }
 
 // meetAll enters things as devices, and returns how many are none.
@@ -178,13 +187,18 @@ func optional(text string) *string {
 }
 
 // finish ends a sync that has nothing left to read.
-func (s *Syncer) finish(ctx context.Context, state *SyncState, order int) error {
+func (s *Syncer) finish(ctx context.Context, state *SyncState) error {
 	state.Phase, state.Ended = SyncDone, s.now()
 	if state.Source == SyncAll {
 		state.Whole = state.Began
+		if state.Full && state.Failed == 0 {
+			state.Fully = state.Began
+		}
 	}
-	err := s.note(order, state, func() error { return s.todo.Drop(ctx, *state) })
+	if err := s.note(state, func(at store.Position) error { return s.todo.Drop(ctx, at) }); err != nil {
+		return err
+	}
 	s.log.Info().Str("from", string(state.Source)).Int("read", state.Read).Int("failed", state.Failed).
 		Dur("took", state.Ended.Sub(state.Began).Round(time.Second)).Msg("the inventory is read")
-	return err
+	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -33,13 +32,13 @@ type outcome struct {
 }
 
 // read reads the next few.
-func (s *Syncer) read(ctx context.Context, state *SyncState, order int) error {
+func (s *Syncer) read(ctx context.Context, state *SyncState) error {
 	todo, err := s.todo.Next(ctx, readPage)
 	if err != nil {
 		return err
 	}
 	if len(todo) == 0 {
-		return s.finish(ctx, state, order)
+		return s.finish(ctx, state)
 	}
 	outcomes := s.readSome(ctx, state, todo)
 	if ctx.Err() != nil {
@@ -68,7 +67,7 @@ func (s *Syncer) read(ctx context.Context, state *SyncState, order int) error {
 	if len(read) == 0 && isPassing(all) {
 		return all // AWS answers nobody: that is no one's fault
 	}
-	return s.note(order, state, func() error { return s.todo.Done(ctx, read, again, *state) })
+	return s.note(state, func(at store.Position) error { return s.todo.Done(ctx, read, again, at) })
 }
 
 func (s *Syncer) readSome(ctx context.Context, state *SyncState, todo []store.Todo) []outcome {
@@ -138,7 +137,7 @@ func (s *Syncer) readCertificate(ctx context.Context, id certificate.ID) (store.
 	read := s.now()
 	c, err := s.inventory.describe(ctx, id)
 	if isNotFound(err) {
-		return s.gone(ctx, id, read)
+		return s.inventory.gone(ctx, id, read)
 	}
 	if err != nil {
 		return store.FoundAlike, err
@@ -157,7 +156,7 @@ func (s *Syncer) readCertificate(ctx context.Context, id certificate.ID) (store.
 			return store.FoundAlike, err
 		}
 	}
-	found, err := s.rows.Found(ctx, c, read)
+	found, err := s.rows.Found(ctx, c, read, s.inventory.isRemoved(id))
 	if isNew && found == store.FoundAlike {
 		found = store.FoundNew
 	}
@@ -182,17 +181,4 @@ func (s *Syncer) take(ctx context.Context, thing string, c certificate.Certifica
 		return fmt.Errorf("take in certificate %s of thing %s: %w", c.ID, thing, err)
 	}
 	return nil
-}
-
-// gone brings a certificate that AWS does not have any more to INACTIVE.
-func (s *Syncer) gone(ctx context.Context, id certificate.ID, read time.Time) (store.Found, error) {
-	c, err := s.rows.Certificate(ctx, id)
-	if errors.Is(err, certificate.ErrUnknown) {
-		return store.FoundAlike, nil
-	}
-	if err != nil || c.Standing != certificate.Active {
-		return store.FoundAlike, err
-	}
-	c.Standing = certificate.Inactive
-	return s.rows.Found(ctx, c, read)
 }

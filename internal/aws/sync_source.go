@@ -23,12 +23,12 @@ const indexPage = 100
 
 // listIndex takes a page of what the fleet index finds: things with their
 // attributes and the names of their groups.
-func (s *Syncer) listIndex(ctx context.Context, state *SyncState, order int) error {
+func (s *Syncer) listIndex(ctx context.Context, state *SyncState) error {
 	page, err := s.iot.SearchIndex(ctx, &iot.SearchIndexInput{
 		QueryString: new(cmp.Or(state.Query, everyThing)), MaxResults: new(int32(indexPage)), NextToken: optional(state.Marker),
 	})
 	if err != nil {
-		return s.lostPlace(state, order, fmt.Errorf("query the fleet index: %w", err))
+		return s.lostPlace(ctx, state, "things", fmt.Errorf("query the fleet index: %w", err))
 	}
 	attributes := map[registry.DeviceID]map[string]string{}
 	var wanted []store.Todo
@@ -50,25 +50,28 @@ func (s *Syncer) listIndex(ctx context.Context, state *SyncState, order int) err
 			return err
 		}
 	}
-	state.Listed["things"] += len(page.Things)
-	state.Strange += strange
-	return s.sourced(ctx, state, order, wanted, deref(page.NextToken))
+	return s.sourced(ctx, state, wanted, func() {
+		state.Listed["things"] += len(page.Things)
+		state.Strange += strange
+		state.Marker = deref(page.NextToken)
+	})
 }
 
-// sourced notes a page of a source, and begins to read after the last.
-func (s *Syncer) sourced(ctx context.Context, state *SyncState, order int, wanted []store.Todo, marker string) error {
-	if err := s.note(order, state, func() error { return s.todo.Add(ctx, wanted, *state) }); err != nil {
+// sourced notes a page of a source, then what done makes of the state: where the
+// next one is. After the last it begins to read.
+func (s *Syncer) sourced(ctx context.Context, state *SyncState, wanted []store.Todo, done func()) error {
+	if err := s.note(state, func(at store.Position) error { return s.todo.Add(ctx, wanted, at) }); err != nil {
 		return err
 	}
-	state.Marker = marker
-	if marker == "" {
+	done()
+	if state.Marker == "" {
 		left, err := s.todo.Left(ctx)
 		if err != nil {
 			return err
 		}
 		state.Phase, state.Total = SyncReading, left[store.TodoCertificate]+left[store.TodoDevice]
 	}
-	return s.note(order, state, func() error { return s.todo.Add(ctx, nil, *state) })
+	return s.note(state, func(at store.Position) error { return s.todo.Add(ctx, nil, at) })
 }
 
 // windows are how far back findings are looked for: an audit runs every day at
@@ -78,7 +81,7 @@ var windows = []time.Duration{26 * time.Hour, 8 * 24 * time.Hour, 32 * 24 * time
 
 // listFindings takes all findings of the shortest window that has any: which
 // certificates expire, are shared, have a weak key or are revoked.
-func (s *Syncer) listFindings(ctx context.Context, state *SyncState, order int) error {
+func (s *Syncer) listFindings(ctx context.Context, state *SyncState) error {
 	for _, window := range windows {
 		ids, n, err := s.findings(ctx, state.Began.Add(-window), state.Began)
 		if err != nil {
@@ -91,8 +94,7 @@ func (s *Syncer) listFindings(ctx context.Context, state *SyncState, order int) 
 		for id := range ids {
 			wanted = append(wanted, store.Todo{What: store.TodoCertificate, Name: string(id)})
 		}
-		state.Listed["findings"] = n
-		return s.sourced(ctx, state, order, wanted, "")
+		return s.sourced(ctx, state, wanted, func() { state.Listed["findings"] = n })
 	}
 	return nil
 }

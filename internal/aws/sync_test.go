@@ -5,9 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/iot"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/backend/backendtest"
@@ -295,10 +301,14 @@ func TestSyncIsStopped(t *testing.T) {
 	if _, err := w.syncer.Begin(t.Context(), SyncOrder{Source: SyncIndex}); err == nil {
 		t.Error("two at a time")
 	}
+	behind := w.syncer.State() // as a step has it that is at work
 	for range 2 {
 		if state, err := w.syncer.Stop(t.Context()); err != nil || state.Phase != SyncStopped {
 			t.Errorf("%+v, %v", state, err)
 		}
+	}
+	if err := w.syncer.finish(t.Context(), &behind); !errors.Is(err, store.ErrOvertaken) || w.syncer.State().Phase != SyncStopped {
+		t.Errorf("a step that has begun before it was stopped: %v, and it is %q", err, w.syncer.State().Phase)
 	}
 	if err := w.syncer.work(t.Context()); err != nil || len(fake.called()) > 0 {
 		t.Errorf("it went on: %v", err)
@@ -355,5 +365,168 @@ func TestSpeaksAgain(t *testing.T) {
 	speaks.At = clock.Now()
 	if err := w.inventory.Seen(t.Context(), speaks); err != nil {
 		t.Error(err)
+	}
+}
+
+// stall has the store hang at its next commit until release is called. What
+// hangs, hangs on the goroutine that writes.
+type stall struct {
+	armed   atomic.Bool
+	hangs   chan struct{}
+	release func()
+	free    chan struct{}
+}
+
+func newStall() *stall {
+	s := &stall{hangs: make(chan struct{}), free: make(chan struct{})}
+	s.release = sync.OnceFunc(func() { close(s.free) })
+	return s
+}
+
+func (s *stall) committed(time.Duration, int) {
+	if s.armed.CompareAndSwap(true, false) {
+		close(s.hangs)
+		<-s.free
+	}
+}
+
+// TestSyncIsShownWhileTheStoreHangs: whatever a sync is writing down, who asks
+// how far it is has an answer, and who gives up waiting is let go.
+func TestSyncIsShownWhileTheStoreHangs(t *testing.T) {
+	all := SyncOrder{Source: SyncAll}
+	begin := func(ctx context.Context, s *Syncer) error { _, err := s.Begin(ctx, all); return err }
+	for name, one := range map[string]struct {
+		before, writes func(context.Context, *Syncer) error
+		want           SyncPhase
+	}{
+		"begin": {nil, begin, SyncDone},
+		"name": {nil, func(ctx context.Context, s *Syncer) error {
+			return s.Name(ctx, []store.Todo{{What: store.TodoDevice, Name: "a"}})
+		}, SyncNever},
+		"stop": {begin, func(ctx context.Context, s *Syncer) error { _, err := s.Stop(ctx); return err }, SyncStopped},
+		"work": {begin, func(ctx context.Context, s *Syncer) error { return s.work(ctx) }, SyncDone},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fake, hang := newFake(), newStall()
+			w := fake.open(t, noon(), func(c *Config) { c.Committed = hang.committed })
+			t.Cleanup(hang.release)
+			fake.things = []string{"a"}
+			if one.before != nil {
+				if err := one.before(t.Context(), w.syncer); err != nil {
+					t.Fatal(err)
+				}
+			}
+			hang.armed.Store(true)
+			written := make(chan error, 1)
+			go func() { written <- one.writes(t.Context(), w.syncer) }()
+			<-hang.hangs
+			answered := make(chan struct{})
+			go func() {
+				defer close(answered)
+				w.syncer.State()
+				gone, leave := context.WithCancel(t.Context())
+				leave()
+				if _, err := w.syncer.Stop(gone); !errors.Is(err, context.Canceled) {
+					t.Errorf("who has left was told %v", err)
+				}
+			}()
+			select {
+			case <-answered:
+			case <-time.After(20 * time.Second):
+				hang.release()
+				<-answered
+				t.Fatal("nobody is answered while the store hangs")
+			}
+			hang.release()
+			if err := errors.Join(<-written, w.syncer.work(t.Context())); err != nil {
+				t.Fatal(err)
+			}
+			var durable SyncState
+			if _, err := w.store.Sync().Position(t.Context(), &durable); err != nil || durable.Phase != one.want || w.syncer.State().Phase != one.want {
+				t.Errorf("it is %q, and %q in the store: %v", w.syncer.State().Phase, durable.Phase, err)
+			}
+		})
+	}
+}
+
+// TestSyncCountsOnce: a daemon that is killed after any of a sync's commits says
+// in the end how many there were, each of them once.
+func TestSyncCountsOnce(t *testing.T) {
+	const things = 5
+	for source, want := range map[SyncSource]map[string]int{
+		SyncAll: {"things": things + 1, "certificates": things}, SyncIndex: {"things": things + 1}, SyncDefender: {"findings": 2},
+	} {
+		for kill, killed := 1, true; killed; kill++ {
+			t.Run(fmt.Sprintf("%s/%d", source, kill), func(t *testing.T) {
+				dying, die := context.WithCancel(t.Context())
+				defer die()
+				var left atomic.Int32
+				fake, clock := newFake(), noon()
+				w := fake.open(t, clock, func(c *Config) {
+					c.Committed = func(time.Duration, int) {
+						if left.Add(-1) == 0 {
+							die()
+						}
+					}
+				})
+				for i := range things {
+					thing := fmt.Sprintf("thing-%02d", i)
+					fake.things = append(fake.things, thing)
+					fake.findings = append(fake.findings, string(fake.hold(t, w, clock, thing)))
+				}
+				fake.findings = fake.findings[:2]
+				fake.things = append(fake.things, "gone")
+				if err := errors.Join(w.registry.Add(t.Context(), "gone", nil), w.registry.Remove(t.Context(), "gone")); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := w.syncer.Begin(t.Context(), SyncOrder{Source: source}); err != nil {
+					t.Fatal(err)
+				}
+				left.Store(int32(kill))
+				killed = w.syncer.work(dying) != nil
+				w.syncer = newSyncer(w) // which knows what is durable
+				if err := errors.Join(w.syncer.load(t.Context()), w.syncer.work(t.Context())); err != nil {
+					t.Fatal(err)
+				}
+				state := w.syncer.State()
+				if state.Phase != SyncDone || !maps.Equal(state.Listed, want) || state.Read != state.Total || state.Strange != min(1, want["things"]) {
+					t.Errorf("state %+v", state)
+				}
+			})
+		}
+	}
+}
+
+// TestSyncOfAListThatIsLost: a list whose place AWS does not know any more is
+// begun anew, and counted anew.
+func TestSyncOfAListThatIsLost(t *testing.T) {
+	fake, clock := newFake(), noon()
+	var lost atomic.Bool
+	w := fake.open(t, clock, func(c *Config) {
+		own := c.Clients.Config.Copy()
+		next := own.HTTPClient.(*http.Client).Transport
+		own.HTTPClient = &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Path == "/things" && r.URL.Query().Get("nextToken") != "" && lost.CompareAndSwap(false, true) {
+				return answer(r, http.StatusBadRequest, invalidRequest), nil
+			}
+			return next.RoundTrip(r)
+		})}
+		c.Clients.IoT = iot.NewFromConfig(own)
+	})
+	fake.things = []string{"a", "b", "c"}
+	if err := errors.Join(w.registry.Add(t.Context(), "a", nil), w.registry.Remove(t.Context(), "a")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.syncer.Begin(t.Context(), SyncOrder{Source: SyncAll}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.syncer.work(t.Context()); err == nil || !lost.Load() {
+		t.Fatalf("no place was lost: %v", err)
+	}
+	if err := w.syncer.work(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if state := w.syncer.State(); state.Listed["things"] != 3 || state.Strange != 1 {
+		t.Errorf("state %+v", state)
 	}
 }

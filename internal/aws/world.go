@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,9 @@ import (
 
 	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/internal/archive"
 	"github.com/certvendor/certvendor/internal/backend"
+	"github.com/certvendor/certvendor/internal/backup"
 	"github.com/certvendor/certvendor/internal/store"
 	"github.com/certvendor/certvendor/registry"
 	"github.com/certvendor/certvendor/vending"
@@ -89,14 +92,18 @@ type World struct {
 	syncer    *Syncer
 	issuer    vending.Issuer
 
-	stop    context.CancelFunc
-	running sync.WaitGroup
-	failed  chan error
+	stop     context.CancelFunc
+	running  sync.WaitGroup
+	failed   chan error
+	backing  backup.Maker
+	restored store.Restoration // when this world was restored; zero: it was not
 }
 
 const (
-	storeFile = "certvendor.db"
-	auditDir  = "audit"
+	storeFile = archive.Store
+	auditDir  = backup.AuditDir
+	// dataKey is what names the data directory in the configuration.
+	dataKey = "aws.data"
 	// accountKey is where the store keeps whose it is.
 	accountKey = "aws_account"
 )
@@ -124,7 +131,10 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 		return nil, err
 	}
 	w.join(names)
-	return w, w.syncer.load(ctx)
+	if err := w.syncer.load(ctx); err != nil {
+		return nil, err
+	}
+	return w, w.syncer.afterRestore(ctx, w.restored.At)
 }
 
 func (w *World) openStore(ctx context.Context) (err error) {
@@ -132,16 +142,29 @@ func (w *World) openStore(ctx context.Context) (err error) {
 	if c.Shared != nil {
 		w.store = c.Shared.store
 	} else {
-		if w.lock, err = store.TakeLock(c.Data, "aws.data", c.Now()); err == nil {
+		if w.lock, err = takeData(c); err == nil {
 			w.store, err = store.Open(ctx, c.storeConfig())
 		}
-		if err != nil || c.Observes {
+		if err != nil {
 			return err
 		}
+	}
+	if w.restored, err = w.store.Restored(ctx); err != nil || c.Observes && c.Shared == nil {
+		return err
 	}
 	// The store is ours alone, or ours to lead: whoever held a lease is gone.
 	_, err = w.store.Journal().VoidLeases(ctx)
 	return err
+}
+
+// takeData takes the data directory, and finishes what was interrupted in it. If
+// that fails the lock is returned too.
+func takeData(c Config) (*store.Lock, error) {
+	lock, err := store.TakeLock(c.Data, dataKey, c.Now())
+	if err != nil {
+		return nil, err
+	}
+	return lock, errors.Join(backup.Finish(c.Data), backup.Discard(c.Data))
 }
 
 // whose asks AWS whose account this is, and holds it against the store: a
@@ -187,17 +210,21 @@ func (w *World) join(n names) {
 	}
 	w.inventory = &Inventory{
 		rows: w.store.Certificates(), marks: w.store.Unsettled(), iot: clients.IoT, names: n, how: c.Registration,
-		views:  newRecent[registry.DeviceID, view](viewKept, remembering, c.Now),
-		fresh:  newRecent[registry.DeviceID, struct{}](freshEvery, remembering, c.Now),
-		looked: newRecent[registry.DeviceID, struct{}](lookAgain, remembering, c.Now), presence: c.Presence,
-		log: c.Log, now: c.Now, atWork: map[certificate.ID]int{},
+		removed: newRecent[certificate.ID, struct{}](removedKept, remembering, c.Now),
+		views:   newRecent[registry.DeviceID, view](viewKept, remembering, c.Now),
+		fresh:   newRecent[registry.DeviceID, struct{}](freshEvery, remembering, c.Now),
+		looked:  newRecent[registry.DeviceID, struct{}](lookAgain, remembering, c.Now), presence: c.Presence,
+		back: newRecent[certificate.ID, time.Time](backKept, remembering, c.Now),
+		log:  c.Log, now: c.Now, atWork: map[certificate.ID]int{},
+		restored: w.restored.At, known: newRecent[registry.DeviceID, struct{}](readKept, remembering, c.Now),
 	}
 	if issuer, remembers := w.issuer.(interface{ Forget() }); remembers {
 		w.inventory.refused = issuer.Forget
 	}
 	w.jobs = &Jobs{
 		Jobs: w.store.Jobs(), meta: w.store, group: w.group,
-		at: remoteJobs{iot: clients.IoT, names: n, owner: c.Owner, settings: c.Job},
+		at:       remoteJobs{iot: clients.IoT, names: n, owner: c.Owner, settings: c.Job},
+		restored: w.restored.At,
 	}
 	if c.Rerun == JobPerCampaign {
 		own := &ownJobs{
@@ -208,6 +235,7 @@ func (w *World) join(n names) {
 	}
 	w.pacer = newPacer(w, c)
 	w.syncer = newSyncer(w)
+	w.inventory.whole = w.syncer.fullySince
 	if bus, hears := c.Bus.(interface{ HearEnded(func(Ended)) }); hears {
 		bus.HearEnded(w.pacer.hear)
 	}
@@ -230,7 +258,7 @@ const (
 func (c Config) source() source {
 	switch c.Registry {
 	case AssetsSource:
-		return assets{config: c.Assets, aws: c.Clients.Config, lambda: c.Clients.Lambda, client: &http.Client{Timeout: assetTime}, now: c.Now}
+		return assets{config: c.Assets, aws: c.Clients.Config, lambda: c.Clients.Lambda, client: cmp.Or(c.Assets.HTTP, &http.Client{Timeout: assetTime}), now: c.Now}
 	case NoSource:
 		return anything{}
 	}
@@ -308,7 +336,7 @@ func (w *World) Failed() <-chan error {
 func (w *World) Drain(ctx context.Context) error { return w.config.Bus.Close(ctx) }
 
 // Close ends everything, and gives the data directory back. Drain comes first
-// if requests shall finish.
+// if requests shall finish. Repeatable.
 func (w *World) Close() error {
 	var errs []error
 	if w.stop != nil {
@@ -328,6 +356,7 @@ func (w *World) Close() error {
 	}
 	if w.lock != nil {
 		errs = append(errs, w.lock.Release())
+		w.lock = nil
 	}
 	return errors.Join(errs...)
 }
@@ -353,9 +382,8 @@ func (w *World) Calls() map[string]Count { return w.config.Clients.Quotas.Counts
 // Poke has the pacer look at once whether somebody may have a job.
 func (w *World) Poke() { w.pacer.poke() }
 
-// Restored returns when this world was restored from a backup: it cannot be
-// yet.
-func (w *World) Restored() time.Time { return time.Time{} }
+// Restored returns when this world was restored from a backup, or the zero time.
+func (w *World) Restored() time.Time { return w.restored.At }
 
 // Ready says why no request comes in, or returns nil.
 func (w *World) Ready() error { return w.config.Bus.Ready() }

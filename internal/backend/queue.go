@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/certvendor/certvendor/internal/crew"
 	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
 	"github.com/certvendor/certvendor/vending"
@@ -21,6 +22,7 @@ type Queue struct {
 
 	mu    sync.Mutex
 	lines map[registry.DeviceID]*line
+	crew  crew.Crew // the work goes deep, into the store
 	work  sync.WaitGroup
 }
 
@@ -50,7 +52,7 @@ func (q *Queue) Do(ctx context.Context, id registry.DeviceID, action protocol.Ac
 	defer cancel()
 	done := make(chan vending.Outcome, 1)
 	q.work.Add(1)
-	go func() {
+	q.crew.Go(func() {
 		defer q.work.Done()
 		if !q.await(ctx, id, action, turn) {
 			return
@@ -65,7 +67,7 @@ func (q *Queue) Do(ctx context.Context, id registry.DeviceID, action protocol.Ac
 		if ctx.Err() == nil {
 			done <- q.run(ctx, work)
 		}
-	}()
+	})
 	select {
 	case outcome := <-done:
 		return outcome, nil

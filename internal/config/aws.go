@@ -9,6 +9,7 @@ import (
 
 	"github.com/certvendor/certvendor/campaign"
 	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/vending"
 )
 
 // AWS is the world of one account and region of AWS.
@@ -223,6 +224,7 @@ func (c Config) validateAWS(p *problems) {
 	a.Issuer.PCA.validate(p, a.Issuer.Kind == "pca")
 	a.Broker.validate(p)
 	a.validateRegistry(p)
+	p.check("admit.binding", c.Admit.Binding == vending.Attached, "must be attached with backend aws, which does not say what name is in a certificate")
 	p.check("control.tls.certificate", c.Control.TLS.Listen == "" || c.Control.TLS.Certificate != "",
 		"must be set: backend aws has no certificate of its own to show")
 }

@@ -43,6 +43,7 @@ func TestLoadAWSRefuses(t *testing.T) {
 		"a lease of a minute":      {"quotas:", "journal: {lease: 1m}\n  quotas:", "aws.journal.lease"},
 		"no name of a table":       {"quotas:", "journal: {table: a/b}\n  quotas:", "aws.journal.table"},
 		"who observes and shares":  {"aws:\n", "observe: true\naws:\n  journal: {table: t}\n", "aws.journal.table"},
+		"names that AWS tells not": {"aws:\n", "admit: {binding: cn}\naws:\n", "admit.binding"},
 		"an unknown rerun":         {"quotas:", "rerun: never\n  quotas:", "aws.rerun"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -259,8 +259,11 @@ func (m *migration) rest() {
 		m.set("log.level", level)
 	}
 	key, value := m.take("DEFAULTS_DEVICE_STATUS_SUCCESS_KEY"), m.take("DEFAULTS_DEVICE_STATUS_SUCCESS_VALUE")
-	if key != "" && key != "status" || value != "" && value != "active" {
-		m.note("DEFAULTS_DEVICE_STATUS_SUCCESS_KEY", "and _VALUE are always status and active here, and written at the ack")
+	if key != "" && value != "" {
+		m.set("rotation.status.name", key)
+		m.set("rotation.status.value", value)
+	} else if key != "" || value != "" {
+		m.note("DEFAULTS_DEVICE_STATUS_SUCCESS_KEY", "and _VALUE belong together: rotation.status is status and active")
 	}
 	m.take("PROVISIONING_MODE") // the original does not use them either
 	m.take("COMMANDANDCONTROL_MODE")

@@ -90,6 +90,7 @@ PCA_ANOTHER=`+other+`
 PCA_MILL=`+arn+`
 PCA_OLDNAME=`+arn+`
 CA_FIELD=`+caID+`
+DEFAULTS_DEVICE_STATUS_SUCCESS_KEY=condition
 DEFAULTS_DEVICE_STATUS_SUCCESS_VALUE=fine
 SOMETHING_ELSE=1
 `)
@@ -107,8 +108,11 @@ SOMETHING_ELSE=1
 	if c.Rotation.Previous != certificate.Keep || c.Policy.Mode != vending.PolicyInherit {
 		t.Errorf("previous %s, policy %s", c.Rotation.Previous, c.Policy.Mode)
 	}
+	if c.Rotation.Status != (Status{"condition", "fine"}) {
+		t.Errorf("status %+v", c.Rotation.Status)
+	}
 	notes := strings.Join(made.Notes, "\n")
-	for _, name := range []string{"SOMETHING_ELSE is not known", "DEFAULTS_DEVICE_STATUS_SUCCESS_KEY", "PCA_OLDNAME is a second alias"} {
+	for _, name := range []string{"SOMETHING_ELSE is not known", "PCA_OLDNAME is a second alias"} {
 		if !strings.Contains(notes, name) {
 			t.Errorf("nothing is said of %s: %s", name, notes)
 		}

@@ -220,7 +220,8 @@ const (
 // them.
 type Policy struct {
 	// Mode is default (the policy named by Default), inherit (those of the
-	// certificate that is replaced) or none. Default: default.
+	// certificate that is replaced) or none. Optional: inherit with backend
+	// aws, default with any other.
 	Mode vending.PolicyMode `yaml:"mode"`
 	// Default is the name of the policy for mode default, and for mode
 	// inherit where nothing can be inherited. Default certvendor-device.
@@ -234,7 +235,8 @@ type Policy struct {
 type Admit struct {
 	// Binding is how the certificate of a connection must belong to the
 	// device: attached (default: the inventory says that the device holds
-	// it), cn (its common name is the device's) or attached-or-cn.
+	// it), cn (its common name is the device's) or attached-or-cn. With backend
+	// aws attached is the only one.
 	Binding vending.Binding `yaml:"binding"`
 }
 
@@ -277,10 +279,21 @@ type Rotation struct {
 	// each device always does, and so does what the audit says of all. Default
 	// 8760h, a year; 0s keeps all.
 	Keep time.Duration `yaml:"keep"`
+	// Status is what the registry is told of a device when its rotation ends,
+	// besides the id and the end of its certificate.
+	Status Status `yaml:"status"`
 	// SweepEvery is the pause between two looks at what is due. Default 1m.
 	SweepEvery time.Duration `yaml:"sweep_every"`
 	// Auto rotates devices as their certificates come due.
 	Auto Auto `yaml:"auto"`
+}
+
+// Status is an attribute of a device.
+type Status struct {
+	// Name is the attribute's. Default status; empty writes none.
+	Name string `yaml:"name"`
+	// Value is the attribute's. Default active.
+	Value string `yaml:"value"`
 }
 
 // Auto has devices enter the campaign "auto" as their certificates come due,
@@ -484,12 +497,13 @@ func Default() Config {
 		},
 		Limits: Limits{PerDevice: Rate{10, time.Second}, Burst: 20},
 		CSR:    CSR{Subject: certificate.VerifyName, CN: []string{}, ReuseKey: RefuseReuse},
-		Policy: Policy{Mode: vending.PolicyDefault, Default: "certvendor-device", InheritAllow: []string{}},
+		Policy: Policy{Default: "certvendor-device", InheritAllow: []string{}},
 		Admit:  Admit{Binding: vending.Attached},
 		Rotation: Rotation{
 			Group: "cdfRotateCertificates", Previous: certificate.Deactivate, Retire: rotation.Replaced,
 			Grace: 168 * time.Hour, TTL: 720 * time.Hour, Settle: 15 * time.Minute, Recent: 24 * time.Hour,
 			PerMinute: 120, MaxInFlight: 500, Keep: 8760 * time.Hour, SweepEvery: time.Minute,
+			Status: Status(rotation.DefaultStatus),
 			Auto: Auto{Except: []string{}, Campaign: AutoCampaign{
 				PerMinute: 60, MaxInFlight: 250, VerifyWithin: time.Hour,
 				Abort: campaign.Abort{Failed: campaign.Share{Percent: 5}, AtLeast: 3},

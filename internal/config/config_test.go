@@ -11,6 +11,9 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/certvendor/certvendor/rotation"
+	"github.com/certvendor/certvendor/vending"
 )
 
 const shipped = "../../config.yaml"
@@ -57,6 +60,42 @@ func TestShippedFileNamesEveryField(t *testing.T) {
 	for key := range leaves(&config) {
 		if !named[key] {
 			t.Errorf("config.yaml does not name %s", key)
+		}
+	}
+}
+
+// Where nothing is said, what a device may do stays as it was on AWS, whose policies
+// count; elsewhere nothing is inherited.
+func TestPolicyModeGoesByTheBackend(t *testing.T) {
+	for _, c := range []struct {
+		backend Backend
+		mode    vending.PolicyMode
+		want    vending.PolicyMode
+	}{
+		{StandaloneBackend, "", vending.PolicyDefault}, {AWSBackend, "", vending.PolicyInherit},
+		{AWSBackend, vending.PolicyDefault, vending.PolicyDefault}, {StandaloneBackend, vending.PolicyNone, vending.PolicyNone},
+	} {
+		config := Default()
+		config.Backend, config.Policy.Mode = c.backend, c.mode
+		if got := config.PolicyRule(); got.Mode != c.want {
+			t.Errorf("%+v: %s", c, got.Mode)
+		}
+	}
+}
+
+// The status is an attribute, or none.
+func TestStatus(t *testing.T) {
+	for status, sound := range map[Status]bool{
+		{"status", "active"}: true, {}: true, {"cdf/state", "a.b:c=d"}: true,
+		{"status", ""}: false, {"", "active"}: false, {"two words", "x"}: false, {"certificateId", "x"}: false, {"status", "a b"}: false,
+	} {
+		config := Default()
+		config.Rotation.Status = status
+		if err := config.Validate(); (err == nil) != sound {
+			t.Errorf("%+v: %v", status, err)
+		}
+		if got := config.Terms().Status; got != rotation.Attribute(status) {
+			t.Errorf("%+v became %+v", status, got)
 		}
 	}
 }

@@ -1,10 +1,12 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -88,6 +90,10 @@ const minKeep = 24 * time.Hour
 func (c Config) validateRotation(p *problems) {
 	r := c.Rotation
 	p.check("rotation.group", r.Group != "", "must be set")
+	p.check("rotation.status.name", attribute.MatchString(r.Status.Name) && len(r.Status.Name) <= 128 && !slices.Contains(ownAttributes, r.Status.Name),
+		"%.40q: must be an attribute's name, and none of %s", r.Status.Name, strings.Join(ownAttributes, ", "))
+	p.check("rotation.status.value", attribute.MatchString(r.Status.Value) && len(r.Status.Value) <= 800 && (r.Status.Value == "") == (r.Status.Name == ""),
+		"%.40q: must be an attribute's value, empty where there is no name", r.Status.Value)
 	p.oneOf("rotation.previous", string(r.Previous),
 		string(certificate.Keep), string(certificate.Deactivate), string(certificate.Delete))
 	p.oneOf("rotation.retire", string(r.Retire), string(rotation.Replaced), string(rotation.All))
@@ -184,6 +190,12 @@ func (c Config) validateStandalone(p *problems) {
 	p.filters("standalone.broker.topics.subscribe", s.Broker.Topics.Subscribe, c.MQTT.Topics)
 }
 
+// attribute is what AWS IoT takes for the name and the value of a thing's
+// attribute (API reference, AttributePayload); ownAttributes are written anyway.
+var attribute = regexp.MustCompile(`^[a-zA-Z0-9_.,@/:#=\[\]-]*$`)
+
+var ownAttributes = []string{"certificateId", "certNotAfter"}
+
 // Topics returns the topics of the protocol.
 func (c Config) Topics() protocol.Topics { return protocol.Topics(c.MQTT.Topics) }
 
@@ -195,9 +207,11 @@ func (c Config) Naming() certificate.Naming {
 // PolicyRule returns the rule for a new certificate's policies.
 func (c Config) PolicyRule() vending.Policy {
 	rule := vending.Policy{Mode: c.Policy.Mode, Default: c.Policy.Default, Allow: c.Policy.InheritAllow}
+	usual := vending.PolicyDefault
 	if c.Backend == AWSBackend {
-		rule.Most = certificate.MostPolicies
+		rule.Most, usual = certificate.MostPolicies, vending.PolicyInherit
 	}
+	rule.Mode = cmp.Or(rule.Mode, usual)
 	return rule
 }
 
@@ -212,6 +226,7 @@ func (c Config) Terms() rotation.Terms {
 	return rotation.Terms{
 		Previous: r.Previous, Retire: r.Retire, Grace: r.Grace, TTL: r.TTL, Settle: r.Settle,
 		Recent: r.Recent, Window: c.Standalone.Broker.Expired, MaxRetirePerHour: breaker, Keep: r.Keep,
+		Status: rotation.Attribute(r.Status),
 	}
 }
 

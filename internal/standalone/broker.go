@@ -17,6 +17,7 @@ import (
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/backend"
+	"github.com/certvendor/certvendor/internal/crew"
 	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
 )
@@ -57,8 +58,9 @@ type Broker struct {
 	conns    *connTable
 	door     *door
 	counts   brokerCounts
-	server   *mqtt.Server
+	server   *mqtt.Server // its parts: the sessions, the index of topics, the packets
 	tls      *tls.Config
+	crew     crew.Crew // connections rest on small stacks, and are worked for on large ones
 	receiver backend.Receiver
 	jobs     JobAPI
 
@@ -97,16 +99,13 @@ func newBroker(config BrokerConfig, listener net.Listener) (*Broker, error) {
 	b := &Broker{config: config, limits: config.Limits.orDefaults(), acl: acl, stop: make(chan struct{})}
 	b.server = mqtt.New(&mqtt.Options{
 		Capabilities: b.limits.capabilities(),
-		InlineClient: true,
-		// Each connection holds such a buffer for ever; a request fits into it.
-		ClientNetReadBufferSize: 1 << 10,
+		// Each connection holds such a buffer for ever. It is for the first
+		// octets of a packet: TLS holds the rest, which is read past it.
+		ClientNetReadBufferSize: 1 << 5,
 		// The library logs whole packets, with whatever a device put into
 		// them; what is worth a line is logged here.
 		Logger: slog.New(slog.DiscardHandler),
 	})
-	// Publish works without it, and it would stand in the way of a device of
-	// that name.
-	b.server.Clients.Delete(mqtt.InlineClientId)
 	if err := b.server.AddHook(&brokerHook{broker: b}, nil); err != nil {
 		return nil, fmt.Errorf("add broker hook: %w", err)
 	}
@@ -151,15 +150,6 @@ func (b *Broker) Start(ctx context.Context) error {
 	return nil
 }
 
-// Publish hands a message to every subscriber, QoS 1, not retained. A
-// subscriber that does not read costs at most the write deadline, once.
-func (b *Broker) Publish(_ context.Context, topic string, payload []byte) error {
-	if err := b.server.Publish(topic, payload, false, 1); err != nil {
-		return fmt.Errorf("publish on %s: %w", topic, err)
-	}
-	return nil
-}
-
 // Connected reports whether the device has an open connection with that
 // certificate.
 func (b *Broker) Connected(device registry.DeviceID, c certificate.ID) bool {
@@ -195,7 +185,7 @@ func (b *Broker) Close(ctx context.Context) error {
 		return err
 	}
 	ended := make(chan struct{})
-	go func() { b.running.Wait(); close(ended) }()
+	go func() { b.running.Wait(); b.crew.Wait(); close(ended) }()
 	b.door.drain()
 	select {
 	case <-ended:

@@ -31,26 +31,104 @@ type turnedAway struct {
 
 func (r *turnedAway) Error() string { return string(r.why) + ": " + r.err.Error() }
 
-// handle lives as long as the connection.
+// handle lives as long as the connection. Its goroutine waits for packets and
+// does nothing else, for what it once needed of stack it would keep: the crew
+// does the work.
 func (b *Broker) handle(l *mqttLink) {
-	defer b.conns.leave(l)
-	defer b.recover(l)
+	defer b.crew.Do(func() { b.conns.leave(l) })
 	if !b.door.slot(l, b.stop) {
 		return
 	}
+	var header packets.FixedHeader
+	for goesOn := b.do(l, b.admit); goesOn; {
+		header = packets.FixedHeader{}
+		if err := l.next(&header); err != nil {
+			break
+		}
+		goesOn = b.do(l, func(l *mqttLink) bool { return b.packet(l, &header) })
+	}
+	l.kill()
+	if l.client != nil {
+		l.client.Stop(nil)
+	}
+}
+
+// do has the crew work for a connection, and reports whether it goes on.
+func (b *Broker) do(l *mqttLink, work func(*mqttLink) bool) (goesOn bool) {
+	b.crew.Do(func() {
+		defer b.recover(l)
+		goesOn = work(l)
+	})
+	return goesOn
+}
+
+// admit speaks TLS, reads the CONNECT and answers it. It reports whether the
+// connection is accepted.
+func (b *Broker) admit(l *mqttLink) bool {
 	l.deadline = time.Now().Add(b.limits.Handshake)
 	if err := b.handshake(l); err != nil {
 		why := refusalOf(err)
 		b.counts.refuse(why)
 		b.config.Log.Debug().Str("why", string(why)).Str("from", addressOf(l.raw).String()).Err(err).Msg("connection refused")
-		return
+		return false
 	}
 	l.heard.Store(time.Now().UnixNano())
-	err := b.server.EstablishConnection("mqtt", l)
-	if !l.accepted.Load() && !errors.As(err, new(*turnedAway)) {
-		b.counts.refuse(RefusedConnect)
+	client := b.server.NewClient(l, "mqtt", "", false)
+	l.client = client
+	pk, code, err := readConnect(client)
+	if code != packets.CodeSuccess {
+		err = errors.Join(err, b.server.SendConnack(client, code, false, nil), code)
 	}
-	l.kill()
+	if err != nil {
+		b.counts.refuse(RefusedConnect)
+		return false
+	}
+	if refused := b.connect(l, client, pk); refused != nil {
+		b.turnAway(l, client, refused)
+		return false
+	}
+	return b.welcome(l, client, pk.Connect.Clean)
+}
+
+// readConnect returns the CONNECT, and the code to refuse it with if it is not
+// what the standard allows.
+func readConnect(client *mqtt.Client) (pk packets.Packet, code packets.Code, err error) {
+	var header packets.FixedHeader
+	if err := client.ReadFixedHeader(&header); err != nil {
+		return pk, packets.CodeSuccess, err
+	}
+	if header.Type != packets.Connect {
+		return pk, packets.CodeSuccess, packets.ErrProtocolViolationRequireFirstConnect
+	}
+	pk, err = client.ReadPacket(&header)
+	if err != nil {
+		return pk, packets.CodeSuccess, err
+	}
+	client.ParseConnect("mqtt", pk)
+	return pk, pk.ConnectValidate(), nil
+}
+
+// welcome gives an accepted connection its session, tells the client, and sends
+// what the session holds. Messages that come meanwhile wait behind the CONNACK.
+func (b *Broker) welcome(l *mqttLink, client *mqtt.Client, clean bool) bool {
+	former, resumed := b.server.Clients.Get(client.ID)
+	if resumed && clean {
+		b.forget(client.ID)
+		resumed = false
+	}
+	if resumed {
+		// The former connection has ended. Who still delivers to it finds this
+		// one, or is found in what the session holds.
+		client.State.Inflight, client.State.Subscriptions = former.State.Inflight, former.State.Subscriptions
+	}
+	b.server.Clients.Add(client)
+	held := client.State.Inflight.GetAll(false)
+	if err := b.server.SendConnack(client, packets.CodeSuccess, resumed, nil); err != nil {
+		return false
+	}
+	l.outbox.open(int(client.Properties.Props.ReceiveMaximum), held)
+	b.flush(l)
+	return true
 }
 
 // handshake speaks TLS. The deadline holds on until the CONNECT is accepted.
@@ -98,7 +176,7 @@ func (b *Broker) connect(l *mqttLink, client *mqtt.Client, pk packets.Packet) *t
 	if err != nil {
 		return badClientID(err)
 	}
-	l.device, l.clientID, l.client = device, pk.Connect.ClientIdentifier, client
+	l.device, l.clientID = device, pk.Connect.ClientIdentifier
 	l.jobs = rate.NewLimiter(rate.Limit(b.limits.JobRequests), int(2*b.limits.JobRequests)+1)
 	// The library sends an alias in place of a topic even if the message that
 	// would have introduced it was dropped.

@@ -53,7 +53,7 @@ func or[T comparable](value, otherwise T) T {
 // library sees them; what is set here holds if one slipped through.
 func (l BrokerLimits) capabilities() *mqtt.Capabilities {
 	c := mqtt.NewDefaultServerCapabilities()
-	c.MaximumClientWritesPending = int32(l.Pending)
+	c.MaximumClientWritesPending = 0 // no message comes by the library: see outbox
 	c.MaximumPacketSize = protocol.MaxPacket
 	c.MaximumSessionExpiryInterval = uint32(max(l.StoredSession/time.Second, 1))
 	c.MaximumInflight = math.MaxUint16 // the hook stops at Unacked and counts; the library drops silently

@@ -1,6 +1,7 @@
 package standalone
 
 import (
+	"context"
 	"time"
 
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -10,35 +11,14 @@ import (
 	"github.com/certvendor/certvendor/vending"
 )
 
-// checkPublish reports whether the device may send this PUBLISH.
-func (b *Broker) checkPublish(l *mqttLink, pk packets.Packet) (why Refusal, code packets.Code, ok bool) {
-	switch {
-	case pk.FixedHeader.Qos > 1:
-		return RefusedQoS, packets.ErrQosNotSupported, false
-	case pk.FixedHeader.Retain:
-		return RefusedRetain, packets.ErrRetainNotSupported, false
-	case !b.acl.publish(l.device, pk.TopicName, l.expired):
-		return RefusedPublish, packets.ErrNotAuthorized, false
-	}
-	return "", packets.Code{}, true
-}
-
-// hangUp ends a connection, as AWS IoT does for a publish that is not allowed,
-// and returns the error by which the library does it.
-func (b *Broker) hangUp(l *mqttLink, why Refusal, code packets.Code) error {
-	b.counts.refuse(why)
-	b.config.Log.Info().Str("why", string(why)).Str("device", string(l.device)).Str("certificate", string(l.certificate)).
-		Msg("connection ended for what it sent")
-	_ = b.server.DisconnectClient(l.client, code)
-	return packets.ErrRejectPacket
-}
-
-// serve answers a request on the connection's own goroutine and reports
-// whether the message was one. The topic rules have been asked: a request's
+// serve answers a request, while the connection waits, and reports whether the
+// message was one. The topic rules have been asked: a request's
 // topic names the connection's device.
-func (b *Broker) serve(l *mqttLink, pk packets.Packet) bool {
+func (b *Broker) serve(l *mqttLink, pk *packets.Packet) bool {
 	if _, _, ok := b.config.Topics.Parse(pk.TopicName); ok {
-		b.receiver.Serve(b.serving, vending.Message{
+		served := &request{link: l}
+		defer served.over.Store(true)
+		b.receiver.Serve(context.WithValue(b.serving, requestKey{}, served), vending.Message{
 			Topic: pk.TopicName, Payload: pk.Payload, Caller: l.caller(certificate.Connection),
 		})
 		return true

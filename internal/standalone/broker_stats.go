@@ -47,8 +47,8 @@ func (b *Broker) Stats() BrokerStats {
 	return BrokerStats{
 		Connections:  b.Connections(),
 		Refused:      b.counts.refusals(),
-		Dropped:      atomic.LoadInt64(&b.server.Info.MessagesDropped),
-		Unacked:      b.counts.unacked.Load() + atomic.LoadInt64(&b.server.Info.InflightDropped),
+		Dropped:      b.counts.dropped.Load(),
+		Unacked:      b.counts.unacked.Load(),
 		AcceptErrors: b.counts.acceptErrors.Load(),
 		Panics:       b.counts.panics.Load(),
 	}
@@ -56,7 +56,7 @@ func (b *Broker) Stats() BrokerStats {
 
 // brokerCounts is ready to use, and safe for concurrent use.
 type brokerCounts struct {
-	acceptErrors, unacked, panics atomic.Int64
+	acceptErrors, dropped, unacked, panics atomic.Int64
 
 	mu      sync.Mutex
 	refused map[Refusal]int64

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/internal/backup"
 	"github.com/certvendor/certvendor/internal/store"
 	"github.com/certvendor/certvendor/internal/store/storetest"
 	"github.com/certvendor/certvendor/registry"
@@ -436,15 +437,15 @@ func TestRestoreAcrossChangeOfCA(t *testing.T) {
 	})
 	// On another machine nobody has the key of the new one.
 	elsewhere := restorable(filepath.Join(t.TempDir(), "other"))
-	o := RestoreOptions{File: file, Audit: filepath.Join(data, auditDir)}
+	o := backup.Options{File: file, Audit: filepath.Join(data, auditDir)}
 	if err := os.Mkdir(elsewhere.Data, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Restore(t.Context(), elsewhere, o); !errors.Is(err, ErrRestore) || !strings.Contains(err.Error(), "the CA has changed since the backup was made") {
+	if _, err := Restore(t.Context(), elsewhere, o); !errors.Is(err, backup.ErrRestore) || !strings.Contains(err.Error(), "the CA has changed since the backup was made") {
 		t.Errorf("restored without the key: %v", err)
 	}
 	// Where it is lost, the one of the backup is the only one that is left.
-	lost := RestoreOptions{File: file, Audit: t.TempDir(), Lossy: true, Replace: true}
+	lost := backup.Options{File: file, Audit: t.TempDir(), Lossy: true, Replace: true}
 	if _, err := Restore(t.Context(), elsewhere, lost); err != nil {
 		t.Errorf("restored without the newer CA: %v", err)
 	}

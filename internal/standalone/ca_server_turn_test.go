@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/internal/backup"
 	"github.com/certvendor/certvendor/internal/store"
 	"github.com/certvendor/certvendor/internal/store/storetest"
 	"github.com/certvendor/certvendor/protocol"
@@ -133,7 +134,7 @@ func TestRestoreAcrossChangeOfServerCA(t *testing.T) {
 		must(w.UseServerCA(t.Context(), 0))
 		roots = string(w.CA().ServerRoots())
 	})
-	if _, err := Restore(t.Context(), restorable(data), RestoreOptions{File: file, Replace: true}); err != nil {
+	if _, err := Restore(t.Context(), restorable(data), backup.Options{File: file, Replace: true}); err != nil {
 		t.Fatal(err)
 	}
 	inWorld(t, data, func(w *World) {
@@ -184,7 +185,7 @@ func TestAbandonedServerCA(t *testing.T) {
 			t.Error("killed before the commit, it is not prepared any more")
 		}
 	})
-	if _, err := Restore(t.Context(), restorable(data), RestoreOptions{File: file, Replace: true}); err != nil {
+	if _, err := Restore(t.Context(), restorable(data), backup.Options{File: file, Replace: true}); err != nil {
 		t.Fatal(err)
 	}
 	inWorld(t, data, func(w *World) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/packets"
 	"golang.org/x/time/rate"
 
 	"github.com/certvendor/certvendor/certificate"
@@ -36,11 +37,17 @@ type mqttLink struct {
 	expired     bool   // may use get, ack and jobs only
 	trust       uint64 // of the CAs, when the handshake began
 
+	client *mqtt.Client // the library's half, after the handshake
+
 	// Set by the CONNECT.
 	device   registry.DeviceID
 	clientID string
-	client   *mqtt.Client
 	jobs     *rate.Limiter
+
+	outbox  outbox
+	writing sync.Mutex
+	corked  bool
+	kept    []byte // of what was written since
 
 	accepted atomic.Bool
 	draining atomic.Bool
@@ -68,9 +75,48 @@ func (l *mqttLink) caller(evidence certificate.Evidence) vending.Caller {
 	return vending.Caller{Device: l.device, Certificate: l.certificate, CommonName: l.commonName, Evidence: evidence}
 }
 
-// Write writes within the write deadline. A write that fails ends the
-// connection: what is left of a TLS record cannot be sent again.
+// Write writes within the write deadline, or keeps what is small for the
+// uncorking. A write that fails ends the connection: what is left of a TLS
+// record cannot be sent again.
 func (l *mqttLink) Write(p []byte) (int, error) {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	const atMost = 8 << 10
+	if l.corked && len(l.kept)+len(p) <= atMost {
+		l.kept = append(l.kept, p...)
+		return len(p), nil
+	}
+	if err := l.writeKept(); err != nil {
+		return 0, err
+	}
+	return l.write(p)
+}
+
+// cork keeps what is written from now on until uncork writes it in one piece.
+func (l *mqttLink) cork() {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	l.corked = true
+}
+
+func (l *mqttLink) uncork() {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	l.corked = false
+	_ = l.writeKept() // who reads next finds the connection ended
+}
+
+func (l *mqttLink) writeKept() error {
+	if len(l.kept) == 0 {
+		return nil
+	}
+	kept := l.kept
+	l.kept = nil
+	_, err := l.write(kept)
+	return err
+}
+
+func (l *mqttLink) write(p []byte) (int, error) {
 	if err := l.Conn.SetWriteDeadline(time.Now().Add(l.limits.Write)); err != nil {
 		l.kill()
 		return 0, err
@@ -82,14 +128,16 @@ func (l *mqttLink) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// SetDeadline is how the library sets the keepalive's deadline: it is for
-// reading only, or an hour's keepalive would be an hour's blocked write.
-func (l *mqttLink) SetDeadline(t time.Time) error {
-	err := l.SetReadDeadline(t)
-	if l.draining.Load() {
-		return l.SetReadDeadline(time.Unix(1, 0))
+// next waits for a packet's beginning, for one and a half times the keepalive.
+func (l *mqttLink) next(header *packets.FixedHeader) error {
+	silence := time.Duration(l.client.State.Keepalive) * time.Second * 3 / 2
+	if err := l.SetReadDeadline(time.Now().Add(silence)); err != nil {
+		return err
 	}
-	return err
+	if l.draining.Load() { // its own deadline may have come just before
+		return net.ErrClosed
+	}
+	return l.client.ReadFixedHeader(header)
 }
 
 // Close ends the connection at the raw socket: a TLS alert to a peer that does

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/certvendor/certvendor/internal/durable"
 	"github.com/certvendor/certvendor/internal/store"
 )
 
@@ -51,14 +52,14 @@ func Initialise(data string, make func(dir string) error) error {
 	if err := make(fresh); err != nil {
 		return errors.Join(fmt.Errorf("initialise %s: %w", data, err), os.RemoveAll(fresh))
 	}
-	if err := syncTree(fresh); err != nil {
+	if err := durable.SyncTree(fresh); err != nil {
 		return fmt.Errorf("initialise: %w", err)
 	}
 	// From this rename on the new world counts.
 	if err := os.Rename(fresh, made); err != nil {
 		return fmt.Errorf("initialise: %w", err)
 	}
-	if err := syncPath(data); err != nil {
+	if err := durable.Sync(data); err != nil {
 		return fmt.Errorf("initialise: %w", err)
 	}
 	return moveInto(data, made)
@@ -82,7 +83,7 @@ func moveInto(data, made string) error {
 	}
 	// All names must be durable in data before the directory that says what
 	// is missing goes.
-	if err := errors.Join(syncPath(data), os.Remove(made), syncPath(data)); err != nil {
+	if err := errors.Join(durable.Sync(data), os.Remove(made), durable.Sync(data)); err != nil {
 		return fmt.Errorf("finish initialising: %w", err)
 	}
 	return nil
@@ -104,7 +105,7 @@ func writeFile(path string, data []byte, perm fs.FileMode) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, errors.Join(err, os.Remove(f.Name())))
 	}
-	return syncPath(dir)
+	return durable.Sync(dir)
 }
 
 // removeParts deletes the files that an interrupted writeFile left.
@@ -121,22 +122,4 @@ func removeParts(dir string) error {
 		}
 	}
 	return nil
-}
-
-func syncTree(root string) error {
-	return filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || !(e.IsDir() || e.Type().IsRegular()) {
-			return err
-		}
-		return syncPath(path)
-	})
-}
-
-// syncPath makes a file's content, or a directory's names, durable.
-func syncPath(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }

@@ -193,7 +193,7 @@ func (w *jobDevices) publish(t *testing.T, m said) (replies []packets.Packet, en
 
 var errRouted = errors.New("the message was not taken as a request")
 
-// read does with one PUBLISH what the library does; its error ends the
+// read does with one PUBLISH what the broker does; its error ends the
 // connection.
 func (w *jobDevices) read(conn *playedConn, device registry.DeviceID) error {
 	l := newMQTTLink(conn, w.broker.limits)
@@ -208,7 +208,11 @@ func (w *jobDevices) read(conn *playedConn, device registry.DeviceID) error {
 	if err != nil {
 		return err
 	}
-	if _, err := (&brokerHook{broker: w.broker}).OnPublish(l.client, pk); !errors.Is(err, packets.CodeSuccessIgnore) {
+	if why, code, ok := w.broker.checkPublish(l, &pk); !ok {
+		w.broker.hangUp(l, why, code)
+		return packets.ErrRejectPacket
+	}
+	if !w.broker.serve(l, &pk) {
 		return errRouted
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/internal/durable"
 	"github.com/certvendor/certvendor/registry"
 	"github.com/certvendor/certvendor/vending"
 )
@@ -178,7 +179,7 @@ func (p *Packages) Spend(ctx context.Context, id registry.DeviceID, c certificat
 	if err := p.discard(packageName(id, c)); err != nil {
 		return fmt.Errorf("spend package of device %s: %w", id, err)
 	}
-	return syncPath(p.dir)
+	return durable.Sync(p.dir)
 }
 
 func (p *Packages) path(name, suffix string) string {

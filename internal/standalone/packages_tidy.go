@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/certvendor/certvendor/internal/durable"
 	"github.com/certvendor/certvendor/internal/store"
 	"github.com/certvendor/certvendor/registry"
 )
@@ -46,7 +47,7 @@ func (p *Packages) discardOrphans(ctx context.Context, rows store.Packages) erro
 			return fmt.Errorf("discard a file without a package: %w", err)
 		}
 	}
-	return syncPath(p.dir)
+	return durable.Sync(p.dir)
 }
 
 // discard takes a package's file out of the reach of any link. Idempotent.

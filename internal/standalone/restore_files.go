@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,55 +12,25 @@ import (
 	"strings"
 
 	"github.com/certvendor/certvendor/internal/archive"
+	"github.com/certvendor/certvendor/internal/backup"
 	"github.com/certvendor/certvendor/internal/store"
 	"github.com/certvendor/certvendor/registry"
 )
 
-// unpack writes the members of the backup.
-func (r *restore) unpack() error {
-	file, err := os.Open(r.options.File)
-	if err != nil {
-		return err
-	}
-	defer file.Close() //nolint:errcheck // it was only read
-	for _, dir := range []string{caDir, packagesDir} {
-		if err := os.Mkdir(filepath.Join(r.staged, dir), 0o700); err != nil {
-			return err
-		}
-	}
-	r.report.Backup, err = archive.Read(file, func(name string, content io.Reader) error {
-		return writeNew(filepath.Join(r.staged, filepath.FromSlash(name)), content)
-	})
-	r.report.Backup.Members = nil
-	if err != nil {
-		return fmt.Errorf("%s: %w", r.options.File, err)
-	}
-	return nil
-}
-
-// writeNew writes a file that must not be there.
-func writeNew(path string, content io.Reader) error {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(file, content)
-	return errors.Join(err, file.Close())
-}
-
-// keys takes the CA's keys from the data directory if the backup has none.
-func (r *restore) keys() error {
-	if r.report.Backup.Keys {
+// Unpacked implements backup.World: it takes the CA's keys from the data directory if the backup has none.
+func (r *restoring) Unpacked(_ context.Context, staged string, m archive.Manifest) error {
+	r.keys = m.Keys
+	if m.Keys {
 		return nil
 	}
-	return copyMissing(filepath.Join(r.config.Data, caDir), filepath.Join(r.staged, caDir), isKey)
+	return backup.CopyMissing(filepath.Join(r.config.Data, caDir), filepath.Join(staged, caDir), isKey)
 }
 
 // authorities makes sure that the daemon will find a CA that holds together:
 // the one of the backup, or the one that took over since, whose key no older
 // backup has.
-func (r *restore) authorities(ctx context.Context, s *store.Store) error {
-	ca, err := readCA(r.staged, r.config.CA)
+func (r *restoring) authorities(ctx context.Context, staged string, s *store.Store) error {
+	ca, err := readCA(staged, r.config.CA)
 	if err != nil {
 		return fmt.Errorf("the CA of the backup: %w", err)
 	}
@@ -74,7 +43,7 @@ func (r *restore) authorities(ctx context.Context, s *store.Store) error {
 		return err
 	}
 	from := filepath.Join(r.config.Data, caDir)
-	err = copyMissing(from, ca.dir, func(name string) bool { return keyOfOne(all, servers, name) })
+	err = backup.CopyMissing(from, ca.dir, func(name string) bool { return keyOfOne(all, servers, name) })
 	if err != nil {
 		return err
 	}
@@ -88,7 +57,7 @@ func (r *restore) authorities(ctx context.Context, s *store.Store) error {
 	if errors.As(err, &missing) && errors.Is(err, fs.ErrNotExist) {
 		why, lost := "the CA has changed since the backup was made", "; if they are lost, --lossy with --audit of an empty directory "+
 			"goes back to the CA of the backup, and whoever has a certificate of the newer one needs another by hand"
-		if !r.report.Backup.Keys {
+		if !r.keys {
 			why, lost = "the backup was made --without-keys", ""
 		}
 		return fmt.Errorf("%s, and %s is not there: put the CA's keys into %s first%s", why, filepath.Join(from, filepath.Base(missing.Path)), from, lost)
@@ -109,36 +78,6 @@ func keyOfOne(all []store.Authority, servers []store.ServerAuthority, name strin
 
 func isKey(name string) bool { return strings.HasSuffix(name, ".key") }
 
-// copyMissing copies the files of a directory that the other does not have.
-func copyMissing(from, to string, wanted func(name string) bool) error {
-	entries, err := os.ReadDir(from)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		target := filepath.Join(to, e.Name())
-		if !e.Type().IsRegular() || !wanted(e.Name()) || exists(target) {
-			continue
-		}
-		if err := copyOver(filepath.Join(from, e.Name()), target); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func copyOver(from, to string) error {
-	file, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer file.Close() //nolint:errcheck // it was only read
-	return writeNew(to, file)
-}
-
 // packagesOf returns the names of the packages that were not used.
 func packagesOf(ctx context.Context, s *store.Store) (map[string]bool, error) {
 	wanted := map[string]bool{}
@@ -158,8 +97,8 @@ func packagesOf(ctx context.Context, s *store.Store) (map[string]bool, error) {
 
 // packages takes over those that were made since the backup, where their files
 // are still there, and leaves out those that were used since.
-func (r *restore) packages(wanted map[string]bool) error {
-	dir := filepath.Join(r.staged, packagesDir)
+func (r *restoring) packages(staged string, wanted map[string]bool) error {
+	dir := filepath.Join(staged, packagesDir)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
@@ -171,18 +110,9 @@ func (r *restore) packages(wanted map[string]bool) error {
 			}
 		}
 	}
-	return copyMissing(filepath.Join(r.config.Data, packagesDir), dir, func(name string) bool {
+	return backup.CopyMissing(filepath.Join(r.config.Data, packagesDir), dir, func(name string) bool {
 		return wanted[name] || name == linkKeyFile || strings.HasSuffix(name, spentSuffix)
 	})
-}
-
-// removeCopies removes what a migration has left beside the store.
-func removeCopies(path string) error {
-	copies, err := filepath.Glob(path + ".v*.bak")
-	for _, name := range copies {
-		err = errors.Join(err, os.Remove(name))
-	}
-	return err
 }
 
 func exists(path string) bool {

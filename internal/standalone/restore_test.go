@@ -3,6 +3,7 @@ package standalone
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/archive"
+	"github.com/certvendor/certvendor/internal/backup"
 	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
 )
@@ -97,18 +99,16 @@ func TestRestoreKilledAtEachStep(t *testing.T) {
 	inWorld(t, second, func(w *World) { addDevices(t, w, "old") })
 	steps := map[string]string{}
 	var order []string
-	r := &restore{
-		config: restorable(second), staged: filepath.Join(second, newDir),
-		options: RestoreOptions{File: file, Audit: filepath.Join(first, auditDir), Replace: true},
-	}
-	r.step = func(what string) {
+	into := place(restorable(second))
+	into.Step = func(what string) {
 		order = append(order, what)
 		steps[what] = filepath.Join(t.TempDir(), "killed")
 		if err := os.CopyFS(steps[what], os.DirFS(second)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := r.run(t.Context()); err != nil {
+	options := backup.Options{File: file, Audit: filepath.Join(first, auditDir), Replace: true}
+	if _, err := backup.Restore(t.Context(), into, options); err != nil {
 		t.Fatal(err)
 	}
 	oldWorld, newWorld := []string{"old"}, []string{"a", "b", "c"}
@@ -129,7 +129,7 @@ func TestRestoreKilledAtEachStep(t *testing.T) {
 		}
 	}
 	// What gave way is all there.
-	aside, err := filepath.Glob(filepath.Join(second, asidePrefix+"*"))
+	aside, err := filepath.Glob(filepath.Join(second, "replaced-*"))
 	if err != nil || len(aside) != 1 || !exists(filepath.Join(aside[0], storeFile)) || !exists(filepath.Join(aside[0], caDir, issuingKey)) {
 		t.Errorf("aside: %v, %v", aside, err)
 	}
@@ -154,18 +154,18 @@ func TestFailedRestoreChangesNothing(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		config Config
-		RestoreOptions
+		backup.Options
 		want string
 	}{
-		"a store is there":  {restorable(data), RestoreOptions{File: file}, "--replace moves it aside"},
-		"no file":           {restorable(data), RestoreOptions{File: "none.tar", Replace: true}, "none.tar"},
-		"a damaged file":    {restorable(data), RestoreOptions{File: damaged, Replace: true}, archive.ErrDamaged.Error()},
-		"damaged and lossy": {restorable(data), RestoreOptions{File: damaged, Replace: true, Lossy: true}, archive.ErrDamaged.Error()},
-		"no audit":          {restorable(data), RestoreOptions{File: file, Replace: true, Audit: t.TempDir()}, "--lossy"},
+		"a store is there":  {restorable(data), backup.Options{File: file}, "--replace moves it aside"},
+		"no file":           {restorable(data), backup.Options{File: "none.tar", Replace: true}, "none.tar"},
+		"a damaged file":    {restorable(data), backup.Options{File: damaged, Replace: true}, archive.ErrDamaged.Error()},
+		"damaged and lossy": {restorable(data), backup.Options{File: damaged, Replace: true, Lossy: true}, archive.ErrDamaged.Error()},
+		"no audit":          {restorable(data), backup.Options{File: file, Replace: true, Audit: t.TempDir()}, "--lossy"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := Restore(context.Background(), c.config, c.RestoreOptions)
-			if err == nil || !errors.Is(err, ErrRestore) || !strings.Contains(err.Error(), c.want) {
+			_, err := Restore(context.Background(), c.config, c.Options)
+			if err == nil || !errors.Is(err, backup.ErrRestore) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v", err)
 			}
 			after := tree(t, data)
@@ -198,7 +198,7 @@ func TestRestorePackages(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	if _, err := Restore(t.Context(), restorable(data), RestoreOptions{File: file, Replace: true}); err != nil {
+	if _, err := Restore(t.Context(), restorable(data), backup.Options{File: file, Replace: true}); err != nil {
 		t.Fatal(err)
 	}
 	inWorld(t, data, func(w *World) {
@@ -216,12 +216,20 @@ func TestRestorePackages(t *testing.T) {
 
 func TestOneBackupAtATime(t *testing.T) {
 	inWorld(t, filepath.Join(t.TempDir(), "data"), func(w *World) {
-		w.backing.Lock()
-		if err := w.Backup(t.Context(), "test", true, nil); !errors.Is(err, ErrBackup) {
-			t.Error(err)
+		second := errors.New("none yet")
+		err := w.Backup(t.Context(), "test", true, writing(func(p []byte) (int, error) {
+			second = w.Backup(t.Context(), "test", true, io.Discard)
+			return len(p), nil
+		}))
+		if err != nil || !errors.Is(second, backup.ErrMaking) {
+			t.Errorf("the first: %v; the second: %v", err, second)
 		}
-		w.backing.Unlock()
 	})
 }
+
+// writing is a writer.
+type writing func([]byte) (int, error)
+
+func (w writing) Write(p []byte) (int, error) { return w(p) }
 
 func idOfText(text string) certificate.ID { return certificate.IDOf([]byte(text)) }

@@ -9,7 +9,6 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -17,7 +16,9 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/internal/archive"
 	"github.com/certvendor/certvendor/internal/backend"
+	"github.com/certvendor/certvendor/internal/backup"
 	"github.com/certvendor/certvendor/internal/store"
 	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
@@ -80,7 +81,7 @@ type World struct {
 	stop    context.CancelFunc
 	running sync.WaitGroup
 	failed  chan error
-	backing sync.Mutex        // held while a backup is made
+	backing backup.Maker
 	turning sync.Mutex        // held while the CA is changed
 	step    func(what string) // called before each step of that; tests look at the directory then
 
@@ -88,8 +89,8 @@ type World struct {
 }
 
 const (
-	storeFile = "certvendor.db"
-	auditDir  = "audit"
+	storeFile = archive.Store
+	auditDir  = backup.AuditDir
 )
 
 // Open takes the data directory, makes what is not there yet, and listens.
@@ -104,8 +105,8 @@ func Open(ctx context.Context, config Config) (_ *World, err error) {
 	if w.lock, err = TakeLock(config.Data, config.Now()); err != nil {
 		return nil, err
 	}
-	if err := os.RemoveAll(filepath.Join(config.Data, backupDir)); err != nil {
-		return nil, fmt.Errorf("discard what an interrupted backup left: %w", err)
+	if err := backup.Discard(config.Data); err != nil {
+		return nil, err
 	}
 	if err := initialise(ctx, config); err != nil {
 		return nil, err
@@ -152,7 +153,7 @@ func Init(ctx context.Context, config Config) error {
 // initialise makes CA and store together, so that neither is ever there
 // without the other.
 func initialise(ctx context.Context, config Config) error {
-	if err := finishRestore(config.Data, func(string) {}); err != nil {
+	if err := backup.Finish(config.Data); err != nil {
 		return err
 	}
 	return Initialise(config.Data, func(dir string) error {

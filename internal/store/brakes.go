@@ -19,13 +19,12 @@ var _ rotation.Brakes = Brakes{}
 
 // Frozen implements rotation.Brakes. Nothing is frozen in a new store.
 func (h Brakes) Frozen(ctx context.Context) (rotation.Freeze, error) {
-	f, known, reading := h.s.memory.freeze()
+	f, known, place := h.s.memory.frozen.find(nobody)
 	err := h.s.open(ctx)
 	if err == nil && !known {
-		if f, err = h.read(ctx); err == nil {
-			h.s.memory.keepFreeze(f, reading)
-		}
+		f, err = h.read(ctx)
 	}
+	h.s.memory.frozen.keep(nobody, place, f, err == nil)
 	if err != nil {
 		return rotation.Freeze{}, fmt.Errorf("what is frozen: %w", err)
 	}

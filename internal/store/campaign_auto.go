@@ -54,7 +54,7 @@ func (h Campaigns) Keep(ctx context.Context, spec campaign.Spec) error {
 func (h Campaigns) Enter(ctx context.Context, name string, entries []campaign.Entry) error {
 	err := h.s.commit(ctx, func(t *tx) error {
 		for _, e := range entries {
-			if err := t.change(`INSERT INTO campaign_members
+			if err := t.noted(`INSERT INTO campaign_members
 				(campaign, place, device, wave, standing, why, zone, added, since, before, expires)
 				VALUES (?1, (SELECT coalesce(max(place), -1) + 1 FROM campaign_members WHERE campaign = ?1), ?2, 0, 'pending', '', ?3, 0, ?4,
 					(SELECT coalesce(max(number), 0) FROM rotations WHERE device = ?2), ?5)

@@ -37,13 +37,15 @@ const sightColumns = memberColumns + `,
 	coalesce(r.number, 0), coalesce(r.state, ''), coalesce(r.certificate, ''), coalesce(r.vended_at, 0), coalesce(r.proven_at, 0),
 	coalesce((SELECT e.status FROM executions e WHERE e.device = m.device AND e.queued >= m.added ORDER BY e.queued DESC LIMIT 1), ''),
 	EXISTS (SELECT 1 FROM members g WHERE g.device = m.device),
+	EXISTS (SELECT 1 FROM campaign_members o JOIN campaigns c ON c.name = o.campaign
+		WHERE o.device = m.device AND o.campaign <> m.campaign AND o.standing IN ('added', 'vended') AND c.ended = 0),
 	coalesce((SELECT d.blocked FROM devices d WHERE d.id = m.device), -1), m.look`
 
 func scanSight(row scanner) (s campaign.Sight, err error) {
 	var vended, proven int64
 	var blocked int
 	r := &s.Rotation
-	err = scanMemberInto(row, &s, &r.Number, &r.State, &r.Certificate, &vended, &proven, &s.Job, &s.Grouped, &blocked, &s.Turn.Look)
+	err = scanMemberInto(row, &s, &r.Number, &r.State, &r.Certificate, &vended, &proven, &s.Job, &s.Grouped, &s.Wanted, &blocked, &s.Turn.Look)
 	r.VendedAt, r.ProvenAt = moment(vended), moment(proven)
 	s.Blocked, s.Removed, s.Turn.Place = blocked == 1, blocked < 0, s.Place
 	return s, err

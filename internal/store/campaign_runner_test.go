@@ -156,3 +156,37 @@ func TestLostBeforeAPause(t *testing.T) {
 		t.Errorf("%d of 3 are in the group", len(members))
 	}
 }
+
+// TestInTwoCampaigns: who waits for its job in two campaigns keeps it when one
+// of them ends, whichever it is, and leaves the group with the other.
+func TestInTwoCampaigns(t *testing.T) {
+	for _, ends := range [][]string{{"spring", "summer"}, {"summer", "spring"}} {
+		t.Run(ends[0]+" ends", func(t *testing.T) {
+			r := newRuns(t, quick)
+			summer, members := spring()
+			summer.Name = "summer"
+			quick(&summer.Spec)
+			for i := range members {
+				members[i].Wave = 0
+			}
+			r.apply(summer, members)
+			r.round()
+			r.round()
+			for left, name := range ends {
+				if members := must[[]rotation.Member](t)(r.Group().Members(r.ctx, "", 9)); len(members) != 3 {
+					t.Fatalf("%d of 3 are in the group after %d campaigns have ended", len(members), left)
+				}
+				c := must[campaign.Campaign](t)(r.Campaigns().Find(r.ctx, name))
+				c.State, c.Ended = campaign.Canceled, r.clock.Now()
+				r.ok(r.runner.Withdraw(r.ctx, c))
+				if saved, err := r.Campaigns().Save(r.ctx, c); err != nil || !saved {
+					t.Fatalf("saved: %t, %v", saved, err)
+				}
+				r.round()
+			}
+			if members := must[[]rotation.Member](t)(r.Group().Members(r.ctx, "", 9)); len(members) != 0 {
+				t.Errorf("%d are in the group, and no campaign goes on", len(members))
+			}
+		})
+	}
+}

@@ -93,7 +93,7 @@ func register(t *tx, device registry.DeviceID, c certificate.Certificate) error 
 // hold attaches a certificate to a device. The triggers count it, and enter what
 // stands beside a holding.
 func hold(t *tx, device registry.DeviceID, id certificate.ID) error {
-	return t.change(`INSERT INTO holdings (device, certificate, attached) VALUES (?, ?, ?)
+	return t.changeOfHolders(id, device, `INSERT INTO holdings (device, certificate, attached) VALUES (?, ?, ?)
 		ON CONFLICT (device, certificate) DO UPDATE SET attached = excluded.attached, detached = 0`,
 		device, id, nanos(t.now))
 }
@@ -117,7 +117,7 @@ func attach(t *tx, device registry.DeviceID, c certificate.Certificate, at place
 
 // setStanding sets a standing for a reason of this store's own.
 func setStanding(t *tx, id certificate.ID, standing certificate.Standing) error {
-	return t.change(`UPDATE certificates SET standing = ?, elsewhere = 0 WHERE id = ?`, standing, id)
+	return t.changeOfHolders(id, nobody, `UPDATE certificates SET standing = ?, elsewhere = 0 WHERE id = ?`, standing, id)
 }
 
 // insert enters a certificate, and that the device holds it; without a device it
@@ -135,7 +135,7 @@ func insert(t *tx, device registry.DeviceID, c certificate.Certificate) error {
 	if err != nil {
 		return err
 	}
-	err = t.change(`INSERT INTO certificates (id, der, chain, key, key_type, serial, subject, issuer,
+	err = t.noted(`INSERT INTO certificates (id, der, chain, key, key_type, serial, subject, issuer,
 		not_before, not_after, standing, kind, policies, created, elsewhere, holders)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		c.ID, c.DER, chain, c.Key, c.KeyType, c.Serial, c.Subject, c.Issuer,
@@ -163,7 +163,8 @@ func holdNew(t *tx, device registry.DeviceID, c certificate.Certificate, chain i
 	if device == "" {
 		return nil
 	}
-	return t.change(`INSERT INTO holdings (device, certificate, attached, standing, not_after,
+	t.touched.wroteHolding(device, c, t.now)
+	return t.noted(`INSERT INTO holdings (device, certificate, attached, standing, not_after,
 		issuer, chain, key_type, not_before, policy_count) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		device, c.ID, nanos(t.now), c.Standing, c.NotAfter.Unix(), c.Issuer, chain, c.KeyType, c.NotBefore.Unix(), len(c.Policies))
 }
@@ -177,7 +178,7 @@ func (t *tx) chain(ders []byte) (int64, error) {
 	if id, ok := t.chains[string(ders)]; ok {
 		return id, nil
 	}
-	n, err := t.exec(`INSERT INTO chains (ders) VALUES (?) ON CONFLICT (ders) DO NOTHING`, ders)
+	n, err := t.carry(`INSERT INTO chains (ders) VALUES (?) ON CONFLICT (ders) DO NOTHING`, []any{ders}) // it is nobody's yet
 	if err != nil {
 		return 0, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 )
 
@@ -14,6 +15,8 @@ type Copied struct {
 	Hash    string    // of that row, hex; empty without rows
 	Audited time.Time // when that row was written
 	CA      string    // the issuing CA's certificate
+	Log     string    // of a store that is shared: its name, and the last
+	Entry   int64     // entry that the copy has
 }
 
 // Copy writes a copy of the store, as of one commit, to a file that is complete
@@ -56,6 +59,18 @@ func readCopied(ctx context.Context, path string) (c Copied, err error) {
 	defer func() { err = errors.Join(err, session.close()) }()
 	if c.CA, err = meta(session, CACertificate); err != nil {
 		return c, err
+	}
+	if c.Log, err = meta(session, logKey); err != nil {
+		return c, err
+	}
+	if c.Log != "" {
+		text, err := meta(session, logSeqKey)
+		if err != nil {
+			return c, err
+		}
+		if c.Entry, err = strconv.ParseInt(text, 10, 64); err != nil {
+			return c, fmt.Errorf("read which entry of the log was the last: %w", err)
+		}
 	}
 	last, some, err := single(session, scanEvent, `SELECT `+eventColumns+` FROM audit ORDER BY seq DESC LIMIT 1`)
 	if some {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -53,15 +54,17 @@ func (h Devices) Device(ctx context.Context, id registry.DeviceID) (registry.Dev
 }
 
 func (h Devices) device(ctx context.Context, id registry.DeviceID) (registry.Device, bool, error) {
-	d, known, place := h.s.memory.deviceOf(id)
+	d, known, place := h.s.memory.devices.find(id)
 	if known {
+		d.Attributes = maps.Clone(d.Attributes)
 		return d, true, h.s.open(ctx)
 	}
 	err := h.s.look(ctx, func(q querier) (err error) {
 		d, known, err = single(q, scanDevice, `SELECT `+deviceColumns+` FROM devices d WHERE d.id = ?`, id)
 		return err
 	})
-	h.s.memory.keep(id, place, d, known && err == nil)
+	h.s.memory.devices.keep(id, place, d, known && err == nil)
+	d.Attributes = maps.Clone(d.Attributes)
 	return d, known, err
 }
 
@@ -173,17 +176,19 @@ func limit(n int) int {
 
 // Add implements registry.Registrar.
 func (h Devices) Add(ctx context.Context, id registry.DeviceID, attributes map[string]string) error {
-	err := h.s.commit(ctx, func(t *tx) error {
-		_, there, err := single(t, value[int], `SELECT 1 FROM devices WHERE id = ?`, id)
-		if err != nil || there {
-			return err
-		}
-		return addDevice(t, id, attributes)
-	})
-	if err != nil {
+	if err := h.s.commit(ctx, func(t *tx) error { return addNew(t, id, attributes) }); err != nil {
 		return fmt.Errorf("add device %s: %w", id, err)
 	}
 	return nil
+}
+
+// addNew adds a device unless it is there.
+func addNew(t *tx, id registry.DeviceID, attributes map[string]string) error {
+	err := known(t, id)
+	if !errors.Is(err, registry.ErrUnknown) {
+		return err
+	}
+	return addDevice(t, id, attributes)
 }
 
 func addDevice(t *tx, id registry.DeviceID, attributes map[string]string) error {

@@ -16,18 +16,8 @@ var (
 // DraftsKept is a bound that tests go beyond.
 const DraftsKept = draftsKept
 
-// HandedKept and RememberedDevices are others.
-const (
-	HandedKept        = handedKept
-	RememberedDevices = rememberedDevices
-)
-
-// Remembered returns how many devices are in memory.
-func (s *Store) Remembered() int {
-	s.memory.mu.Lock()
-	defer s.memory.mu.Unlock()
-	return len(s.memory.devices)
-}
+// HandedKept is another.
+const HandedKept = handedKept
 
 // OnCommit has fn called before and after every commit. An error kills the
 // store: that commit is not made, or not answered, and nothing is written any

@@ -36,8 +36,9 @@ const newerBy = time.Minute
 // It is brought up again only where what it says came from there. What changed
 // here since, what is being changed, and the certificate of an open rotation
 // are left alone. Nothing is retired: what is made INACTIVE stays with who
-// holds it.
-func (h Certificates) Found(ctx context.Context, c certificate.Certificate, read time.Time) (Found, error) {
+// holds it. gone is asked in the commit, and must return at once: one that was
+// deleted there since it was read is left alone too.
+func (h Certificates) Found(ctx context.Context, c certificate.Certificate, read time.Time, gone func() bool) (Found, error) {
 	is, err := h.Certificate(ctx, c.ID)
 	if err == nil && is.Standing == c.Standing && array(is.Policies) == array(c.Policies) {
 		return FoundAlike, nil
@@ -45,11 +46,39 @@ func (h Certificates) Found(ctx context.Context, c certificate.Certificate, read
 	if err != nil && !errors.Is(err, certificate.ErrUnknown) {
 		return FoundAlike, err
 	}
-	found, err := commitFor(ctx, h.s, func(t *tx) (Found, error) { return h.found(t, c, read) })
+	found, err := commitFor(ctx, h.s, func(t *tx) (Found, error) {
+		if gone() {
+			return FoundLeft, nil
+		}
+		return h.found(t, c, read)
+	})
 	if err != nil {
 		return FoundAlike, fmt.Errorf("take in certificate %s: %w", c.ID, err)
 	}
 	return found, nil
+}
+
+// TakeIn is Register of a certificate as another place was read to have it. It
+// does nothing while that place is being told about it, nor where gone says that
+// it was deleted there since, which is asked in the commit and must return at
+// once.
+func (h Certificates) TakeIn(ctx context.Context, device registry.DeviceID, c certificate.Certificate, gone func() bool) error {
+	err := h.s.commit(ctx, func(t *tx) error {
+		begun, err := isBegun(t, c.ID)
+		if err != nil || begun || gone() {
+			return err
+		}
+		return register(t, device, c)
+	})
+	if err != nil {
+		return fmt.Errorf("take in certificate %s of device %s: %w", c.ID, device, err)
+	}
+	return nil
+}
+
+// isBegun reports whether another place is being told about a certificate.
+func isBegun(q querier, id certificate.ID) (bool, error) {
+	return value[bool](q.row(`SELECT EXISTS (SELECT 1 FROM unsettled WHERE certificate = ?)`, id))
 }
 
 func (h Certificates) found(t *tx, c certificate.Certificate, read time.Time) (Found, error) {
@@ -125,14 +154,14 @@ func foundSo(t *tx, id certificate.ID, standing certificate.Standing, policies s
 	if policies != "" && !json.Valid([]byte(policies)) {
 		return errUnrecorded
 	}
-	return t.change(`UPDATE certificates SET standing = ?, policies = ?, elsewhere = ? WHERE id = ?`,
+	return t.changeOfHolders(id, nobody, `UPDATE certificates SET standing = ?, policies = ?, elsewhere = ? WHERE id = ?`,
 		standing, policies, standing == certificate.Inactive, id)
 }
 
 // isOurs reports whether a certificate is, or was since a moment, in the hands
 // of this program: what was read of it then may be out of date.
 func (h Certificates) isOurs(t *tx, id certificate.ID, read time.Time) (bool, error) {
-	begun, err := value[bool](t.row(`SELECT EXISTS (SELECT 1 FROM unsettled WHERE certificate = ?)`, id))
+	begun, err := isBegun(t, id)
 	if err != nil || begun {
 		return begun, err
 	}

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"testing"
 	"time"
@@ -20,7 +21,7 @@ func foreign(t *testing.T, name string, standing certificate.Standing, policies 
 
 func (w *world) found(c certificate.Certificate, read time.Time) store.Found {
 	w.t.Helper()
-	return must[store.Found](w.t)(w.Certificates().Found(w.ctx, c, read))
+	return must[store.Found](w.t)(w.Certificates().Found(w.ctx, c, read, func() bool { return false }))
 }
 
 func (w *world) standingOf(c certificate.Certificate) certificate.Standing {
@@ -203,33 +204,42 @@ func TestFoundNobodys(t *testing.T) {
 
 // TestTodo: what is to be read survives a restart, with the position.
 func TestTodo(t *testing.T) {
-	type position struct{ At int }
+	type state struct{ At int64 }
+	kept := int64(0)
+	position := func(n int64) store.Position {
+		return store.Position{Number: n, State: state{n}, Kept: func() { kept = n }}
+	}
 	w := open(t)
 	todo := []store.Todo{{What: store.TodoCertificate, Name: "c"}, {What: store.TodoDevice, Name: "d"}, {What: store.TodoPerhaps, Name: "p"}}
-	for range 2 {
-		w.ok(w.Sync().Add(w.ctx, todo, position{1}))
+	for n := range int64(2) {
+		w.ok(w.Sync().Add(w.ctx, todo, position(n+1)))
+	}
+	for _, n := range []int64{0, 1, 2, 4} { // of those that do not follow the second
+		if err := w.Sync().Drop(w.ctx, position(n)); !errors.Is(err, store.ErrOvertaken) || kept != 2 {
+			t.Errorf("position %d after the second: %v; kept is %d", n, err, kept)
+		}
 	}
 	w.reopen()
 	next := must[[]store.Todo](t)(w.Sync().Next(w.ctx, 10))
 	if len(next) != 1 || next[0].Name != "d" {
 		t.Errorf("next is %v", next)
 	}
-	w.ok(w.Sync().Done(w.ctx, nil, next, position{2}))
+	w.ok(w.Sync().Done(w.ctx, nil, next, position(3)))
 	if next = must[[]store.Todo](t)(w.Sync().Next(w.ctx, 10)); len(next) != 1 || next[0].Tries != 1 {
 		t.Errorf("next is %v", next)
 	}
-	w.ok(w.Sync().Decide(w.ctx, true, position{3}))
-	for _, what := range []int{2, 1} { // devices, then certificates
+	w.ok(w.Sync().Decide(w.ctx, true, position(4)))
+	for n, what := range []int{2, 1} { // devices, then certificates
 		next = must[[]store.Todo](t)(w.Sync().Next(w.ctx, 10))
 		if len(next) != what {
 			t.Errorf("next is %v", next)
 		}
-		w.ok(w.Sync().Done(w.ctx, next, nil, position{4}))
+		w.ok(w.Sync().Done(w.ctx, next, nil, position(int64(5+n))))
 	}
-	var at position
-	w.ok(w.Sync().Position(w.ctx, &at))
+	var at state
+	number := must[int64](t)(w.Sync().Position(w.ctx, &at))
 	left := must[map[string]int](t)(w.Sync().Left(w.ctx))
-	if at.At != 4 || len(left) > 0 {
+	if at.At != 6 || number != 6 || len(left) > 0 {
 		t.Errorf("at %v, left %v", at, left)
 	}
 	unmet := must[[]registry.DeviceID](t)(w.Devices().Unmet(w.ctx, []registry.DeviceID{w.device("here"), "there"}))

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/certvendor/certvendor/certificate"
@@ -40,15 +41,34 @@ func scanHolding(row scanner) (certificate.Holding, error) {
 func (h Certificates) Held(ctx context.Context, device registry.DeviceID) ([]certificate.Holding, error) {
 	// The sightings first: one that is written in between is read below.
 	unwritten := h.s.sightings.of(device)
-	var held []certificate.Holding
-	err := h.s.look(ctx, func(q querier) (err error) {
-		held, err = heldBy(q, device)
-		return err
-	})
+	held, err := h.held(ctx, device)
 	if err != nil {
 		return nil, fmt.Errorf("certificates of device %s: %w", device, err)
 	}
 	return h.s.alive(held, unwritten), nil
+}
+
+func (h Certificates) held(ctx context.Context, device registry.DeviceID) ([]certificate.Holding, error) {
+	held, known, place := h.s.memory.held.find(device)
+	if known {
+		return lent(held), h.s.open(ctx)
+	}
+	err := h.s.look(ctx, func(q querier) (err error) {
+		held, err = heldBy(q, device)
+		return err
+	})
+	h.s.memory.held.keep(device, place, held, err == nil)
+	return lent(held), err
+}
+
+// lent returns a copy of what is remembered, for a caller to do with it what it
+// likes, but for what a certificate consists of.
+func lent(held []certificate.Holding) []certificate.Holding {
+	held = slices.Clone(held)
+	for i := range held {
+		held[i].Policies = slices.Clone(held[i].Policies)
+	}
+	return held
 }
 
 func heldBy(q querier, device registry.DeviceID) ([]certificate.Holding, error) {

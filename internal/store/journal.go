@@ -22,19 +22,33 @@ var (
 func (h Journal) Find(ctx context.Context, device registry.DeviceID) (rotation.History, error) {
 	// The draft first: one that is written in between is read below.
 	d := h.s.drafts.find(device)
-	var found rotation.History
-	err := h.s.look(ctx, func(q querier) (err error) {
-		found.Rotations, err = collect(q, scanRotation, `SELECT `+rotationColumns+` FROM rotations
-			WHERE device = ? ORDER BY number DESC`+atMost, device, rotation.HistoryLimit)
-		return err
-	})
+	all, err := h.of(ctx, device)
 	if err != nil {
 		return rotation.History{}, fmt.Errorf("rotations of device %s: %w", device, err)
+	}
+	found := rotation.History{Rotations: slices.Clone(all)}
+	for i, r := range all {
+		found.Rotations[i] = cloned(r)
 	}
 	if d != nil {
 		found.Rotations = d.shown(found.Rotations)
 	}
 	return found, nil
+}
+
+// of returns the newest rotations of a device, not to be changed.
+func (h Journal) of(ctx context.Context, device registry.DeviceID) ([]rotation.Rotation, error) {
+	all, known, place := h.s.memory.rotations.find(device)
+	if known {
+		return all, h.s.open(ctx)
+	}
+	err := h.s.look(ctx, func(q querier) (err error) {
+		all, err = collect(q, scanRotation, `SELECT `+rotationColumns+` FROM rotations
+			WHERE device = ? ORDER BY number DESC`+atMost, device, rotation.HistoryLimit)
+		return err
+	})
+	h.s.memory.rotations.keep(device, place, all, err == nil)
+	return all, err
 }
 
 // shown adds a draft to what was read, as if it had been written.
@@ -93,7 +107,7 @@ func (h Journal) open(ctx context.Context, next rotation.Rotation, givesWay *rot
 		}
 		return next, err
 	}
-	if err := h.s.look(ctx, d.check); err != nil {
+	if err := h.check(ctx, d); err != nil {
 		return next, err
 	}
 	if !h.s.drafts.put(d, leftover) {
@@ -140,13 +154,47 @@ func (h Journal) ended(r rotation.Rotation) rotation.Rotation {
 	return r
 }
 
-// check returns rotation.ErrChanged if the draft cannot be written.
-func (d *draft) check(q querier) error {
-	_, err := d.before(q)
-	return err
+// check returns rotation.ErrChanged if the draft cannot be written. Of a device
+// with more rotations than are remembered the store is asked.
+func (h Journal) check(ctx context.Context, d *draft) error {
+	all, err := h.of(ctx, d.rotation.Device)
+	if err != nil {
+		return err
+	}
+	if len(all) < rotation.HistoryLimit {
+		return d.fits(all)
+	}
+	return h.s.look(ctx, func(q querier) error {
+		_, err := d.before(q)
+		return err
+	})
 }
 
-// before is check, and returns the state of what gives way as it is.
+// fits is before, for all rotations of the device.
+func (d *draft) fits(all []rotation.Rotation) error {
+	var older rotation.Rotation
+	if d.givesWay != nil {
+		older = *d.givesWay
+	}
+	var version int64
+	for _, r := range all {
+		switch {
+		case r.Number == d.rotation.Number:
+			return rotation.ErrChanged
+		case r.Number == older.Number:
+			version = r.Version
+		case r.State.Open():
+			return rotation.ErrChanged
+		}
+	}
+	if version != older.Version {
+		return rotation.ErrChanged
+	}
+	return nil
+}
+
+// before returns the state of what gives way as it is, or rotation.ErrChanged if
+// the draft cannot be written.
 func (d *draft) before(q querier) (rotation.State, error) {
 	var older rotation.Rotation // number 0 is nobody's
 	if d.givesWay != nil {

@@ -107,7 +107,7 @@ func (c *chance) happens() {
 		what, err = "see", c.seen(id, made.ID, c.clock.Now())
 	case n < 18:
 		var became store.Found
-		became, err = c.Certificates().Found(c.ctx, made, c.clock.Now())
+		became, err = c.Certificates().Found(c.ctx, made, c.clock.Now(), func() bool { return false })
 		what = "find " + string(became)
 	case n < 19:
 		what = "prune"

@@ -1,168 +1,139 @@
 package store
 
 import (
-	"maps"
 	"regexp"
-	"sync"
 
+	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/registry"
 	"github.com/certvendor/certvendor/rotation"
 )
 
-// rememberedDevices bounds how many devices are kept in memory, at some 600
-// octets each: those that are at work now. One that connects, asks, connects
-// again and acks does so within minutes.
-const rememberedDevices = 1 << 12
+// rememberedOctets bounds what is remembered of each kind, by an estimate: three
+// times as much in all. It is enough for 7,000 devices with two rotations each, and
+// 3,500 with two certificates each: those at work now. One that connects, asks,
+// connects again and acks does so within minutes. Beyond it any other makes room.
+const rememberedOctets = 16 << 20
 
-// memory is a copy of what every request asks for and little changes: the
-// device as the registry has it, and what is frozen. It is never
-// older than the database: before a commit the writer takes out whatever the
-// commit changes, and until the commit is made nothing is put back. It is for
-// reads alone; what is written is decided within the transaction.
+// memory is a copy of what every request asks for: the device as the registry has
+// it, its rotations, what it holds, and what is frozen. It is for reads alone; what
+// is written is decided within the transaction. See recall for why it is neither
+// older than the last commit nor newer.
+//
+// A statement whose text names a table that one of these is read from changes it
+// for every device, unless it is carried out by a method that says better what
+// it changes: changeOf, changeOfHolders, or noted.
 type memory struct {
-	mu       sync.Mutex
-	devices  map[registry.DeviceID]*remembered
-	frozen   *rotation.Freeze
-	reading  int         // counts the changes of meta, so that a read that began before one is not kept
-	changing touchedRows // by the commit that is being made
+	devices   recall[registry.Device]
+	rotations recall[[]rotation.Rotation]   // newest first, at most rotation.HistoryLimit
+	held      recall[[]certificate.Holding] // as heldBy returns them
+	frozen    recall[rotation.Freeze]       // of nobody
 }
 
-// remembered is a device, or the place kept for one while it is read.
-type remembered struct {
-	device registry.Device
-	read   bool
-}
+// nobody has what is no device's own.
+const nobody registry.DeviceID = ""
 
 // touchedRows are what a transaction changes of what is remembered.
 type touchedRows struct {
-	devices map[registry.DeviceID]bool
-	all     bool // of the devices
-	meta    bool
-}
-
-func (t *touchedRows) device(id registry.DeviceID) {
-	if t.devices == nil {
-		t.devices = map[registry.DeviceID]bool{}
-	}
-	t.devices[id] = true
+	devices   changes[registry.Device]
+	rotations changes[[]rotation.Rotation]
+	held      changes[[]certificate.Holding]
+	frozen    changes[rotation.Freeze]
 }
 
 func (m *memory) init() {
-	m.devices = map[registry.DeviceID]*remembered{}
-}
-
-// deviceOf returns a device that is remembered. Otherwise it returns the place
-// in which the reader is to keep what it finds, nil if it is not to.
-func (m *memory) deviceOf(id registry.DeviceID) (d registry.Device, known bool, place *remembered) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	there := m.devices[id]
-	switch {
-	case there != nil && there.read:
-		d = there.device
-		d.Attributes = maps.Clone(d.Attributes)
-		return d, true, nil
-	case there != nil || m.changing.all || m.changing.devices[id]:
-		return d, false, nil
-	}
-	if len(m.devices) >= rememberedDevices {
-		for any := range m.devices { // whichever: the order of a map is none
-			delete(m.devices, any)
-			break
+	m.devices.init(rememberedOctets, func(d registry.Device) int {
+		size := 1 << 9
+		for name, text := range d.Attributes {
+			size += len(name) + len(text) + 1<<6
 		}
-	}
-	place = &remembered{}
-	m.devices[id] = place
-	return d, false, place
+		return size
+	})
+	m.rotations.init(rememberedOctets, func(all []rotation.Rotation) int { return 1<<8 + len(all)<<10 })
+	m.held.init(rememberedOctets, func(all []certificate.Holding) int {
+		size := 1 << 8
+		for _, h := range all {
+			size += 1<<10 + len(h.DER)
+			for _, der := range h.Chain {
+				size += len(der)
+			}
+		}
+		return size
+	})
+	m.frozen.init(1<<10, func(rotation.Freeze) int { return 1 })
 }
 
-// keep remembers a device in the place given for it, unless it was changed
-// since. A device that is not known leaves its place.
-func (m *memory) keep(id registry.DeviceID, place *remembered, d registry.Device, known bool) {
-	if place == nil {
-		return
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	switch {
-	case m.devices[id] != place:
-	case !known:
-		delete(m.devices, id)
-	default:
-		d.Attributes = maps.Clone(d.Attributes)
-		place.device, place.read = d, true
-	}
-}
-
-// freeze returns what is frozen; or, if it is not remembered, the count that
-// keepFreeze asks for.
-func (m *memory) freeze() (f rotation.Freeze, known bool, reading int) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.frozen == nil {
-		return f, false, m.reading
-	}
-	return *m.frozen, true, m.reading
-}
-
-// keepFreeze remembers what is frozen, unless it was changed since.
-func (m *memory) keepFreeze(f rotation.Freeze, reading int) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.reading == reading && !m.changing.meta {
-		m.frozen = &f
-	}
-}
-
-// change takes out what a commit is about to change.
+// change says what a commit is about to change.
 func (m *memory) change(t touchedRows) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.changing = t
-	if t.all {
-		clear(m.devices)
-	}
-	for id := range t.devices {
-		delete(m.devices, id)
-	}
-	if t.meta {
-		m.frozen = nil
-		m.reading++
-	}
+	m.devices.change(t.devices)
+	m.rotations.change(t.rotations)
+	m.held.change(t.held)
+	m.frozen.change(t.frozen)
 }
 
-// changed says that the commit is over, whatever became of it.
-func (m *memory) changed() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.changing = touchedRows{}
+// changed says that the commit is over, and whether it was made.
+func (m *memory) changed(made bool) {
+	m.devices.changed(made)
+	m.rotations.changed(made)
+	m.held.changed(made)
+	m.frozen.changed(made)
 }
 
-// Names of the tables that devices and what is frozen are read from.
+// Names of the tables that each is read from.
 var (
-	devicesTables = regexp.MustCompile(`(?i)\b(devices|attributes)\b`)
-	metaTable     = regexp.MustCompile(`(?i)\bmeta\b`)
+	devicesTables   = regexp.MustCompile(`(?i)\b(devices|attributes)\b`)
+	rotationsTables = regexp.MustCompile(`(?i)\brotations\b`)
+	heldTables      = regexp.MustCompile(`(?i)\b(holdings|certificates|chains)\b`)
+	metaTable       = regexp.MustCompile(`(?i)\bmeta\b`)
 )
 
 // touch is what a statement may change of what is remembered, by the tables
 // that its text names.
-type touch struct{ devices, meta bool }
+type touch struct{ devices, rotations, held, meta bool }
+
+func touchOf(text string) touch {
+	return touch{
+		devicesTables.MatchString(text), rotationsTables.MatchString(text),
+		heldTables.MatchString(text), metaTable.MatchString(text),
+	}
+}
 
 // touches notes what a statement may change.
 func (t *tx) touches(text string) {
 	what, known := t.touch[text]
 	if !known {
-		what = touch{devicesTables.MatchString(text), metaTable.MatchString(text)}
+		what = touchOf(text)
 		t.touch[text] = what
 	}
-	t.touched.all = t.touched.all || what.devices
-	t.touched.meta = t.touched.meta || what.meta
+	t.touched.devices.all = t.touched.devices.all || what.devices
+	t.touched.rotations.all = t.touched.rotations.all || what.rotations
+	t.touched.held.all = t.touched.held.all || what.held
+	t.touched.frozen.all = t.touched.frozen.all || what.meta
 }
 
-// changeOf is change for a statement that changes what the registry says of one
-// device alone.
+// changeOf is change for a statement that changes rows of one device alone.
 func (t *tx) changeOf(device registry.DeviceID, text string, args ...any) error {
-	t.touched.device(device)
+	t.touched.devices.drop(device)
+	t.touched.rotations.drop(device)
+	t.touched.held.drop(device)
+	return t.noted(text, args...)
+}
+
+// changeOfHolders is change for a statement that changes a certificate alone, or
+// that one device holds it: that shows with everyone who does.
+func (t *tx) changeOfHolders(id certificate.ID, device registry.DeviceID, text string, args ...any) error {
+	holders, err := collect(t, value[registry.DeviceID], `SELECT device FROM holdings WHERE certificate = ? AND detached = 0`, id)
+	if err != nil {
+		return err
+	}
+	for _, holder := range append(holders, device) {
+		t.touched.held.drop(holder)
+	}
+	return t.noted(text, args...)
+}
+
+// noted is change for a statement of which everything is noted that it changes of
+// what is remembered.
+func (t *tx) noted(text string, args ...any) error {
 	_, err := t.carry(text, args)
 	return err
 }

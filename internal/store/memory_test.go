@@ -3,9 +3,12 @@ package store_test
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/store"
 	"github.com/certvendor/certvendor/registry"
 	"github.com/certvendor/certvendor/rotation"
@@ -43,6 +46,7 @@ func watch(w *world, id registry.DeviceID, stop chan struct{}) {
 		case <-stop:
 			return
 		default:
+			runtime.Gosched() // who only reads from memory lets nobody else at it
 		}
 		d, err := w.Devices().Device(w.ctx, id)
 		if err != nil || d.Attributes["n"] < last {
@@ -106,16 +110,22 @@ func TestWhatIsRememberedFollowsEveryChange(t *testing.T) {
 
 func TestManyDevicesAreNotAllRemembered(t *testing.T) {
 	w := open(t)
-	w.ok(w.Write(w.ctx, fmt.Sprintf(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d)
-		INSERT INTO devices SELECT 'd' || i, 0, 0 FROM n`, 2*store.RememberedDevices)))
-	for i := range 2 * store.RememberedDevices {
-		id := registry.DeviceID(fmt.Sprintf("d%d", i+1))
+	const octets, devices = 16 << 10, 80
+	w.RememberLess(octets)
+	for i := range devices {
+		id := w.device(registry.DeviceID(fmt.Sprintf("d%d", i)))
+		_, c := w.vend(id, fmt.Sprintf("k%d", i), nil)
 		if d := must[registry.Device](t)(w.Devices().Device(w.ctx, id)); d.ID != id {
 			t.Fatalf("%s is %s", id, d.ID)
 		}
+		w.holding(id, c.ID)
+		w.wantStates(id, "1 vended;")
 	}
-	if n := w.Remembered(); n != store.RememberedDevices {
-		t.Errorf("%d are remembered, want %d", n, store.RememberedDevices)
+	taken, of := w.Remembered()
+	for i := range taken {
+		if taken[i] < octets/2 || taken[i] > octets || of[i] >= devices {
+			t.Errorf("%d octets of %d devices are remembered", taken[i], of[i])
+		}
 	}
 }
 
@@ -134,5 +144,101 @@ func TestFreezeIsSeenAtOnce(t *testing.T) {
 	w.ok(w.Close())
 	if _, err := w.Brakes().Frozen(w.ctx); !errors.Is(err, store.ErrClosed) {
 		t.Errorf("%v, want %v", err, store.ErrClosed)
+	}
+}
+
+// A statement that names none of the tables that something is remembered of
+// changes none of them behind its back, by a trigger or a key.
+func TestNoTriggerChangesWhatIsRemembered(t *testing.T) {
+	w := open(t)
+	triggers, err := w.Triggers(w.ctx)
+	w.ok(err)
+	for _, g := range triggers {
+		if !store.Touches(g.Table, g.Changes) {
+			t.Errorf("trigger %s: a change of %s changes %s, of which memory does not hear", g.Name, g.Table, g.Changes)
+		}
+	}
+	if len(triggers) < 5 || store.Touches("members", "holdings") || !store.Touches("certificates", "holdings") {
+		t.Errorf("%d changes by triggers: the test shows nothing", len(triggers))
+	}
+}
+
+// What a device is vended is read by it as soon as that was answered, and nobody
+// who reads meanwhile sees less than before.
+func TestVendsAreSeenAtOnce(t *testing.T) {
+	w := open(t)
+	const devices, vends = 3, 12
+	shared := fake("shared")
+	var vending, reading sync.WaitGroup
+	stop := make(chan struct{})
+	for i := range devices {
+		id := registry.DeviceID(fmt.Sprintf("d%d", i))
+		w.ok(w.Certificates().Register(w.ctx, id, shared))
+		for range 2 {
+			reading.Go(func() { watchVends(w, id, stop) })
+		}
+		vending.Go(func() {
+			l := &life{world: w}
+			for n := range vends {
+				l.vendAndRead(id, shared, n)
+			}
+		})
+	}
+	vending.Wait()
+	close(stop)
+	reading.Wait()
+	n, err := w.CheckMemory(w.ctx)
+	if err != nil || n < 2*devices {
+		t.Errorf("of %d devices something is remembered: %v", n, err)
+	}
+}
+
+// vendAndRead also changes what the others hold: that the certificate is shared,
+// and how it stands.
+func (l *life) vendAndRead(id registry.DeviceID, shared certificate.Certificate, n int) {
+	c := fake(fmt.Sprintf("%s-%d", id, n))
+	err := errors.Join(l.vends(id, c),
+		l.seen(id, c.ID, l.clock.add(time.Second)),
+		l.Certificates().Retire(l.ctx, removal(id, shared.ID, certificate.Deactivate)),
+		l.Certificates().Register(l.ctx, id, shared))
+	h, find := l.Journal().Find(l.ctx, id)
+	held, hold := l.Certificates().Held(l.ctx, id)
+	if err := errors.Join(err, find, hold); err != nil {
+		l.t.Error(err)
+		return
+	}
+	is, ok := certificate.Find(held, c.ID)
+	if h.Rotations[0].Certificate != c.ID || !ok || is.LastSeen.IsZero() || len(held) != n+2 {
+		l.t.Errorf("%s was vended %.8s: %+v, %+v", id, c.ID, h.Rotations[0], held)
+	}
+}
+
+func watchVends(w *world, id registry.DeviceID, stop chan struct{}) {
+	var vended, seen int
+	for {
+		select {
+		case <-stop:
+			return
+		default:
+			runtime.Gosched() // who only reads from memory lets nobody else at it
+		}
+		h, err := w.Journal().Find(w.ctx, id)
+		held, also := w.Certificates().Held(w.ctx, id)
+		nowVended, nowSeen := 0, 0
+		for _, r := range h.Rotations {
+			if r.State.Ready() {
+				nowVended++
+			}
+		}
+		for _, c := range held {
+			if !c.LastSeen.IsZero() {
+				nowSeen++
+			}
+		}
+		if err = errors.Join(err, also); err != nil || nowVended < vended || nowSeen < seen {
+			w.t.Errorf("%s: %v, %d vended after %d, %d seen after %d", id, err, nowVended, vended, nowSeen, seen)
+			return
+		}
+		vended, seen = nowVended, nowSeen
 	}
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/certvendor/certvendor/jobs"
 	"github.com/certvendor/certvendor/registry"
@@ -14,6 +15,10 @@ type OwnJobs struct{ s *Store }
 
 // OwnJobs returns the jobs of campaigns.
 func (s *Store) OwnJobs() OwnJobs { return OwnJobs{s} }
+
+// RemoteJobKey is the key of Meta under which it is kept which job of another
+// place goes by a job's id.
+func RemoteJobKey(id string) string { return "aws_job/" + id }
 
 // OwnJob is a campaign's job, and the group whose members have it.
 type OwnJob struct {
@@ -34,17 +39,26 @@ func scanOwnJob(row scanner) (o OwnJob, err error) {
 // group's job. Where it has none yet, that of the campaign which let it in last
 // and goes on, or that by hand: name is asked which, with the campaign and with
 // how often the device has had one of it, this time included. The answer is
-// durable, and the same for the same execution.
+// durable, and the same for the same execution, unless its campaign has ended
+// and another one waits for the device: then it has that one's.
 func (h OwnJobs) Choose(ctx context.Context, e jobs.Execution, name func(campaign string, turn int) OwnJob) (OwnJob, error) {
 	own, err := commitFor(ctx, h.s, func(t *tx) (OwnJob, error) {
 		own, there, err := ownJobOf(t, e)
-		if err != nil || there {
-			return own, err
-		}
-		campaign, _, err := single(t, value[string], `SELECT m.campaign FROM campaign_members m JOIN campaigns c ON c.name = m.campaign
-			WHERE m.device = ? AND m.standing IN ('added', 'vended', 'proven') AND c.ended = 0 ORDER BY m.added DESC LIMIT 1`, e.Device)
 		if err != nil {
 			return own, err
+		}
+		campaign, waits, err := single(t, value[string], `SELECT m.campaign`+waitingCampaigns+` ORDER BY m.added DESC LIMIT 1`, e.Device)
+		if err != nil {
+			return own, err
+		}
+		if there {
+			over, err := campaignIsOver(t, own)
+			if err != nil || !over || !waits {
+				return own, err
+			}
+			if err := takeBack(t, own, e); err != nil {
+				return own, err
+			}
 		}
 		turn, _, err := single(t, value[int], `SELECT turn FROM own_job_things WHERE device = ? AND job = ? AND campaign = ?`,
 			e.Device, e.JobID, campaign)
@@ -59,6 +73,41 @@ func (h OwnJobs) Choose(ctx context.Context, e jobs.Execution, name func(campaig
 		return own, fmt.Errorf("choose a job for device %s: %w", e.Device, err)
 	}
 	return own, nil
+}
+
+// waitingCampaigns are those that have let a device in, and go on.
+const waitingCampaigns = ` FROM campaign_members m JOIN campaigns c ON c.name = m.campaign
+	WHERE m.device = ? AND m.standing IN ('added', 'vended', 'proven') AND c.ended = 0`
+
+func campaignIsOver(t *tx, own OwnJob) (bool, error) {
+	if own.Campaign == "" {
+		return false, nil
+	}
+	return value[bool](t.row(`SELECT NOT EXISTS (SELECT 1 FROM campaigns WHERE name = ? AND ended = 0)`, own.Campaign))
+}
+
+// takeBack notes that a device has a job for no execution any more.
+func takeBack(t *tx, own OwnJob, e jobs.Execution) error {
+	return t.change(`UPDATE own_job_things SET number = 0 WHERE device = ? AND job = ? AND campaign = ?`, e.Device, e.JobID, own.Campaign)
+}
+
+// Waiting lists the devices whose execution of a campaign's job has not begun,
+// and which another campaign has let in that goes on, by device, a page of at
+// most so many after one.
+func (h OwnJobs) Waiting(ctx context.Context, own LiveJob, after registry.DeviceID, most int) ([]registry.DeviceID, error) {
+	var page []registry.DeviceID
+	err := h.s.view(ctx, func(q querier) (err error) {
+		page, err = collect(q, value[registry.DeviceID], `SELECT t.device FROM own_job_things t JOIN executions e
+				ON e.device = t.device AND e.job = t.job AND e.number = t.number
+			WHERE t.own = ? AND t.device > ? AND e.status = 'QUEUED' AND EXISTS (SELECT 1`+
+			strings.Replace(waitingCampaigns, "?", "t.device", 1)+` AND c.name <> ?) ORDER BY t.device`+atMost,
+			own.ID, after, own.Campaign, limit(most))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("who waits for the campaign's job %s: %w", own.ID, err)
+	}
+	return page, nil
 }
 
 // give notes that a device has a job. One that had ended goes on.

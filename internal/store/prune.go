@@ -39,7 +39,8 @@ const prunable = ` behind = ''
 	AND NOT EXISTS (SELECT 1 FROM rotations o WHERE o.device = rotations.device AND o.number < rotations.number AND o.proven_at <> 0)`
 
 // Prune implements rotation.Pruner. The rotations of a device go oldest first,
-// with the retirements that they brought.
+// with the retirements that they brought. Behind the last one go the jobs that
+// campaigns had for themselves and that ended as long ago.
 func (h Journal) Prune(ctx context.Context, before time.Time, most int) (int, error) {
 	h.s.pruned.mu.Lock()
 	defer h.s.pruned.mu.Unlock()
@@ -51,7 +52,7 @@ func (h Journal) Prune(ctx context.Context, before time.Time, most int) (int, er
 		}
 		if len(some) == 0 {
 			h.s.pruned.last = finishedAt{} // the end: begin anew next time
-			return gone, nil
+			return gone, h.s.OwnJobs().prune(ctx, before)
 		}
 		n, err := commitFor(ctx, h.s, func(t *tx) (int, error) { return prune(t, some) })
 		if err != nil {
@@ -92,7 +93,7 @@ func prune(t *tx, some []finishedAt) (gone int, err error) {
 			`DELETE FROM retirements WHERE device = ? AND rotation = ?`,
 			`DELETE FROM rotations WHERE device = ? AND number = ?`,
 		} {
-			if err := t.change(text, f.device, f.number); err != nil {
+			if err := t.changeOf(f.device, text, f.device, f.number); err != nil {
 				return gone, err
 			}
 		}

@@ -240,7 +240,7 @@ func (t *tx) againMeta(e Event) error {
 	case CRLNumbered:
 		return setMeta(t, crlNumberKey, e.Detail["number"])
 	case StoreRestored:
-		return setMeta(t, restoredKey, e.Detail["restored"])
+		return t.againRestored(e.Detail["restored"])
 	}
 	f, err := frozenIn(e)
 	if err != nil {

@@ -24,6 +24,9 @@ type Restoration struct {
 	Since time.Time `json:"since"`
 	// Lossy says that rows are known to be missing.
 	Lossy bool `json:"lossy,omitempty"`
+	// Elsewhere says that another place keeps the certificates too: what is
+	// INACTIVE here may be ACTIVE there by now, and that place is believed.
+	Elsewhere bool `json:"elsewhere,omitempty"`
 }
 
 // Restored returns what is remembered of the latest restore, or a zero
@@ -63,7 +66,7 @@ func (s *Store) SetRestored(ctx context.Context, r Restoration, why string, deta
 		if err != nil {
 			return err
 		}
-		if err := setMeta(t, restoredKey, string(text)); err != nil {
+		if err := t.againRestored(string(text)); err != nil {
 			return err
 		}
 		// Whom they have let in since is lost: a person looks first.
@@ -84,6 +87,19 @@ func (s *Store) SetRestored(ctx context.Context, r Restoration, why string, deta
 		return fmt.Errorf("write that the store was restored: %w", err)
 	}
 	return nil
+}
+
+// againRestored enters a Restoration. Where another place keeps the certificates
+// too, INACTIVE is that place's word from now on.
+func (t *tx) againRestored(text string) error {
+	var r Restoration
+	if err := json.Unmarshal([]byte(text), &r); err != nil {
+		return err
+	}
+	if err := setMeta(t, restoredKey, text); err != nil || !r.Elsewhere {
+		return err
+	}
+	return t.change(`UPDATE certificates SET elsewhere = 1 WHERE standing = 'INACTIVE'`)
 }
 
 // onRecord puts At behind everything on record.

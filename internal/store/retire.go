@@ -116,7 +116,7 @@ func (h Certificates) remove(t *tx, r certificate.Removal) error {
 }
 
 func (h Certificates) detach(t *tx, r certificate.Removal, kind string) error {
-	err := t.change(`UPDATE holdings SET detached = ? WHERE device = ? AND certificate = ?`,
+	err := t.changeOfHolders(r.Certificate, r.Device, `UPDATE holdings SET detached = ? WHERE device = ? AND certificate = ?`,
 		nanos(t.now), r.Device, r.Certificate)
 	if err != nil {
 		return err

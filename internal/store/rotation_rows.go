@@ -65,11 +65,12 @@ func since(r rotation.Rotation) int64 {
 // where it was in no state before, with its version as it stands. An event
 // records a state it was not in before.
 func write(t *tx, r rotation.Rotation, before rotation.State) error {
+	t.touched.wroteRotation(r)
 	text := updateRotation
 	if before == "" {
 		text = insertRotation
 	}
-	if err := t.change(text, values(r)...); err != nil {
+	if err := t.noted(text, values(r)...); err != nil {
 		return err
 	}
 	if r.State == before {

@@ -17,13 +17,17 @@ import (
 )
 
 // holdAgainstCopy has a copy carry out all that the test's store has recorded,
-// and fails the test if any row of any table is another. Every test of this
-// package is held so, and with them every operation that the store has.
+// and fails the test if any row of any table is another, or is remembered
+// otherwise. Every test of this package is held so, and with them every operation
+// that the store has.
 func (w *world) holdAgainstCopy() {
 	if w.shadow == nil || w.t.Failed() {
 		return
 	}
 	ctx := context.Background()
+	if _, err := w.CheckMemory(ctx); !errors.Is(err, store.ErrClosed) {
+		w.ok(err)
+	}
 	w.ok(w.Close())
 	copied := w.share("copy", w.shadow)
 	copied.follow(ctx)
@@ -376,4 +380,25 @@ func packed(t *testing.T, path string) *bytes.Buffer {
 		t.Fatal(err)
 	}
 	return &out
+}
+
+// An instance that took the lease, and was then so slow that another took it and
+// led, does not lead with its older epoch, although nobody has its next entry.
+func TestAnOlderEpochIsFencedOff(t *testing.T) {
+	log, one, two := pair(t)
+	slow := one.share("slow", log)
+	two.ok(two.Lead(two.ctx, 3))
+	two.device("d1")
+	slow.is(slow.Lead(slow.ctx, 2), store.ErrLost)
+	slow.is(slow.Devices().Add(slow.ctx, "d2", nil), store.ErrFollows)
+	for _, e := range log.Entries() {
+		if e.Epoch == 2 {
+			t.Errorf("entry %d is of the one that was too slow", e.Seq)
+		}
+	}
+	two.device("d3") // and nobody has taken its place
+	slow.follow(slow.ctx)
+	if slow.Shared().Seq != two.Shared().Seq || slow.Shared().Leads {
+		t.Errorf("it is at %+v, the leader at %+v", slow.Shared(), two.Shared())
+	}
 }

@@ -319,11 +319,12 @@ func writeSighting(t *tx, seen certificate.Sighting) error {
 	if err != nil || !fresh {
 		return err
 	}
-	if err := t.change(`UPDATE holdings SET seen = ?, evidence = ? WHERE device = ? AND certificate = ?`,
+	t.touched.wroteSighting(seen)
+	if err := t.noted(`UPDATE holdings SET seen = ?, evidence = ? WHERE device = ? AND certificate = ?`,
 		at, seen.Evidence, seen.Device, seen.Certificate); err != nil {
 		return err
 	}
-	return t.change(`UPDATE rotations SET woken = 1 WHERE device = ? AND certificate = ? AND woken = 0
+	return t.noted(`UPDATE rotations SET woken = 1 WHERE device = ? AND certificate = ? AND woken = 0
 		AND state IN ('vended', 'acknowledged', 'stale') AND (NOT by_package OR opened <= ?)`, seen.Device, seen.Certificate, at)
 }
 

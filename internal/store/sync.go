@@ -3,7 +3,9 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/registry"
@@ -29,24 +31,59 @@ type Todo struct {
 	Tries      int // that have failed
 }
 
-// syncKey is where the position is.
-const syncKey = "inventory_sync"
+// The keys of meta where the position is, and its number.
+const (
+	syncKey       = "inventory_sync"
+	syncNumberKey = "inventory_sync_number"
+)
 
-// Position returns what was last given to Add or Done; the zero value if
-// nothing was.
-func (h Sync) Position(ctx context.Context, into any) error {
-	text, err := h.s.Meta(ctx, syncKey)
-	if err != nil || text == "" {
-		return err
-	}
-	if err := json.Unmarshal([]byte(text), into); err != nil {
-		return fmt.Errorf("the position of the inventory's sync: %w", err)
-	}
-	return nil
+// Position is how far a sync is. Each has the number that follows the one's
+// that it was made from.
+type Position struct {
+	Number int64
+	State  any // what is kept of it, as JSON
+	// Kept is called once it is durable, whether or not somebody still waits for
+	// that, in the order of the numbers, on the goroutine that writes: it must
+	// not ask the store to write.
+	Kept func()
 }
 
-// Add notes what is to be read, and a position, in one commit. Idempotent.
-func (h Sync) Add(ctx context.Context, todo []Todo, position any) error {
+// ErrOvertaken says that a position was made from one that is not the last any
+// more. Nothing was changed.
+var ErrOvertaken = errors.New("the sync of the inventory has gone on meanwhile")
+
+// Position returns the number of the last position, and reads what was kept of
+// it; nothing, and 0, if there was none.
+func (h Sync) Position(ctx context.Context, into any) (number int64, err error) {
+	var text string
+	err = h.s.view(ctx, func(q querier) (err error) {
+		if text, err = meta(q, syncKey); err != nil || text == "" {
+			return err
+		}
+		number, err = syncNumber(q)
+		return err
+	})
+	if err == nil && text != "" {
+		err = json.Unmarshal([]byte(text), into)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("the position of the inventory's sync: %w", err)
+	}
+	return number, nil
+}
+
+// syncNumber is 0 of a position that an older version has kept.
+func syncNumber(q querier) (int64, error) {
+	text, err := meta(q, syncNumberKey)
+	if err != nil || text == "" {
+		return 0, err
+	}
+	return strconv.ParseInt(text, 10, 64)
+}
+
+// Add notes what is to be read, and a position, in one commit. Of what is noted
+// already nothing becomes two.
+func (h Sync) Add(ctx context.Context, todo []Todo, position Position) error {
 	return h.write(ctx, position, func(t *tx) error {
 		for _, one := range todo {
 			err := t.change(`INSERT INTO sync_todo (what, name) VALUES (?, ?) ON CONFLICT DO NOTHING`, one.What, one.Name)
@@ -59,8 +96,7 @@ func (h Sync) Add(ctx context.Context, todo []Todo, position any) error {
 }
 
 // Done notes what was read, or tried, and a position, in one commit.
-// Idempotent.
-func (h Sync) Done(ctx context.Context, read, failed []Todo, position any) error {
+func (h Sync) Done(ctx context.Context, read, failed []Todo, position Position) error {
 	return h.write(ctx, position, func(t *tx) error {
 		for _, one := range read {
 			if err := t.change(`DELETE FROM sync_todo WHERE what = ? AND name = ?`, one.What, one.Name); err != nil {
@@ -79,7 +115,7 @@ func (h Sync) Done(ctx context.Context, read, failed []Todo, position any) error
 
 // Decide makes devices that might be read such that are, or that are not, and
 // notes a position in the same commit.
-func (h Sync) Decide(ctx context.Context, devices bool, position any) error {
+func (h Sync) Decide(ctx context.Context, devices bool, position Position) error {
 	return h.write(ctx, position, func(t *tx) error {
 		if devices {
 			err := t.change(`INSERT INTO sync_todo (what, name) SELECT 'device', name FROM sync_todo WHERE what = 'perhaps' ON CONFLICT DO NOTHING`)
@@ -92,20 +128,30 @@ func (h Sync) Decide(ctx context.Context, devices bool, position any) error {
 }
 
 // Drop forgets all that was to be read, and notes a position in the same commit.
-func (h Sync) Drop(ctx context.Context, position any) error {
+func (h Sync) Drop(ctx context.Context, position Position) error {
 	return h.write(ctx, position, func(t *tx) error { return t.change(`DELETE FROM sync_todo`) })
 }
 
-func (h Sync) write(ctx context.Context, position any, change func(*tx) error) error {
-	text, err := json.Marshal(position)
+func (h Sync) write(ctx context.Context, position Position, change func(*tx) error) error {
+	text, err := json.Marshal(position.State)
 	if err != nil {
 		return fmt.Errorf("the position of the inventory's sync: %w", err)
 	}
 	err = h.s.commit(ctx, func(t *tx) error {
+		last, err := syncNumber(t)
+		switch {
+		case err != nil:
+			return err
+		case position.Number != last+1:
+			return ErrOvertaken
+		}
 		if err := change(t); err != nil {
 			return err
 		}
-		return setMeta(t, syncKey, string(text))
+		if position.Kept != nil {
+			t.committed(position.Kept)
+		}
+		return errors.Join(setMeta(t, syncKey, string(text)), setMeta(t, syncNumberKey, strconv.FormatInt(position.Number, 10)))
 	})
 	if err != nil {
 		return fmt.Errorf("note how far the inventory's sync is: %w", err)

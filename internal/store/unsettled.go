@@ -2,8 +2,10 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/registry"
@@ -21,6 +23,7 @@ func (s *Store) Unsettled() Unsettled { return Unsettled{s} }
 type Mark struct {
 	Certificate certificate.ID
 	Device      registry.DeviceID
+	Since       time.Time // when it was begun; List says so
 }
 
 // Begin notes that another place is about to be told about a certificate.
@@ -77,8 +80,11 @@ func (h Unsettled) List(ctx context.Context, after certificate.ID, most int) ([]
 	var page []Mark
 	err := h.s.view(ctx, func(q querier) (err error) {
 		page, err = collect(q, func(row scanner) (m Mark, err error) {
-			return m, row.Scan(&m.Certificate, &m.Device)
-		}, `SELECT certificate, device FROM unsettled WHERE certificate > ? ORDER BY certificate`+atMost, after, limit(most))
+			var since int64
+			err = row.Scan(&m.Certificate, &m.Device, &since)
+			m.Since = moment(since)
+			return m, err
+		}, `SELECT certificate, device, since FROM unsettled WHERE certificate > ? ORDER BY certificate`+atMost, after, limit(most))
 		return err
 	})
 	if err != nil {
@@ -158,15 +164,45 @@ func (h Certificates) Certificate(ctx context.Context, id certificate.ID) (certi
 	return c.Certificate, nil
 }
 
-// SetRemoved remembers, or forgets, that a person took out a device which
-// another registry has still. Idempotent.
-func (h Devices) SetRemoved(ctx context.Context, id registry.DeviceID, removed bool) error {
-	text := `DELETE FROM removed WHERE device = ?`
-	if removed {
-		text = `INSERT INTO removed VALUES (?) ON CONFLICT (device) DO NOTHING`
+// TakeOut removes a device as Remove does, and remembers in the same commit that
+// a person took it out: another registry has it still.
+func (h Devices) TakeOut(ctx context.Context, id registry.DeviceID) error {
+	err := h.s.commit(ctx, func(t *tx) error {
+		if err := known(t, id); err != nil {
+			return err
+		}
+		return errors.Join(t.change(`INSERT INTO removed VALUES (?) ON CONFLICT (device) DO NOTHING`, id), removeDevice(t, id))
+	})
+	if err != nil {
+		return fmt.Errorf("remove device %s: %w", id, err)
 	}
-	if err := h.s.commit(ctx, func(t *tx) error { return t.change(text, id) }); err != nil {
-		return fmt.Errorf("note that device %s is taken out: %w", id, err)
+	return nil
+}
+
+// LetIn forgets that a person took a device out. Idempotent.
+func (h Devices) LetIn(ctx context.Context, id registry.DeviceID) error {
+	if err := h.s.commit(ctx, func(t *tx) error { return t.change(`DELETE FROM removed WHERE device = ?`, id) }); err != nil {
+		return fmt.Errorf("let device %s in again: %w", id, err)
+	}
+	return nil
+}
+
+// Meet enters a device that another registry has, unless it is there, as Add
+// does. It returns registry.ErrUnknown for one that a person took out, however
+// lately.
+func (h Devices) Meet(ctx context.Context, id registry.DeviceID, attributes map[string]string) error {
+	err := h.s.commit(ctx, func(t *tx) error {
+		_, out, err := single(t, value[int], `SELECT 1 FROM removed WHERE device = ?`, id)
+		switch {
+		case err != nil:
+			return err
+		case out:
+			return registry.ErrUnknown
+		}
+		return addNew(t, id, attributes)
+	})
+	if err != nil {
+		return fmt.Errorf("add device %s: %w", id, err)
 	}
 	return nil
 }

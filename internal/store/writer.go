@@ -363,11 +363,11 @@ func (w *writer) finish(t *tx) error {
 	return nil
 }
 
-// end commits. Nothing is remembered meanwhile of what is changed.
+// end commits. Nothing is found in memory meanwhile of what is changed.
 func (w *writer) end(changes touchedRows) error {
 	w.s.memory.change(changes)
-	defer w.s.memory.changed()
 	_, err := w.exec("COMMIT")
+	w.s.memory.changed(err == nil)
 	return err
 }
 

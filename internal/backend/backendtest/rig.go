@@ -76,6 +76,7 @@ func start(t *testing.T, open Open, change ...func(*Setup)) *Rig {
 			Terms: rotation.Terms{
 				Previous: certificate.Deactivate, Retire: rotation.Replaced, TTL: 720 * time.Hour,
 				Settle: 15 * time.Minute, Recent: 24 * time.Hour, MaxRetirePerHour: 1000,
+				Status: rotation.DefaultStatus,
 			},
 		},
 	}

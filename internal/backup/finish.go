@@ -1,4 +1,4 @@
-package standalone
+package backup
 
 import (
 	"errors"
@@ -6,6 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/certvendor/certvendor/internal/archive"
+	"github.com/certvendor/certvendor/internal/durable"
 )
 
 // Names in the data directory while, and after, something is restored.
@@ -14,11 +17,15 @@ const (
 	asidePrefix    = "replaced-"  // what was in that place
 )
 
-// finishRestore moves what was restored into its place, and what was there
+// Finish moves what was restored into its place, and what was there
 // aside, into a directory of the same time. It does nothing where nothing was
 // restored. Interrupted, it is done again: what was moved already is not there
 // any more, and nobody opens the store in between.
-func finishRestore(data string, at func(what string)) error {
+// The caller holds the lock.
+func Finish(data string) error { return finish(data, func(string) {}) }
+
+// finish is Finish that tells before each step what it is.
+func finish(data string, at func(what string)) error {
 	entries, err := os.ReadDir(data)
 	if err != nil {
 		return fmt.Errorf("finish the restore: %w", err)
@@ -51,11 +58,11 @@ func finishOne(data, stamp string, at func(string)) error {
 	}
 	// What is aside must be durably there before something takes its place.
 	if exists(aside) {
-		if err := syncPath(aside); err != nil {
+		if err := durable.Sync(aside); err != nil {
 			return err
 		}
 	}
-	if err := syncPath(data); err != nil {
+	if err := durable.Sync(data); err != nil {
 		return err
 	}
 	for _, e := range entries {
@@ -65,13 +72,13 @@ func finishOne(data, stamp string, at func(string)) error {
 		}
 	}
 	at("end")
-	return errors.Join(syncPath(data), os.Remove(restored), syncPath(data))
+	return errors.Join(durable.Sync(data), os.Remove(restored), durable.Sync(data))
 }
 
 // givingWay returns what makes room for an entry. The log of an old store would
 // be taken for the new one's.
 func givingWay(name string) []string {
-	if name == storeFile {
+	if name == archive.Store {
 		return []string{name, name + "-wal", name + "-shm"}
 	}
 	return []string{name}

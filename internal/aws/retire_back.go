@@ -1,0 +1,88 @@
+package aws
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/registry"
+	"github.com/certvendor/certvendor/rotation"
+)
+
+// backKept is how long it is remembered that somebody spoke over a certificate
+// that is retired here and not at AWS.
+const backKept = 24 * time.Hour
+
+// speaks remembers that a device spoke over a certificate that is not ACTIVE here:
+// AWS lets it, because it was not told yet, and is not to be told then.
+func (i *Inventory) speaks(ctx context.Context, s certificate.Sighting) error {
+	marked, err := i.marks.Has(ctx, s.Certificate)
+	if err != nil || !marked {
+		return err
+	}
+	at := s.At
+	if at.IsZero() {
+		at = i.now()
+	}
+	if before, known := i.back.get(s.Certificate); !known || before.Before(at) {
+		i.back.put(s.Certificate, at)
+	}
+	return nil
+}
+
+// wentBack returns a rotation.Kept if a device works with a certificate whose
+// removal is recorded and of which AWS has not heard: between the two it may have
+// lost what it was proven to have. The one rule decided at another moment.
+func (i *Inventory) wentBack(ctx context.Context, device registry.DeviceID, id certificate.ID) error {
+	back, _ := i.back.get(id)
+	held, err := i.rows.Held(ctx, device)
+	if err != nil {
+		return err
+	}
+	var other time.Time // when it was seen on another one
+	see := func(on certificate.ID, at time.Time) {
+		switch _, own := certificate.Find(held, on); {
+		case on == id && at.After(back):
+			back = at
+		case on != id && own && at.After(other):
+			other = at
+		}
+	}
+	for _, h := range held {
+		if h.ID != id {
+			see(h.ID, h.LastSeen)
+		}
+	}
+	if i.presence != nil {
+		callers, _, err := i.presence.Of(ctx, device)
+		if err != nil && !errors.Is(err, ErrNoTable) {
+			return err
+		}
+		for _, c := range callers {
+			see(c.Certificate, c.At)
+		}
+	}
+	if back.IsZero() || other.After(back) {
+		return nil
+	}
+	return rotation.Kept{
+		Why: fmt.Sprintf("the device was last seen on certificate %s, at %s, which is retired and of which AWS IoT was not told: `rotation undo %s`, if it has lost its new one",
+			id, back.UTC().Format(time.RFC3339), device),
+		Reverted: true,
+	}
+}
+
+// mayBeTold is wentBack for a removal that is recorded already, and that AWS may not
+// have heard of. A person who revokes is not asked.
+func (i *Inventory) mayBeTold(ctx context.Context, device registry.DeviceID, id certificate.ID) error {
+	at, err := i.rows.Place(ctx, device, id)
+	switch {
+	case err != nil:
+		return err
+	case !at.Was, at.Begun, at.Standing == certificate.Revoked, at.Held && at.Standing == certificate.Active:
+		return nil
+	}
+	return i.wentBack(ctx, device, id)
+}
