@@ -35,7 +35,7 @@ func (m *recall[T]) remembered() (octets, devices int) {
 	for _, there := range m.all {
 		octets += there.size
 	}
-	if octets != m.taken {
+	if octets != m.taken || m.order.Len() != len(m.all) {
 		octets = -1
 	}
 	return octets, len(m.all)

@@ -242,3 +242,33 @@ func watchVends(w *world, id registry.DeviceID, stop chan struct{}) {
 		vended, seen = nowVended, nowSeen
 	}
 }
+
+// Of a device with more rotations than are remembered the newest are, and the
+// database is asked whether the next one fits.
+func TestALongHistoryIsRememberedInPart(t *testing.T) {
+	w := open(t)
+	w.device("d1")
+	w.ok(w.Write(w.ctx, fmt.Sprintf(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d)
+		INSERT INTO rotations SELECT 'd1', i, iif(i = 2, 'vended', 'superseded'), 0, 'k' || i, '', '', '', '', '', '', '', 0, '',
+			0, 0, 0, 0, 0, '', 0, 1, 0, 0, '', 0 FROM n`, rotation.HistoryLimit+1)))
+	for n := range 3 {
+		h := w.find("d1")
+		if next := int64(rotation.HistoryLimit + 2 + n); h.Next() != next || len(h.Rotations) != rotation.HistoryLimit {
+			t.Fatalf("%d rotations, the next is %d, want %d", len(h.Rotations), h.Next(), next)
+		}
+		next := w.intended("d1", "new")
+		_, err := w.Journal().Open(w.ctx, next, nil)
+		w.is(err, rotation.ErrChanged) // the open one is too old to be remembered
+		next.Number = 1
+		_, err = w.Journal().Open(w.ctx, next, nil)
+		w.is(err, rotation.ErrChanged)
+		w.ok(w.Write(w.ctx, `UPDATE rotations SET state = 'superseded' WHERE number = 2`))
+		r, _ := w.vend("d1", fmt.Sprint("new", n), nil)
+		r.State, r.ClosedAt = rotation.Superseded, w.clock.Now()
+		w.advance(rotation.Change{Rotation: r})
+		if n, err := w.CheckMemory(w.ctx); err != nil || n == 0 {
+			t.Fatal(n, err)
+		}
+		w.ok(w.Write(w.ctx, `UPDATE rotations SET state = 'vended' WHERE number = 2`))
+	}
+}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"container/list"
 	"sync"
 
 	"github.com/certvendor/certvendor/registry"
@@ -20,6 +21,7 @@ type recall[T any] struct {
 
 	mu       sync.Mutex
 	all      map[registry.DeviceID]*recalled[T]
+	order    *list.List // of registry.DeviceID, latest used first
 	taken    int        // octets
 	changing changes[T] // by the commit that is being made
 }
@@ -30,6 +32,7 @@ type recalled[T any] struct {
 	value T
 	read  bool
 	size  int
+	order *list.Element
 }
 
 // changes are what a transaction changes of what is remembered, in order, by
@@ -55,6 +58,7 @@ func (c *changes[T]) drop(device registry.DeviceID) {
 func (m *recall[T]) init(room int, size func(T) int) {
 	m.room, m.size = room, size
 	m.all = map[registry.DeviceID]*recalled[T]{}
+	m.order = list.New()
 }
 
 // find returns what is remembered. Where it is not, it returns the place in which
@@ -67,11 +71,12 @@ func (m *recall[T]) find(device registry.DeviceID) (v T, known bool, place *reca
 	case m.isChanging(device):
 		return v, false, nil
 	case there != nil && there.read:
+		m.order.MoveToFront(there.order)
 		return there.value, true, nil
 	case there != nil:
 		return v, false, nil // somebody reads it
 	}
-	place = &recalled[T]{}
+	place = &recalled[T]{order: m.order.PushFront(device)}
 	m.all[device] = place
 	return v, false, place
 }
@@ -98,24 +103,22 @@ func (m *recall[T]) keep(device registry.DeviceID, place *recalled[T], v T, foun
 	}
 }
 
-// put makes room, of which there is always enough for one.
+// put makes room by forgetting what was not used for longest. There is always
+// enough for one.
 func (m *recall[T]) put(place *recalled[T], v T) {
 	m.taken -= place.size
-	*place = recalled[T]{value: v, read: true, size: m.size(v)}
+	place.value, place.read, place.size = v, true, m.size(v)
 	m.taken += place.size
-	for any, other := range m.all { // whichever: the order of a map is none
-		if m.taken <= m.room {
-			return
-		}
-		if other != place {
-			m.forget(any)
-		}
+	m.order.MoveToFront(place.order)
+	for m.taken > m.room && m.order.Len() > 1 {
+		m.forget(m.order.Back().Value.(registry.DeviceID))
 	}
 }
 
 func (m *recall[T]) forget(device registry.DeviceID) {
 	if there := m.all[device]; there != nil {
 		m.taken -= there.size
+		m.order.Remove(there.order)
 		delete(m.all, device)
 	}
 }
@@ -127,6 +130,7 @@ func (m *recall[T]) change(c changes[T]) {
 	m.changing = c
 	if c.all {
 		clear(m.all)
+		m.order.Init()
 		m.taken = 0
 	}
 	for device := range c.of {
