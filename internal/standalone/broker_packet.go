@@ -76,10 +76,9 @@ func (b *Broker) checkPublish(l *mqttLink, pk *packets.Packet) (why Refusal, cod
 // acknowledged forgets a message that the device has, which may make room for
 // others that wait.
 func (b *Broker) acknowledged(l *mqttLink, id uint16) {
-	if l.client.State.Inflight.Delete(id) {
-		l.outbox.acknowledged()
-		b.flush(l)
-	}
+	l.client.State.Inflight.Delete(id)
+	l.outbox.acknowledged(id)
+	b.flush(l)
 }
 
 // broken ends a connection that broke the protocol, and tells it if MQTT has a

@@ -3,6 +3,7 @@ package standalone
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -113,6 +114,12 @@ func (b *Broker) flush(l *mqttLink) {
 		return
 	}
 	for pk := l.outbox.next(); pk != nil; pk = l.outbox.next() {
-		_ = l.client.WritePacket(*pk) // fails where the connection has ended, or the client wants no packet so large
+		err := l.client.WritePacket(*pk) // fails where the connection has ended too, which its reader finds
+		if errors.Is(err, packets.ErrPacketTooLarge) {
+			// The client takes none so large: it will never acknowledge it.
+			b.counts.dropped.Add(1)
+			l.client.State.Inflight.Delete(pk.PacketID)
+			l.outbox.acknowledged(pk.PacketID)
+		}
 	}
 }

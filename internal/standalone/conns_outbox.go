@@ -17,8 +17,8 @@ type outbox struct {
 	again   int // how many of them the session held when it was resumed
 	opened  bool
 	writing bool
-	window  int // how many messages the client takes without acknowledging one; 0: any
-	unacked int
+	window  int                 // how many messages the client takes without acknowledging one; 0: any
+	unacked map[uint16]struct{} // of these, where there is a window
 }
 
 // open lets writing begin, with what the session holds, which the client may
@@ -35,6 +35,9 @@ func (o *outbox) open(window int, held []packets.Packet) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.opened, o.window, o.again = true, window, len(first)
+	if window > 0 {
+		o.unacked = map[uint16]struct{}{}
+	}
 	o.waiting = slices.DeleteFunc(o.waiting, func(pk *packets.Packet) bool {
 		return pk.FixedHeader.Qos > 0 && slices.ContainsFunc(held, func(h packets.Packet) bool { return h.PacketID == pk.PacketID })
 	})
@@ -78,8 +81,8 @@ func (o *outbox) next() *packets.Packet {
 	o.waiting[0] = nil
 	o.waiting = o.waiting[1:]
 	o.again = max(o.again-1, 0)
-	if pk.FixedHeader.Qos > 0 {
-		o.unacked++
+	if pk.FixedHeader.Qos > 0 && o.window > 0 {
+		o.unacked[pk.PacketID] = struct{}{}
 	}
 	return pk
 }
@@ -87,11 +90,13 @@ func (o *outbox) next() *packets.Packet {
 // ready reports whether there is something that the client takes now.
 func (o *outbox) ready() bool {
 	return o.opened && len(o.waiting) > 0 &&
-		(o.window == 0 || o.unacked < o.window || o.waiting[0].FixedHeader.Qos == 0)
+		(o.window == 0 || len(o.unacked) < o.window || o.waiting[0].FixedHeader.Qos == 0)
 }
 
-func (o *outbox) acknowledged() {
+// acknowledged makes room for what waits behind a message. That the session has
+// forgotten the message meanwhile makes no difference: the client counts it.
+func (o *outbox) acknowledged(id uint16) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.unacked = max(o.unacked-1, 0)
+	delete(o.unacked, id)
 }
