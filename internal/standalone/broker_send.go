@@ -84,14 +84,8 @@ func (b *Broker) deliver(client *mqtt.Client, to packets.Subscription, pk *packe
 	}
 	slices.Sort(out.Properties.SubscriptionIdentifier)
 	if out.FixedHeader.Qos > 0 {
-		id, err := client.NextPacketID()
-		if err != nil {
-			b.counts.unacked.Add(1)
-			return nil
-		}
-		out.PacketID = uint16(id)
+		out.PacketID = l.nextID(held)
 		held.Set(*out)
-		l.lastSent.Store(id)
 	}
 	if client.Closed() {
 		successor, _ := b.server.Clients.Get(client.ID) // it may have been resumed just now

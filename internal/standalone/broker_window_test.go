@@ -60,3 +60,23 @@ func TestALateAcknowledgementMakesRoom(t *testing.T) {
 		r.ack(packets.Puback, pk.PacketID)
 	}
 }
+
+// Who publishes does not wait while a subscriber is written to that does not read.
+func TestAPublisherDoesNotWaitForAWriter(t *testing.T) {
+	w := startBroker(t, func(c *BrokerConfig) { c.Limits.Pending, c.Limits.Write = 4, patience })
+	deaf := w.raw(w.ca.device("dev1"), "dev1")
+	deaf.subscribe(1, "$aws/things/dev1/jobs/notify")
+	payload := []byte(strings.Repeat("x", 1<<20))
+	published := make(chan struct{})
+	go func() {
+		defer close(published)
+		for w.Stats().Dropped == 0 && w.Connections() == 1 {
+			_ = w.Publish(t.Context(), "$aws/things/dev1/jobs/notify", payload)
+		}
+	}()
+	<-published
+	if w.Stats().Dropped == 0 {
+		t.Error("it was waited for until the write deadline")
+	}
+	_ = deaf.conn.Close()
+}

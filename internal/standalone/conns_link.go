@@ -171,6 +171,17 @@ func (l *mqttLink) linger() {
 	}
 }
 
+// nextID returns a packet id for a message to the device. The library's own way to
+// one waits for whoever writes to the connection.
+func (l *mqttLink) nextID(held *mqtt.Inflight) uint16 {
+	for {
+		id := uint16(l.lastSent.Add(1))
+		if _, taken := held.Get(id); id != 0 && !taken {
+			return id // ends: a session holds fewer messages than there are ids
+		}
+	}
+}
+
 // standIn returns a packet id for a packet of the device that no message to
 // the device bears, nor will before the packet is answered. The library keeps
 // one map for both directions, and an inbound packet with the id of an
