@@ -108,8 +108,10 @@ func (h Certificates) found(t *tx, c certificate.Certificate, read time.Time) (F
 
 // Gone brings a certificate that is ACTIVE down to INACTIVE which another place
 // was read, at a moment, not to have any more. What is being done with it, or was
-// since that moment, is left alone. A rotation that has it keeps it from nothing:
-// there is nothing left to connect with.
+// since that moment, is left alone, and so is one that a rotation has which has not
+// come as far as its device: the other place may never have heard of it, and is
+// about to. A later rotation that has it keeps it from nothing: there is nothing
+// left to connect with.
 func (h Certificates) Gone(ctx context.Context, id certificate.ID, read time.Time) (Found, error) {
 	found, err := commitFor(ctx, h.s, func(t *tx) (Found, error) {
 		is, _, err := single(t, func(row scanner) (f foundRow, err error) {
@@ -119,6 +121,9 @@ func (h Certificates) Gone(ctx context.Context, id certificate.ID, read time.Tim
 			return FoundAlike, err
 		}
 		if touched, err := h.isTouched(t, id, read); err != nil || touched {
+			return FoundLeft, err
+		}
+		if due, err := isDue(t, id); err != nil || due {
 			return FoundLeft, err
 		}
 		policies, err := names[string](is.policies)
@@ -131,6 +136,13 @@ func (h Certificates) Gone(ctx context.Context, id certificate.ID, read time.Tim
 		return FoundAlike, fmt.Errorf("certificate %s, which is gone: %w", id, err)
 	}
 	return found, nil
+}
+
+// isDue reports whether a rotation is about to vend a certificate.
+func isDue(q querier, id certificate.ID) (bool, error) {
+	return value[bool](q.row(`SELECT EXISTS (SELECT 1 FROM holdings h CROSS JOIN rotations r INDEXED BY rotations_open ON r.device = h.device
+		WHERE h.certificate = ?1 AND h.detached = 0 AND r.certificate = ?1 AND r.by_package = 0
+		AND `+openStates+` AND (r.state = 'intended' OR r.state = 'issued'))`, id))
 }
 
 // bring is tx.bring, after which nothing waits to be written of who held what is
