@@ -276,13 +276,19 @@ func (l *life) actsOfRotations(acts map[string]func() func() error) {
 		}
 	}
 	acts["undo"] = func() func() error {
-		id, c, which := l.device(), l.certificate().ID, pick(l.draw, "which", 0, 1)
+		id, c := l.device(), l.certificate()
 		return func() error {
-			r, err := l.newest(id, which)
+			r, err := l.newest(id, 0)
+			if err == nil {
+				err = l.advances(r, c, rotation.Finished, true, false) // which retires it
+			}
 			if err != nil {
 				return err
 			}
-			_, err = l.Journal().Advance(l.ctx, undoing(r, l.clock.Now(), c))
+			if r, err = l.newest(id, 0); err != nil {
+				return err
+			}
+			_, err = l.Journal().Advance(l.ctx, undoing(r, l.clock.Now(), c.ID))
 			return err
 		}
 	}
