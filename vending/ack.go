@@ -14,7 +14,9 @@ import (
 // proof, it finishes the rotation: what that replaces is retired by the one
 // rule, at once where there is no grace. The second result is the rotation
 // that has steps left to be done behind the reply, or nil. Any refusal is an
-// *Error and changes nothing.
+// *Error and changes nothing of a rotation; what the ack shows, that the device has
+// its trust anchors and its new key, is kept. An *Unfinished is no refusal: the
+// device is answered OK.
 func (v *Vendor) Ack(ctx context.Context, caller Caller, request protocol.AckRequest) (protocol.AckAccepted, *rotation.Rotation, error) {
 	ok := protocol.AckAccepted{DeviceID: string(caller.Device), Action: protocol.Ack, Message: "OK"}
 	a, err := v.admit(ctx, caller)
@@ -153,8 +155,9 @@ func (v *Vendor) ackAgain(ctx context.Context, a admission, request protocol.Ack
 	return nil
 }
 
-// provesAgain reports whether a repeated ack carries the id that was proven:
-// the nonce is void by now, so this only repeats an answer, and does nothing.
+// provesAgain reports whether a repeated ack names the certificate that was proven
+// by a signature. The signature itself is not verified again, as the nonce is void
+// by now: so it has the answer repeated, and shows nothing to the one rule.
 func (v *Vendor) provesAgain(a admission, last rotation.Rotation, request protocol.AckRequest) bool {
 	return a.Certificate == "" && last.Evidence == certificate.Proof &&
 		request.Proof != "" && request.CertificateID == string(last.Certificate)

@@ -54,6 +54,9 @@ func (c *cli) caShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if len(all) == 0 && !c.json {
+				return c.say(nil, "none of its own: with backend aws, aws.issuer says what signs")
+			}
 			return list(c, slice(all), "ROLE CERTIFICATE EXPIRES ENCRYPTED KEY IN_USE SUBJECT", func(ca control.CA) []string {
 				used := "-"
 				switch {

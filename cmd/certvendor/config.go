@@ -27,12 +27,12 @@ port and does not look into the data directory.`,
 			if err != nil {
 				return c.wrong(err)
 			}
-			problems, untold := checkSurroundings(cfg)
-			for _, err := range untold {
+			there := checkSurroundings(cfg)
+			for _, err := range there.untold {
 				fmt.Fprintf(c.errs, "certvendor: %s: not looked at: %v\n", c.config, err)
 			}
-			if len(problems) > 0 {
-				return c.wrong(config.Located(c.config, errors.Join(problems...)))
+			if len(there.problems) > 0 {
+				return c.wrong(config.Located(c.config, errors.Join(there.problems...)))
 			}
 			return c.say(map[string]any{"config": c.config, "ok": true}, "%s: ok", c.config)
 		},

@@ -8,54 +8,86 @@ import (
 	"fmt"
 	"os/user"
 
+	"github.com/certvendor/certvendor/internal/app"
 	"github.com/certvendor/certvendor/internal/config"
 )
 
 // maxPEM bounds a file of certificates, in octets.
 const maxPEM = 1 << 20
 
-// checkSurroundings says what `serve` would not find: files, secrets and
-// groups that the configuration names. The second list is of what cannot be
-// told here, as only systemd gives it to the daemon.
-func checkSurroundings(cfg config.Config) (problems, untold []error) {
-	for _, named := range []struct {
-		key    string
-		secret config.Secret
-	}{{"ca.passphrase", cfg.CA.Passphrase}, {"webhook.secret", cfg.Webhook.Secret}} {
-		switch _, err := named.secret.Value(); {
-		case errors.Is(err, config.ErrNoCredentials):
-			untold = append(untold, fmt.Errorf("%s: %w", named.key, err))
-		case err != nil:
-			problems = append(problems, fmt.Errorf("%s: %w", named.key, err))
-		}
-	}
-	if cfg.Webhook.CA != "" {
-		if _, err := readCertificates(cfg.Webhook.CA); err != nil {
-			problems = append(problems, fmt.Errorf("webhook.ca: %w", err))
-		}
-	}
+// surroundings are what `serve` would not find: files, secrets and groups that
+// the configuration names. Untold is what cannot be told here, as only systemd
+// gives it to the daemon.
+type surroundings struct{ problems, untold []error }
+
+func checkSurroundings(cfg config.Config) surroundings {
+	var s surroundings
+	s.secret("ca.passphrase", cfg.CA.Passphrase)
+	s.secret("webhook.secret", cfg.Webhook.Secret)
+	s.secret("approval.token", cfg.Approval.Token)
+	s.roots("webhook.ca", cfg.Webhook.CA)
+	s.roots("approval.ca", cfg.Approval.CA)
 	if name := cfg.Control.Group; name != "" {
-		if _, err := user.LookupGroup(name); err != nil {
-			problems = append(problems, fmt.Errorf("control.group: %w", err))
+		_, err := user.LookupGroup(name)
+		s.note("control.group", err)
+	}
+	if t := cfg.Control.TLS; t.Listen != "" {
+		s.pair("control.tls.certificate, control.tls.key", t.Certificate, t.Key)
+		for _, path := range t.ClientCA {
+			s.roots("control.tls.client_ca", path)
 		}
 	}
-	s := cfg.Standalone
-	for _, path := range s.ClientCA {
-		if err := checkCAs(path); err != nil {
-			problems = append(problems, fmt.Errorf("standalone.client_ca: %w", err))
-		}
+	if cfg.Backend == config.AWSBackend {
+		s.aws(cfg.AWS.Broker)
+	} else {
+		s.standalone(cfg.Standalone)
 	}
-	if s.ServerCA != "" {
-		if _, err := readCertificates(s.ServerCA); err != nil {
-			problems = append(problems, fmt.Errorf("standalone.server_ca: %w", err))
-		}
+	return s
+}
+
+func (s *surroundings) standalone(c config.Standalone) {
+	for _, path := range c.ClientCA {
+		s.note("standalone.client_ca", checkCAs(path))
 	}
-	if s.ServerCertificate != "" {
-		if _, err := tls.LoadX509KeyPair(s.ServerCertificate, s.ServerKey); err != nil {
-			problems = append(problems, fmt.Errorf("standalone.server_certificate, standalone.server_key: %w", err))
-		}
+	s.roots("standalone.server_ca", c.ServerCA)
+	s.pair("standalone.server_certificate, standalone.server_key", c.ServerCertificate, c.ServerKey)
+}
+
+func (s *surroundings) aws(c config.AWSBroker) {
+	if c.RuleKey.IsSet() {
+		_, err := app.RuleKey(c.RuleKey)
+		s.note("aws.broker.rule_key", err)
 	}
-	return problems, untold
+	s.pair("aws.broker.certificate, aws.broker.key", c.Certificate, c.Key)
+	s.roots("aws.broker.ca", c.CA)
+}
+
+func (s *surroundings) note(key string, err error) {
+	switch {
+	case errors.Is(err, config.ErrNoCredentials):
+		s.untold = append(s.untold, fmt.Errorf("%s: %w", key, err))
+	case err != nil:
+		s.problems = append(s.problems, fmt.Errorf("%s: %w", key, err))
+	}
+}
+
+func (s *surroundings) secret(key string, secret config.Secret) {
+	_, err := secret.Value()
+	s.note(key, err)
+}
+
+func (s *surroundings) roots(key, path string) {
+	if path != "" {
+		_, err := readCertificates(path)
+		s.note(key, err)
+	}
+}
+
+func (s *surroundings) pair(keys, certificate, key string) {
+	if certificate != "" {
+		_, err := tls.LoadX509KeyPair(certificate, key)
+		s.note(keys, err)
+	}
 }
 
 func checkCAs(path string) error {

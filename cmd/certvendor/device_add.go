@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,10 +42,12 @@ func (c *cli) deviceAdd() *cobra.Command {
 
 With --out, a key is made here and the daemon issues a certificate for it:
 DIR/NAME.crt and DIR/NAME.key, neither of which is ever overwritten, and
-DIR/ca.crt, which verifies the broker and package links.
+DIR/ca.crt, which verifies the broker and package links. With backend aws there is
+no ca.crt: devices verify AWS by Amazon's roots.
 
-With --certificate, the device keeps the certificate in FILE, made elsewhere;
-the CA that issued it must be among standalone.client_ca.`,
+With --certificate, the device keeps the certificate in FILE, made elsewhere. The
+CA that issued it must be among standalone.client_ca; with backend aws, AWS IoT
+must let in what it signs.`,
 		Args: cobra.ExactArgs(1),
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, args []string) error {
 			if (f.out == "") == (f.certificate == "") {
@@ -76,7 +79,7 @@ type addedFiles struct {
 	NotAfter      time.Time      `json:"notAfter"`
 	Certificate   string         `json:"certificate"`
 	Key           string         `json:"key"`
-	CA            string         `json:"ca"`
+	CA            string         `json:"ca,omitempty"`
 }
 
 func (c *cli) add(ctx context.Context, daemon *control.Client, name string, f addFlags, attributes map[string]string) error {
@@ -103,12 +106,15 @@ func (c *cli) add(ctx context.Context, daemon *control.Client, name string, f ad
 	if err != nil {
 		return errors.Join(err, os.Remove(files.key))
 	}
+	if added.Roots == "" {
+		files.ca = ""
+	}
 	if err := files.write(added); err != nil {
 		return fmt.Errorf("device %s: certificate %s was issued, and could not be written: %w", name, short(added.CertificateID), err)
 	}
+	written := strings.TrimRight(strings.Join([]string{files.certificate, files.key, files.ca}, "\n  "), "\n ")
 	return c.say(addedFiles{name, added.CertificateID, added.NotAfter, files.certificate, files.key, files.ca},
-		"device %s: certificate %s, valid until %s\n  %s\n  %s\n  %s",
-		name, short(added.CertificateID), when(added.NotAfter), files.certificate, files.key, files.ca)
+		"device %s: certificate %s, valid until %s\n  %s", name, short(added.CertificateID), when(added.NotAfter), written)
 }
 
 func (c *cli) adopt(ctx context.Context, daemon *control.Client, name string, f addFlags, attributes map[string]string) error {
@@ -158,7 +164,8 @@ func newKey() (keyPair, error) {
 	return keyPair{key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})}, nil
 }
 
-// deviceFiles are where a device's first certificate is written.
+// deviceFiles are where a device's first certificate is written; ca is empty
+// where the world's broker is not verified by CAs of ours.
 type deviceFiles struct{ certificate, key, ca string }
 
 // newFiles makes the directory, and refuses a device whose files are there,
@@ -191,6 +198,9 @@ func (f deviceFiles) writeKey(text []byte) error { return create(f.key, text, 0o
 func (f deviceFiles) write(added control.Added) error {
 	if err := create(f.certificate, []byte(added.Certificate), 0o644); err != nil {
 		return err
+	}
+	if f.ca == "" {
+		return nil
 	}
 	return replace(f.ca, []byte(added.Roots))
 }

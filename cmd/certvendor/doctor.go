@@ -148,14 +148,14 @@ func withAdvice(findings []app.Finding) []app.Finding {
 
 // surroundings are the files and secrets that the configuration names.
 func (e *examination) surroundings() {
-	problems, untold := checkSurroundings(e.config)
-	for _, err := range problems {
+	there := checkSurroundings(e.config)
+	for _, err := range there.problems {
 		e.say("configuration", app.Failed, "certvendor config check", "%v", err)
 	}
-	for _, err := range untold {
+	for _, err := range there.untold {
 		e.say("configuration", app.Unknown, "", "%v", err)
 	}
-	if len(problems)+len(untold) == 0 {
+	if len(there.problems)+len(there.untold) == 0 {
 		e.say("configuration", app.Healthy, "", "%s is sound", e.cli.config)
 	}
 }
@@ -173,7 +173,7 @@ func (e *examination) daemon(ctx context.Context) *control.Client {
 	case err == nil:
 		e.say("daemon", app.Healthy, "", "it runs, and is ready")
 	case errors.As(err, &refused):
-		e.say("daemon", app.Failed, "see its log", "it runs, and is not ready: %v", err)
+		e.say("daemon", app.Failed, "see its log", "it runs: %v", err)
 	default:
 		e.say("daemon", app.Unknown, "start it, and run this again", "%v", err)
 		daemon.Close()

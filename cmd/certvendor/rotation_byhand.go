@@ -43,7 +43,7 @@ func (c *cli) rotationUndo() *cobra.Command {
 		verb: "undo", short: "Bring back what a device's last finished rotation replaced; the new certificate stays too",
 		ask: "Undo the last finished rotation of", means: "What it replaced works again, until the next rotation; the new certificate goes on working.",
 		did: "have their former certificates back", isFor: mayBeUndone,
-		ofCampaign: "whose rotation is finished, and not undone, and their last one", do: (*control.Client).Undo,
+		ofCampaign: "whose rotation in it is their last one, is finished, and was not undone", do: (*control.Client).Undo,
 	})
 }
 

@@ -79,6 +79,9 @@ func (s *simulation) prepare(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
+	if pem == "" {
+		return errors.New("the daemon has no broker of its own: simulated devices connect to that of backend standalone only")
+	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM([]byte(pem)) {
 		return errors.New("the daemon's roots are not readable")

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"strings"
@@ -120,12 +121,8 @@ func (a *App) awsBus(clients *aws.Clients, table *aws.Presence) (*aws.MQTTBus, e
 		Presence: c.Presence == config.PresenceSubscribe, Table: table, Executions: !a.config.Observe, Now: a.now, Log: a.log,
 	}
 	if c.RuleKey.IsSet() {
-		text, err := c.RuleKey.Value()
+		key, err := RuleKey(c.RuleKey)
 		if err != nil {
-			return nil, fmt.Errorf("aws.broker.rule_key: %w", err)
-		}
-		key := aws.RuleKey(text)
-		if err := key.Validate(); err != nil {
 			return nil, fmt.Errorf("aws.broker.rule_key: %w", err)
 		}
 		bus.Keys = []aws.RuleKey{key}
@@ -134,6 +131,19 @@ func (a *App) awsBus(clients *aws.Clients, table *aws.Presence) (*aws.MQTTBus, e
 		return nil, err
 	}
 	return a.bus, nil
+}
+
+// RuleKey reads what the topic rules share with the daemon.
+func RuleKey(ref config.Secret) (aws.RuleKey, error) {
+	text, err := ref.Value()
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("%w: `certvendor setup` makes it", err)
+	}
+	if err != nil {
+		return "", err
+	}
+	key := aws.RuleKey(text)
+	return key, key.Validate()
 }
 
 // awsWay returns the way into the broker.

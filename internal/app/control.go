@@ -38,7 +38,7 @@ func (a *App) ports() control.Ports {
 		Inventory: b.Inventory, Certificates: b.Certificates,
 		Journal: b.Journal, Rotations: b.Rotations, Brakes: b.Brakes, Group: b.Group, Jobs: b.Jobs,
 		ByHand: a.closer, CRL: a.crl, Authority: a.authority(), Servers: a.servers(),
-		Issuer: b.Issuer, Packages: b.Packages,
+		Issuer: b.Issuer, Packages: b.Packages, NoPackages: a.noPackages(),
 		Now: a.clock.Now, Validity: c.Vending.Validity, Backdate: c.Vending.Backdate,
 		Policies: policies, PerMinute: c.Rotation.PerMinute, Job: a.job(),
 		BuildPackage: standalone.BuildPackage, ListPackages: a.listPackages, ListFleet: a.listFleet,
@@ -50,6 +50,14 @@ func (a *App) ports() control.Ports {
 		VerifyAudit: a.world.Store().Audit().Verify, Backup: a.backup, Ready: a.Ready, Campaigns: a.campaigns(),
 		Observes: c.Observe, Syncer: a.syncer(), Recorded: a.recorded,
 	}
+}
+
+// noPackages says why there is no place for packages, if there is none.
+func (a *App) noPackages() error {
+	if a.alone == nil && a.config.AWS.Packages.Bucket == "" {
+		return errNoBucket
+	}
+	return nil
 }
 
 // window is how long after its end a certificate may still connect: on AWS it

@@ -39,8 +39,9 @@ type world interface {
 
 // What the world of AWS has no use for.
 var (
-	errNoCRL   = errors.New("backend aws makes no CRL: what is revoked is REVOKED in AWS IoT, which looks at no CRL")
-	errNoOwnCA = errors.New("backend aws has no CA of its own: aws.issuer says what signs")
+	errNoCRL    = errors.New("backend aws makes no CRL: what is revoked is REVOKED in AWS IoT, which looks at no CRL")
+	errNoOwnCA  = errors.New("backend aws has no CA of its own: aws.issuer says what signs")
+	errNoBucket = errors.New("there is no place for packages: aws.packages.bucket names none")
 )
 
 // instanceName returns who we are, in leases and in the audit.

@@ -218,7 +218,7 @@ func (c Config) validateAWS(p *problems) {
 	p.oneOf("aws.issuer.kind", a.Issuer.Kind, "ssm", "kms", "pca", "iot")
 	if a.Issuer.Kind != "iot" && a.Issuer.Kind != "pca" {
 		_, err := certificate.ParseID(a.Issuer.CA)
-		p.check("aws.issuer.ca", err == nil, "must be the id of the CA's certificate in AWS IoT, 64 hex digits")
+		p.check("aws.issuer.ca", err == nil, "must be the id of the CA's certificate in AWS IoT, 64 hex digits, as `certvendor ca register` says it")
 	}
 	p.check("aws.issuer.key", (a.Issuer.Kind == "kms") == (a.Issuer.Key != ""), "must be set for kind kms, and for no other")
 	a.Issuer.PCA.validate(p, a.Issuer.Kind == "pca")
@@ -231,7 +231,7 @@ func (c Config) validateAWS(p *problems) {
 
 func (b AWSBroker) validate(p *problems) {
 	p.oneOf("aws.broker.way", b.Way, "websocket", "mtls")
-	p.check("aws.broker.endpoint", b.Endpoint != "", "must be set")
+	p.check("aws.broker.endpoint", b.Endpoint != "", "must be set: `aws iot describe-endpoint --endpoint-type iot:Data-ATS` says the account's own")
 	if b.Way == "mtls" {
 		p.address("aws.broker.endpoint", b.Endpoint)
 	}

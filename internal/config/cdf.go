@@ -110,7 +110,7 @@ func (m *migration) account() {
 	m.copy("aws.region", "AWS_REGION")
 	m.copy("aws.broker.endpoint", "AWS_IOT_ENDPOINT")
 	m.set("aws.broker.identity", "direct")
-	m.comment("aws.broker.identity", "as the original's firmware is served at once; `rule` knows who speaks, and retires more: docs/aws.md")
+	m.comment("aws.broker.identity", "serves the original's firmware as it is; `rule` knows who speaks, and retires more: docs/aws.md")
 	m.copy("aws.packages.bucket", "AWS_S3_CERTIFICATES_BUCKET")
 	m.copy("aws.packages.prefix", "AWS_S3_CERTIFICATES_PREFIX")
 	m.copy("aws.packages.suffix", "AWS_S3_CERTIFICATES_SUFFIX")

@@ -83,6 +83,8 @@ type Ports struct {
 	// Explain says what a device's requests would meet now; see
 	// vending.Vendor.
 	Explain func(context.Context, registry.DeviceID, protocol.Action) (vending.Explanation, error)
+	// NoPackages says why no package can be stored; nil: one can.
+	NoPackages error
 	// Roots returns, as PEM, what devices verify the broker and links by.
 	Roots func() []byte
 	// CAs lists the CA's certificates.

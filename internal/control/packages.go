@@ -23,6 +23,9 @@ func (s *Server) createPackage(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.mayPackage(d); err != nil {
+		return nil, err
+	}
 	if err := s.mayIssue(ctx, d); err != nil {
 		return nil, err
 	}
@@ -55,12 +58,24 @@ func (s *Server) createPackage(r *http.Request) (any, error) {
 	return Package{Device: string(d.ID), Certificate: c.ID, Created: c.Created}, nil
 }
 
+// mayPackage refuses a package that there is no place for, before anything is
+// issued or registered for it.
+func (s *Server) mayPackage(d registry.Device) error {
+	if s.NoPackages != nil {
+		return refuse(http.StatusConflict, "device %s: %v", d.ID, s.NoPackages)
+	}
+	return nil
+}
+
 // putPackage stores a package that was made elsewhere. Its certificate must be
 // one that the device holds, or be in the zip, as certificate.pem.
 func (s *Server) putPackage(r *http.Request) (any, error) {
 	ctx := r.Context()
 	d, err := s.device(ctx, r.PathValue("name"))
 	if err != nil {
+		return nil, err
+	}
+	if err := s.mayPackage(d); err != nil {
 		return nil, err
 	}
 	id, err := certificate.ParseID(r.URL.Query().Get("certificate"))

@@ -41,8 +41,8 @@ func (c *Crew) Do(f func()) {
 	<-done
 }
 
-// Wait returns when every goroutine has ended. Nothing may be given to the crew
-// meanwhile that it is not at work for.
+// Wait returns when every goroutine has ended. Meanwhile only what the crew runs
+// may call Go or Do.
 func (c *Crew) Wait() { c.running.Wait() }
 
 func (c *Crew) work(f func()) {

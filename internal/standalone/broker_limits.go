@@ -49,14 +49,14 @@ func or[T comparable](value, otherwise T) T {
 }
 
 // capabilities are the limits as the library takes them. Wills, retained
-// messages, shared subscriptions and QoS 2 are refused by the hook before the
+// messages, shared subscriptions and QoS 2 are refused by the broker before the
 // library sees them; what is set here holds if one slipped through.
 func (l BrokerLimits) capabilities() *mqtt.Capabilities {
 	c := mqtt.NewDefaultServerCapabilities()
 	c.MaximumClientWritesPending = 0 // no message comes by the library: see outbox
 	c.MaximumPacketSize = protocol.MaxPacket
 	c.MaximumSessionExpiryInterval = uint32(max(l.StoredSession/time.Second, 1))
-	c.MaximumInflight = math.MaxUint16 // the hook stops at Unacked and counts; the library drops silently
+	c.MaximumInflight = math.MaxUint16 // the broker stops at Unacked and counts; the library drops silently
 	c.MaximumQos = 1
 	c.RetainAvailable = 0
 	c.SharedSubAvailable = 0

@@ -13,8 +13,9 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-// request is a request that is being served, for whom it is served: who waits
-// for its end writes to the connection, so that a reply needs nobody else.
+// request is a request that is being served, and the connection that it came over.
+// Whoever serves it writes to that connection when it is over, so that the reply
+// needs no goroutine of its own.
 type request struct {
 	link *mqttLink
 	over atomic.Bool
@@ -53,7 +54,8 @@ func (b *Broker) route(pk packets.Packet, served *request) {
 			continue
 		}
 		l := b.deliver(client, subscription, &pk)
-		// In this order: a request is over before its connection is written to.
+		// Asked behind the delivery: what waits before the request is over is written
+		// by whoever serves it, and what comes later by the crew.
 		if l != nil && (served == nil || served.link != l || served.over.Load()) {
 			b.crew.Go(func() { defer b.recover(l); b.flush(l) })
 		}

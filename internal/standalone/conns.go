@@ -66,8 +66,8 @@ func (t *connTable) enter(l *mqttLink) {
 }
 
 // claim gives the connection the session of its client id. A connection that
-// has it is closed and waited for: while two ends of one client id run, the
-// library may take the new one for the old and forget it. Where a session too
+// has it is closed and waited for, so that one at a time works on a session and
+// its end is not taken for that of the next. Where a session too
 // many would come to be, the one stored longest goes, or else the connection
 // silent longest. Returns errBusy if a place did not become free in time.
 func (t *connTable) claim(ctx context.Context, l *mqttLink) error {

@@ -8,13 +8,13 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 )
 
-// outbox is what waits to be written to one connection, in order. One writes at
-// a time, and nobody rests where nothing waits. Before it is opened nothing is
-// written.
+// outbox is what waits to be written to one connection, in order. One goroutine
+// writes at a time, whichever finds something to write; none stands by for it.
+// Before the outbox is opened nothing is written.
 type outbox struct {
 	mu      sync.Mutex
 	waiting []*packets.Packet
-	again   int // how many of them the session held when it was resumed
+	again   int // how many of the first ones the session held when it was resumed
 	opened  bool
 	writing bool
 	window  int                 // how many messages the client takes without acknowledging one; 0: any

@@ -9,7 +9,7 @@ import (
 )
 
 // rememberedOctets bounds what is remembered of each kind, by an estimate: three
-// times as much in all. It is enough for 1,700 devices with two rotations each, and
+// times as much in all. It is enough for 1,800 devices with two rotations each, and
 // 900 with two certificates each: those at work now. One that connects, asks,
 // connects again and acks does so within minutes. More would have the collector
 // look through more each time.
