@@ -36,8 +36,7 @@ func (i *Inventory) Retire(ctx context.Context, r certificate.Removal) error {
 	case err != nil:
 		return err
 	case len(strangers) > 0:
-		return rotation.Kept{Why: fmt.Sprintf("AWS IoT has it attached to thing %s too, which does not hold it here: detach it there when that thing works without it",
-			strangers[0])}
+		return keptFor(strangers[0])
 	}
 	marked, err := i.marks.Has(ctx, r.Certificate)
 	if err != nil {

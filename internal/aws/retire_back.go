@@ -74,8 +74,9 @@ func (i *Inventory) wentBack(ctx context.Context, device registry.DeviceID, id c
 	}
 }
 
-// mayBeTold is wentBack for a removal that is recorded already, and that AWS may not
-// have heard of. A person who revokes is not asked.
+// mayBeTold returns a rotation.Kept for a removal that is recorded already, and that
+// AWS may not have heard of, if somebody works with the certificate since: its device,
+// or another thing that somebody has given it to. A person who revokes is not asked.
 func (i *Inventory) mayBeTold(ctx context.Context, device registry.DeviceID, id certificate.ID) error {
 	at, err := i.rows.Place(ctx, device, id)
 	switch {
@@ -84,5 +85,34 @@ func (i *Inventory) mayBeTold(ctx context.Context, device registry.DeviceID, id 
 	case !at.Was, at.Begun, at.Standing == certificate.Revoked, at.Held && at.Standing == certificate.Active:
 		return nil
 	}
-	return i.wentBack(ctx, device, id)
+	if err := i.wentBack(ctx, device, id); err != nil || at.Standing == certificate.Active {
+		return err // the others that hold it keep it
+	}
+	return i.wasGivenAway(ctx, id)
+}
+
+// wasGivenAway returns a rotation.Kept if AWS has a certificate attached to a thing
+// that never had it here. One from which it was taken here is about to be detached.
+func (i *Inventory) wasGivenAway(ctx context.Context, id certificate.ID) error {
+	things, err := i.thingsOf(ctx, id)
+	for _, thing := range things {
+		device, unnamed := registry.ParseDeviceID(thing)
+		if unnamed != nil {
+			continue
+		}
+		at, err := i.rows.Place(ctx, device, id)
+		if err != nil {
+			return err
+		}
+		if !at.Was {
+			return keptFor(thing)
+		}
+	}
+	return err
+}
+
+// keptFor says that a certificate is another thing's too.
+func keptFor(thing string) rotation.Kept {
+	return rotation.Kept{Why: fmt.Sprintf("AWS IoT has it attached to thing %s too, which does not hold it here: detach it there when that thing works without it",
+		thing)}
 }

@@ -2,6 +2,7 @@ package aws
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/service/iot"
@@ -97,5 +98,42 @@ func TestARefusalForgetsNothing(t *testing.T) {
 	}
 	if marked, err := i.marks.Has(c.ctx, c.old); err != nil || !marked {
 		t.Errorf("marked: %t, %v", marked, err)
+	}
+}
+
+// Between what was recorded and what AWS was told, somebody has given the
+// certificate to another thing, which may work with it.
+func TestSettleLeavesWhatAnotherThingHas(t *testing.T) {
+	for _, mode := range []certificate.Mode{certificate.Deactivate, certificate.Delete} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			c := newCourse(t, mode, nil)
+			i := c.world.inventory
+			_, err := i.Held(c.ctx, courseThing)
+			c.must(err)
+			end, err := i.begin(c.ctx, courseThing, c.old)
+			c.must(err)
+			c.must(i.rows.Retire(c.ctx, certificate.Removal{
+				Device: courseThing, Certificate: c.old, Mode: mode, Allowed: func([]certificate.Holding) error { return nil },
+			}))
+			c.must(end(false)) // as when AWS does not answer
+			target := i.names.certificate(c.old)
+			_, err = c.clients.IoT.CreateThing(c.ctx, &iot.CreateThingInput{ThingName: new(otherThing)})
+			c.must(err)
+			_, err = c.clients.IoT.AttachThingPrincipal(c.ctx, &iot.AttachThingPrincipalInput{ThingName: new(otherThing), Principal: &target})
+			c.must(err)
+			if kept := (rotation.Kept{}); !errors.As(i.Settle(c.ctx), &kept) || !strings.Contains(kept.Why, otherThing) {
+				t.Errorf("it does not say who has it: %q", kept.Why)
+			}
+			if is := c.statusAtAWS(c.old); is != types.CertificateStatusActive {
+				t.Fatalf("what another thing has is %s", is)
+			}
+			_, err = c.clients.IoT.DetachThingPrincipal(c.ctx, &iot.DetachThingPrincipalInput{ThingName: new(otherThing), Principal: &target})
+			c.must(err)
+			c.must(i.Settle(c.ctx))
+			if _, active := c.atAWS(); active != 0 {
+				t.Error("when nobody else has it, it stays ACTIVE")
+			}
+		})
 	}
 }

@@ -12,8 +12,8 @@ type Crew struct {
 	mu      sync.Mutex
 	atWork  int
 	resting []chan func() // the last to rest is the first to be called
-
-	running sync.WaitGroup
+	running int           // goroutines, at work or resting
+	ended   sync.Cond     // the last of them has; not a WaitGroup, to which none may be added meanwhile
 }
 
 // resters is how many goroutines rest at most; more end at once.
@@ -30,7 +30,8 @@ func (c *Crew) Go(f func()) {
 		c.resting = c.resting[:last]
 		return
 	}
-	c.running.Go(func() { c.work(f) })
+	c.running++
+	go c.work(f)
 }
 
 // Do runs f on another goroutine and returns when f has: the caller's stack
@@ -41,15 +42,31 @@ func (c *Crew) Do(f func()) {
 	<-done
 }
 
-// Wait returns when every goroutine has ended. Meanwhile only what the crew runs
-// may call Go or Do.
-func (c *Crew) Wait() { c.running.Wait() }
+// Wait returns when no goroutine is left. What is given to the crew meanwhile it
+// waits for too, or does not.
+func (c *Crew) Wait() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended.L = &c.mu
+	for c.running > 0 {
+		c.ended.Wait()
+	}
+}
 
 func (c *Crew) work(f func()) {
+	defer c.end()
 	call := make(chan func(), 1)
 	for f != nil {
 		f()
 		f = c.rest(call)
+	}
+}
+
+func (c *Crew) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.running--; c.running == 0 {
+		c.ended.Broadcast()
 	}
 }
 
