@@ -269,5 +269,5 @@ func asksByHTTPS(t *testing.T, f *faulty, config *Config) {
 		t.Fatal(err)
 	}
 	f.next = byHost{at.Host, server.Client().Transport, f.next}
-	config.Registry, config.Assets = AssetsSource, AssetLibrary{URL: server.URL + "/live", HTTP: &http.Client{Transport: f}}
+	config.Registry, config.Assets = AssetsSource, AssetLibrary{URL: server.URL + "/live", Attribute: "status", HTTP: &http.Client{Transport: f}}
 }

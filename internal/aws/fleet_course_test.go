@@ -39,6 +39,11 @@ func TestCases88And91And92AThousandDevices(t *testing.T) {
 				if n := result.calls["DescribeCACertificate"] + result.calls["GetParameter"]; n < 2 || n >= 10 {
 					t.Errorf("CA certificate and key were fetched %d times", n)
 				}
+				// Each look at the executions lists them twice.
+				looks := result.calls["ListJobExecutionsForJob"] / 2
+				if group, job := result.calls["DescribeThingGroup"], result.calls["DescribeJob"]; group > looks || job > looks {
+					t.Errorf("group and job were looked at %d and %d times, in %d looks at the executions", group, job, looks)
+				}
 				sum := result.perRotation(t, devices)
 				if mode == certificate.Deactivate && sum > callsAllowed+0.01 {
 					t.Errorf("%g calls a rotation, more than %d", sum, callsAllowed)

@@ -408,7 +408,9 @@ func (r fleetResult) perRotation(t *testing.T, devices int) float64 {
 // ofTheCA are the calls that are made once in a while for all.
 var ofTheCA = map[string]bool{"DescribeCACertificate": true, "GetParameter": true}
 
-// ofTheJob are the calls that bring a thing its job and read what became of it.
+// ofTheJob are the calls that bring a thing its job and read what became of it,
+// and whether group and job are there still.
 var ofTheJob = map[string]bool{
 	"AddThingToThingGroup": true, "DescribeJobExecution": true, "ListJobExecutionsForJob": true, "ListThingsInThingGroup": true,
+	"DescribeThingGroup": true, "DescribeJob": true,
 }
