@@ -317,8 +317,9 @@ func TestRunFollowsJobs(t *testing.T) {
 		t.Errorf("job updates: %+v", v.updates)
 	}
 	terminate(t, c, ended)
-	if !notices.has("STOPPING=1") || b.read("reloaded") != "" {
-		t.Errorf("stopping told: %t; %q", notices.has("STOPPING=1"), b.read("reloaded"))
+	eventually(t, "it has told that it stops", func() bool { return notices.has("STOPPING=1") })
+	if text := b.read("reloaded"); text != "" {
+		t.Errorf("reloaded: %q", text)
 	}
 
 	// What failed is run at the next start, and after that no more.
