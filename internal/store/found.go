@@ -206,30 +206,26 @@ func foundSo(t *tx, id certificate.ID, standing certificate.Standing, policies s
 // isTouched reports whether something is being done with a certificate, or was
 // since a moment, by this instance, which alone writes.
 func (h Certificates) isTouched(t *tx, id certificate.ID, since time.Time) (bool, error) {
-	begun, err := isBegun(t, id)
-	if err != nil || begun {
-		return begun, err
-	}
-	holders, err := collect(t, value[registry.DeviceID], `SELECT device FROM holdings WHERE certificate = ?`, id)
-	if err != nil {
-		return false, err
-	}
-	for _, device := range holders {
-		if d := h.s.drafts.find(device); d != nil && d.carries(id) {
-			return true, nil
-		}
-		touched, err := value[bool](t.row(`SELECT EXISTS (SELECT 1 FROM audit
-			WHERE device = ?1 AND device <> '' AND certificate = ?2 AND at > ?3 AND kind LIKE 'certificate.%')`, device, id, nanos(since)))
-		if err != nil || touched {
-			return touched, err
-		}
-	}
-	return false, nil
+	return h.isAtWork(t, id, func(holder registry.DeviceID) scanner {
+		return t.row(`SELECT EXISTS (SELECT 1 FROM audit
+			WHERE device = ?1 AND device <> '' AND certificate = ?2 AND at > ?3 AND kind LIKE 'certificate.%')`, holder, id, nanos(since))
+	})
 }
 
 // isOurs reports whether a certificate is, or was since a moment, in the hands
 // of this program: what was read of it then may be out of date.
 func (h Certificates) isOurs(t *tx, id certificate.ID, read time.Time) (bool, error) {
+	return h.isAtWork(t, id, func(holder registry.DeviceID) scanner {
+		return t.row(`SELECT EXISTS (SELECT 1 FROM rotations INDEXED BY rotations_open
+			WHERE device = ?1 AND certificate = ?2 AND `+openStates+`)
+			OR EXISTS (SELECT 1 FROM audit WHERE device = ?1 AND device <> '' AND certificate = ?2 AND at >= ?3 AND kind LIKE 'certificate.%')`,
+			holder, id, nanos(read.Add(-newerBy)))
+	})
+}
+
+// isAtWork reports whether a certificate is being changed elsewhere, is in a
+// draft of one of its holders, or whatever else is asked of a holder says so.
+func (h Certificates) isAtWork(t *tx, id certificate.ID, ask func(holder registry.DeviceID) scanner) (bool, error) {
 	begun, err := isBegun(t, id)
 	if err != nil || begun {
 		return begun, err
@@ -238,16 +234,12 @@ func (h Certificates) isOurs(t *tx, id certificate.ID, read time.Time) (bool, er
 	if err != nil {
 		return false, err
 	}
-	for _, device := range holders {
-		if d := h.s.drafts.find(device); d != nil && d.carries(id) {
+	for _, holder := range holders {
+		if d := h.s.drafts.find(holder); d != nil && d.carries(id) {
 			return true, nil
 		}
-		ours, err := value[bool](t.row(`SELECT EXISTS (SELECT 1 FROM rotations INDEXED BY rotations_open
-			WHERE device = ?1 AND certificate = ?2 AND `+openStates+`)
-			OR EXISTS (SELECT 1 FROM audit WHERE device = ?1 AND device <> '' AND certificate = ?2 AND at >= ?3 AND kind LIKE 'certificate.%')`,
-			device, id, nanos(read.Add(-newerBy))))
-		if err != nil || ours {
-			return ours, err
+		if is, err := value[bool](ask(holder)); err != nil || is {
+			return is, err
 		}
 	}
 	return false, nil
