@@ -241,6 +241,22 @@ func (i *Inventory) isOnAgain(ctx context.Context, id certificate.ID) (bool, err
 	return found == store.FoundOn, err
 }
 
+// hear brings a certificate in the store to where AWS has it, as far as the
+// inventory may: see store.Certificates.Found.
+func (i *Inventory) hear(ctx context.Context, id certificate.ID) error {
+	read := i.now()
+	c, err := i.describe(ctx, id)
+	if isNotFound(err) {
+		_, err = i.rows.Gone(ctx, id, read)
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	_, err = i.rows.Found(ctx, c, read, i.isRemoved(id))
+	return err
+}
+
 // removedKept is longer than any answer of AWS takes into the store.
 const removedKept = time.Hour
 

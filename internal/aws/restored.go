@@ -55,22 +55,6 @@ func (i *Inventory) believe(ctx context.Context, device registry.DeviceID) error
 	return nil
 }
 
-// hear brings a certificate in the store to where AWS has it, as far as the
-// inventory may: see store.Certificates.Found.
-func (i *Inventory) hear(ctx context.Context, id certificate.ID) error {
-	read := i.now()
-	c, err := i.describe(ctx, id)
-	if isNotFound(err) {
-		_, err = i.rows.Gone(ctx, id, read)
-		return err
-	}
-	if err != nil {
-		return err
-	}
-	_, err = i.rows.Found(ctx, c, read, i.isRemoved(id))
-	return err
-}
-
 // heed ends a mark from before the restore. What it was about has come to its
 // end at AWS since, and may have gone on from there; so nothing is done there
 // but to revoke, which nothing comes back from, and to delete what AWS does not

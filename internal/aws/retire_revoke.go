@@ -69,25 +69,10 @@ func (r Revoker) readOthers(ctx context.Context, id certificate.ID) error {
 			if h.ID == id || h.Standing != certificate.Active || i.now().Sub(h.LastSeen).Abs() < justSeen {
 				continue
 			}
-			if err := i.readAgain(ctx, h.Certificate); err != nil {
+			if err := i.hear(ctx, h.ID); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
-}
-
-// readAgain brings a certificate that is ACTIVE here down to what AWS has.
-func (i *Inventory) readAgain(ctx context.Context, c certificate.Certificate) error {
-	read := i.now()
-	there, err := i.describe(ctx, c.ID)
-	switch {
-	case isNotFound(err):
-		there = c
-		there.Standing = certificate.Inactive
-	case err != nil:
-		return err
-	}
-	_, err = i.rows.Found(ctx, there, read, i.isRemoved(c.ID))
-	return err
 }
