@@ -32,7 +32,7 @@ var rules = map[string][]string{
 	"internal/backend":             append([]string{"internal/crew"}, domain...),
 	"internal/backend/backendtest": append([]string{"internal/backend", "any"}, domain...),
 	"internal/archive":             {"certificate"},
-	"internal/store":               append([]string{"any"}, domain...),
+	"internal/store":               append([]string{"internal/durable", "any"}, domain...),
 	"internal/store/storetest":     {"internal/store"},
 	"internal/durable":             {},
 	"internal/backup":              {"internal/archive", "internal/durable", "internal/store", "certificate"},

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/certvendor/certvendor/internal/durable"
 )
 
 const (
@@ -202,7 +204,7 @@ func (c *copier) begin(seq int64) error {
 		return err
 	}
 	c.file, c.size = f, 0
-	return syncDir(c.dir)
+	return durable.Sync(c.dir)
 }
 
 func segmentName(seq int64) string { return fmt.Sprintf("audit-%020d.jsonl", seq) }

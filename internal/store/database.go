@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	_ "modernc.org/sqlite" // the driver
+
+	"github.com/certvendor/certvendor/internal/durable"
 )
 
 // create makes the file for its owner alone; SQLite gives the log beside it
@@ -21,15 +23,7 @@ func create(path string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Close(), syncDir(filepath.Dir(path)))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(f.Close(), durable.Sync(filepath.Dir(path)))
 }
 
 // connect returns a pool of connections to the file. busy_timeout comes first:

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+
+	"github.com/certvendor/certvendor/internal/durable"
 )
 
 //go:embed migrations/*.sql
@@ -122,5 +124,5 @@ func copyTo(ctx context.Context, db *sql.DB, path string) error {
 	if err := os.Rename(partial, path); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return durable.Sync(filepath.Dir(path))
 }

@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"github.com/certvendor/certvendor/internal/durable"
 )
 
 // snapshotLeast is how many bytes of entries at least are between two snapshots,
@@ -94,7 +96,7 @@ func fetch(ctx context.Context, cfg Config, from Snapshot) error {
 	if err := os.Rename(partial, cfg.Path); err != nil {
 		return err
 	}
-	return errors.Join(os.RemoveAll(replaced), syncDir(filepath.Dir(cfg.Path)))
+	return errors.Join(os.RemoveAll(replaced), durable.Sync(filepath.Dir(cfg.Path)))
 }
 
 func download(ctx context.Context, log Log, from Snapshot, path string) error {
