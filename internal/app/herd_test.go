@@ -18,6 +18,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/certvendor/certvendor/internal/backend"
+	"github.com/certvendor/certvendor/internal/backend/backendtest"
 	"github.com/certvendor/certvendor/internal/config"
 	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
@@ -101,7 +102,7 @@ func (h *herd) get(name string, request []byte) time.Duration {
 func TestHerd(t *testing.T) {
 	h := newHerd(t)
 	devices := 5000
-	if testing.Short() || raceDetector {
+	if testing.Short() || backendtest.RaceDetector {
 		devices = 500
 	}
 	requests := map[string][]byte{}
