@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
@@ -70,20 +71,21 @@ func (h Devices) device(ctx context.Context, id registry.DeviceID) (registry.Dev
 
 // SetAttributes implements registry.Store.
 func (h Devices) SetAttributes(ctx context.Context, id registry.DeviceID, attributes map[string]string) error {
-	err := h.s.commit(ctx, func(t *tx) error {
-		if err := known(t, id); err != nil {
-			return err
-		}
-		changed, err := setAttributes(t, id, attributes)
-		if err != nil || len(changed) == 0 {
-			return err
-		}
-		return t.audit(Event{Kind: DeviceAttributes, Device: id, Detail: attributesDetail(changed)})
-	})
-	if err != nil {
+	if err := h.s.commit(ctx, func(t *tx) error { return describe(t, id, attributes) }); err != nil {
 		return fmt.Errorf("set attributes of device %s: %w", id, err)
 	}
 	return nil
+}
+
+func describe(t *tx, id registry.DeviceID, attributes map[string]string) error {
+	if err := known(t, id); err != nil {
+		return err
+	}
+	changed, err := setAttributes(t, id, attributes)
+	if err != nil || len(changed) == 0 {
+		return err
+	}
+	return t.audit(Event{Kind: DeviceAttributes, Device: id, Detail: attributesDetail(changed)})
 }
 
 // setAttributes writes those that are not so already, and returns them.
@@ -218,7 +220,7 @@ func (h Devices) Remove(ctx context.Context, id registry.DeviceID) error {
 }
 
 func removeDevice(t *tx, id registry.DeviceID) error {
-	if err := leave(t, id); err != nil {
+	if err := leave(t, id, time.Time{}); err != nil {
 		return err
 	}
 	// Nobody will end what it has begun: it would take a place in flight.
