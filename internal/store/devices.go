@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/certvendor/certvendor/protocol"
@@ -95,23 +96,33 @@ func setAttributes(t *tx, id registry.DeviceID, attributes map[string]string) (c
 		return nil, err
 	}
 	changed = map[string]string{}
+	var rows []any // of what is not empty
 	for _, name := range slices.Sorted(maps.Keys(attributes)) {
-		text, args := `DELETE FROM attributes WHERE device = ? AND name = ?`, []any{id, name}
-		if attributes[name] == is[name] {
+		value := attributes[name]
+		if value == is[name] {
 			continue
 		}
-		if attributes[name] != "" {
-			text = `INSERT INTO attributes VALUES (?, ?, ?)
-				ON CONFLICT (device, name) DO UPDATE SET value = excluded.value`
-			args = append(args, attributes[name])
+		changed[name] = value
+		if value != "" {
+			rows = append(rows, id, name, value)
+			continue
 		}
-		if err := t.changeOf(id, text, args...); err != nil {
+		if err := t.changeOf(id, `DELETE FROM attributes WHERE device = ? AND name = ?`, id, name); err != nil {
 			return nil, err
 		}
-		changed[name] = attributes[name]
+	}
+	for some := range slices.Chunk(rows, 3*attributeBunch) {
+		text := `INSERT INTO attributes VALUES (?, ?, ?)` + strings.Repeat(`, (?, ?, ?)`, len(some)/3-1) +
+			` ON CONFLICT (device, name) DO UPDATE SET value = excluded.value`
+		if err := t.changeOf(id, text, some...); err != nil {
+			return nil, err
+		}
 	}
 	return changed, nil
 }
+
+// attributeBunch is how many attributes one statement writes at most.
+const attributeBunch = 8
 
 func attributesOf(q querier, id registry.DeviceID) (map[string]string, error) {
 	text, err := value[string](q.row(`SELECT json_group_object(name, value) FROM attributes WHERE device = ?`, id))
