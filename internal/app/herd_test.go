@@ -69,7 +69,13 @@ func newHerd(t *testing.T) *herd {
 	h := &herd{T: t, App: a, replies: replies{byTopic: map[string][][]byte{}}}
 	a.handler.Publisher = &h.replies
 	// More patience than can be configured: no test fails on a time.
-	a.handler.Queue = backend.NewQueue(runtime.NumCPU(), 20*time.Minute)
+	queue := backend.NewQueue(runtime.NumCPU(), 20*time.Minute)
+	a.handler.Queue = queue
+	t.Cleanup(func() {
+		if err := queue.Wait(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
 	return h
 }
 
