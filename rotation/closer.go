@@ -29,7 +29,8 @@ type Ports struct {
 	Registry    registry.Store
 	Packages    Spender
 	Brakes      Brakes
-	Pruner      Pruner // nil: the journal keeps all
+	Pruner      Pruner  // nil: the journal keeps all
+	Witness     Witness // nil: a sighting and what it proves are two commits
 }
 
 // Closer brings rotations to their end: it proves and finishes them, carries
@@ -63,8 +64,23 @@ func (c *Closer) Remember(removals []time.Time) {
 // Prove writes that the device was seen on r's certificate. It does nothing
 // else: retirements are written when the rotation is finished.
 func (c *Closer) Prove(ctx context.Context, r Rotation, evidence certificate.Evidence, at time.Time) (Rotation, error) {
+	return c.Journal.Advance(ctx, provenAt(r, evidence, at))
+}
+
+func provenAt(r Rotation, evidence certificate.Evidence, at time.Time) Change {
 	r.State, r.Evidence, r.ProvenAt = Proven, evidence, at
-	return c.Journal.Advance(ctx, Change{Rotation: r})
+	return Change{Rotation: r}
+}
+
+// Show records a sighting on r's certificate and, by the same commit, what Prove
+// would write. ErrChanged where the world cannot, or somebody else has changed r:
+// nothing is recorded then. Any other error is Inventory.Seen's.
+func (c *Closer) Show(ctx context.Context, r Rotation, seen certificate.Sighting, at time.Time) error {
+	if c.Witness == nil {
+		return ErrChanged
+	}
+	_, err := c.Witness.Witness(ctx, seen, provenAt(r, seen.Evidence, at))
+	return err
 }
 
 // Finish ends a proven rotation: in one commit with what it replaces, as
@@ -79,7 +95,8 @@ func (c *Closer) Finish(ctx context.Context, r Rotation, h History) (Rotation, [
 	r.State, r.ClosedAt, r.Lease = Finished, now, Lease{}
 	r.Behind = behind(r, h)
 	owed := c.terms(r.Profile).owed(r, h, held, now)
-	r, err = c.Journal.Advance(ctx, Change{Rotation: r, Retirements: owed})
+	ending := &Ending{Attributes: c.attributes(r, h, held), Leaves: leaves(r)}
+	r, err = c.Journal.Advance(ctx, Change{Rotation: r, Retirements: owed, Ending: ending})
 	return r, owed, err
 }
 

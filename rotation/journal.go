@@ -20,6 +20,17 @@ type Change struct {
 	// If nothing is the device's and ACTIVE then, nothing is written, and
 	// Advance returns ErrNothingBack.
 	Undo bool
+	// Ending is what the steps behind the rotation come to. A journal that
+	// keeps the registry and the group as well does by the same commit those
+	// of them, in their order, that nobody has to be told of, and returns the
+	// rotation without these. Any other leaves all of them to Closer.Settle.
+	Ending *Ending
+}
+
+// Ending is what the steps behind a rotation write.
+type Ending struct {
+	Attributes map[string]string // to the registry; none: a newer rotation has written its own
+	Leaves     time.Time         // the group, if it is a member since before
 }
 
 // Work is what a sweep has to look at.
@@ -67,6 +78,14 @@ type Journal interface {
 	Due(context.Context, Horizon) (Work, error)
 	// Note writes what became of a retirement: put off, reverted, done.
 	Note(context.Context, Retirement) error
+}
+
+// Witness is an inventory that keeps the journal beside it.
+type Witness interface {
+	// Witness is Inventory.Seen and Journal.Advance in one commit. Where either
+	// returns an error, it does, and nothing is written. It may return
+	// ErrChanged where Advance would not.
+	Witness(context.Context, certificate.Sighting, Change) (Rotation, error)
 }
 
 // Pruner takes rotations out of the journal that nothing will ask for again.

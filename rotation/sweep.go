@@ -181,26 +181,44 @@ func (c *Closer) do(ctx context.Context, step Step, r Rotation, h History) error
 		}
 		return errors.Join(errs...)
 	case LeaveGroup:
-		since := r.Opened
-		if r.State == Abandoned {
-			since = r.ClosedAt // who abandons a rotation does not want another one begun
-		}
-		return c.Group.Remove(ctx, r.Device, since)
+		return c.Group.Remove(ctx, r.Device, leaves(r))
 	}
 	return fmt.Errorf("no such step")
 }
 
-// writeAttributes leaves the outcome in the registry, unless a newer rotation
-// has.
+// leaves returns since when a device may have been a member of the group at most,
+// to leave it behind a rotation.
+func leaves(r Rotation) time.Time {
+	if r.State == Abandoned {
+		return r.ClosedAt // who abandons a rotation does not want another one begun
+	}
+	return r.Opened
+}
+
+// writeAttributes leaves the outcome in the registry.
 func (c *Closer) writeAttributes(ctx context.Context, r Rotation, h History) error {
+	held, err := c.Inventory.Held(ctx, r.Device)
+	if err != nil {
+		return err
+	}
+	attributes := c.attributes(r, h, held)
+	if len(attributes) == 0 {
+		return nil
+	}
+	err = c.Registry.SetAttributes(ctx, r.Device, attributes)
+	if errors.Is(err, registry.ErrUnknown) {
+		return nil // taken out of the registry meanwhile
+	}
+	return err
+}
+
+// attributes returns what the registry is told of a rotation's outcome: nothing
+// if a newer rotation has told it of its own.
+func (c *Closer) attributes(r Rotation, h History, held []certificate.Holding) map[string]string {
 	for _, newer := range h.Rotations {
 		if newer.Number > r.Number && (newer.State == Finished || newer.State == Acknowledged) {
 			return nil
 		}
-	}
-	held, err := c.Inventory.Held(ctx, r.Device)
-	if err != nil {
-		return err
 	}
 	own, ok := certificate.Find(held, r.Certificate)
 	if !ok {
@@ -213,11 +231,7 @@ func (c *Closer) writeAttributes(ctx context.Context, r Rotation, h History) err
 	if status := c.terms(r.Profile).Status; status.Name != "" {
 		attributes[status.Name] = status.Value
 	}
-	err = c.Registry.SetAttributes(ctx, r.Device, attributes)
-	if errors.Is(err, registry.ErrUnknown) {
-		return nil // taken out of the registry meanwhile
-	}
-	return err
+	return attributes
 }
 
 func ignoreChanged(err error) error {

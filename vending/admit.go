@@ -120,11 +120,15 @@ func (v *Vendor) Heard(ctx context.Context, caller Caller) error {
 // seen records that a device uses a certificate: at this moment, or when its
 // bus says that it did.
 func (v *Vendor) seen(ctx context.Context, c Caller) error {
+	return v.Inventory.Seen(ctx, v.sighting(c))
+}
+
+func (v *Vendor) sighting(c Caller) certificate.Sighting {
 	s := certificate.Sighting{Device: c.Device, Certificate: c.Certificate, At: c.At, Evidence: c.Evidence}
 	if s.At.IsZero() {
 		s.At, s.Live = v.Now(), true
 	}
-	return v.Inventory.Seen(ctx, s)
+	return s
 }
 
 // named checks the previous certificate that a device names: it must be one
@@ -160,6 +164,11 @@ func (v *Vendor) Present(ctx context.Context, caller Caller) error {
 	if err != nil {
 		return err
 	}
+	if !device.Blocked {
+		if done, err := v.show(ctx, caller); done {
+			return err
+		}
+	}
 	err = v.seen(ctx, caller)
 	if err != nil {
 		return err
@@ -168,8 +177,25 @@ func (v *Vendor) Present(ctx context.Context, caller Caller) error {
 	if err != nil || device.Blocked {
 		return nil // the sighting is durable: the sweep will prove it
 	}
-	v.proveIfSeen(ctx, caller, history.Current())
+	if r := history.Current(); shownBy(caller, r) {
+		v.prove(ctx, caller, *r)
+	}
 	return nil
+}
+
+// show records a connection that proves a rotation, with the proof. False where
+// it proves none, or not by one commit: then nothing is recorded yet.
+func (v *Vendor) show(ctx context.Context, caller Caller) (done bool, err error) {
+	history, err := v.Journal.Find(ctx, caller.Device)
+	if err != nil {
+		return false, err
+	}
+	r := history.Current()
+	if !shownBy(caller, r) {
+		return false, nil
+	}
+	err = v.Closer.Show(ctx, *r, v.sighting(caller), v.Now())
+	return !errors.Is(err, rotation.ErrChanged), err
 }
 
 // admits is Present without the proof: the sighting is recorded, and nothing is
@@ -181,16 +207,20 @@ func (v *Vendor) admits(ctx context.Context, caller Caller) error {
 	return v.seen(ctx, caller)
 }
 
-// proveIfSeen writes that the caller speaks over the rotation's certificate.
-// If that fails the sighting is still on record, and the sweep will write it.
-func (v *Vendor) proveIfSeen(ctx context.Context, caller Caller, r *rotation.Rotation) {
+// shownBy reports whether the caller, speaking over the rotation's certificate,
+// proves the rotation by it.
+func shownBy(caller Caller, r *rotation.Rotation) bool {
 	if r == nil || caller.Certificate == "" || r.Certificate != caller.Certificate {
-		return
+		return false
 	}
 	if !caller.At.IsZero() && !r.ShownBy(caller.At) {
-		return // it is told late of what was before
+		return false // it is told late of what was before
 	}
-	if r.State == rotation.Vended || r.State == rotation.Acknowledged || r.State == rotation.Stale {
-		_, _ = v.Closer.Prove(ctx, *r, caller.Evidence, v.Now())
-	}
+	return r.State == rotation.Vended || r.State == rotation.Acknowledged || r.State == rotation.Stale
+}
+
+// prove writes that the caller speaks over the rotation's certificate. If that
+// fails the sighting is still on record, and the sweep will write it.
+func (v *Vendor) prove(ctx context.Context, caller Caller, r rotation.Rotation) {
+	_, _ = v.Closer.Prove(ctx, r, caller.Evidence, v.Now())
 }

@@ -151,7 +151,9 @@ func (v *Vendor) vendAgain(ctx context.Context, a admission, r rotation.Rotation
 // certificate, that the device uses it; and that a stale rotation is alive.
 func (v *Vendor) askedAgain(ctx context.Context, a admission, r rotation.Rotation) error {
 	if a.Certificate == r.Certificate {
-		v.proveIfSeen(ctx, a.Caller, &r)
+		if shownBy(a.Caller, &r) {
+			v.prove(ctx, a.Caller, r)
+		}
 		return nil
 	}
 	if r.State != rotation.Stale {

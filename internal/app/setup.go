@@ -48,7 +48,7 @@ func (a *App) setup(ctx context.Context) (err error) {
 	a.closer = rotation.NewCloser(rotation.Ports{
 		Journal: a.backend.Journal, Retirements: a.backend.Rotations, Inventory: a.backend.Inventory, Revoker: a.backend.Revoker,
 		Group: a.backend.Group, Registry: a.backend.Registry, Packages: a.backend.Packages, Brakes: a.backend.Brakes,
-		Pruner: a.world.Store().Journal(),
+		Pruner: a.world.Store().Journal(), Witness: a.backend.Witness,
 	}, a.clock, func(string) rotation.Terms { return profile.Terms })
 
 	removals, err := a.world.Store().Journal().RemovedSince(ctx, a.clock.Now().Add(-time.Hour))

@@ -25,6 +25,7 @@ type Backend struct {
 	Journal      rotation.Journal
 	Rotations    rotation.Catalogue
 	Brakes       rotation.Brakes
+	Witness      rotation.Witness // as rotation.Ports has it
 	Group        rotation.Group
 	Jobs         jobs.Continuous
 	Issuer       vending.Issuer

@@ -52,16 +52,22 @@ func (b *Broker) verify(state tls.ConnectionState) error {
 	return b.anchored(state.PeerCertificates, at)
 }
 
-// anchored returns nil for a chain, leaf first, that leads to an anchor.
+// anchored returns nil for a chain, leaf first, that leads to an anchor. What
+// else the device sends is looked at only where an anchor has not signed the
+// leaf itself: crypto/x509 looks for every path, and would verify each signature
+// once more for the issuing CA that comes with most leaves.
 func (b *Broker) anchored(chain []*x509.Certificate, at time.Time) error {
-	intermediates := x509.NewCertPool()
-	for _, c := range chain[1:] {
-		intermediates.AddCert(c)
+	options := x509.VerifyOptions{
+		Roots: b.config.ClientCAs(), CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}
-	_, err := chain[0].Verify(x509.VerifyOptions{
-		Roots: b.config.ClientCAs(), Intermediates: intermediates, CurrentTime: at,
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
+	_, err := chain[0].Verify(options)
+	if err != nil && len(chain) > 1 {
+		options.Intermediates = x509.NewCertPool()
+		for _, c := range chain[1:] {
+			options.Intermediates.AddCert(c)
+		}
+		_, err = chain[0].Verify(options)
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", errCertificateUntrusted, err)
 	}

@@ -20,6 +20,7 @@ type jobMemory struct {
 	all      []jobs.Execution
 	waiting  []registry.DeviceID
 	released []time.Time
+	asked    int    // how often to release
 	err      error  // of every method, if set
 	before   func() // of an update, once, if set
 }
@@ -81,9 +82,16 @@ func (m *jobMemory) Update(
 	return changed, m.err
 }
 
+func (m *jobMemory) Waits(context.Context) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.waiting) > 0, m.err
+}
+
 func (m *jobMemory) Release(_ context.Context, limit int) ([]registry.DeviceID, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.asked++
 	devices := slices.Clone(m.waiting[:min(limit, len(m.waiting))])
 	m.waiting = m.waiting[len(devices):]
 	for _, device := range devices {

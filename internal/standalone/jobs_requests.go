@@ -104,15 +104,15 @@ func (j *Jobs) update(ctx context.Context, device registry.DeviceID, call jobCal
 	if err := checkStepTimeout(body.StepTimeoutInMinutes); err != nil {
 		return nil, err
 	}
-	found, err := j.find(ctx, device, call.jobID, body.ExecutionNumber)
-	if err != nil {
-		return nil, err
-	}
 	before, err := j.config.Store.Pending(ctx, device)
 	if err != nil {
 		return nil, fmt.Errorf("list executions: %w", err)
 	}
-	e, err := j.config.Store.Update(ctx, device, found.JobID, found.Number, func(e jobs.Execution) (jobs.Execution, error) {
+	id, number, err := named(call.jobID, body.ExecutionNumber, before)
+	if err != nil {
+		return nil, err
+	}
+	e, err := j.config.Store.Update(ctx, device, id, number, func(e jobs.Execution) (jobs.Execution, error) {
 		updated, err := e.Update(body, j.config.Now())
 		return updated, withState(err, e)
 	})
@@ -121,6 +121,20 @@ func (j *Jobs) update(ctx context.Context, device registry.DeviceID, call jobCal
 	}
 	j.updated(ctx, e, before)
 	return j.updateAccepted(ctx, e, body)
+}
+
+// named returns what an update calls an execution, of which number 0 is the
+// newest: $next is the first of those that are pending.
+func named(id string, number int64, pending []jobs.Execution) (string, int64, error) {
+	switch {
+	case number < 0:
+		return "", 0, errNegative
+	case id != nextJob:
+		return id, number, nil
+	case len(pending) == 0:
+		return "", 0, store.ErrNoExecution
+	}
+	return pending[0].JobID, pending[0].Number, nil
 }
 
 func (j *Jobs) updateAccepted(ctx context.Context, e jobs.Execution, body protocol.JobUpdate) (any, error) {
@@ -147,10 +161,12 @@ func withState(err error, e jobs.Execution) error {
 	return err
 }
 
+var errNegative = invalidJob("executionNumber must not be negative")
+
 // find returns the execution that a topic and a body name.
 func (j *Jobs) find(ctx context.Context, device registry.DeviceID, id string, number int64) (jobs.Execution, error) {
 	if number < 0 {
-		return jobs.Execution{}, invalidJob("executionNumber must not be negative")
+		return jobs.Execution{}, errNegative
 	}
 	if id == nextJob {
 		return j.next(ctx, device)

@@ -12,6 +12,9 @@ import (
 
 // PaceStore is what a Pacer moves. Methods are safe for concurrent use.
 type PaceStore interface {
+	// Waits reports whether Release would give a member its execution, if the
+	// job goes on.
+	Waits(context.Context) (bool, error)
 	// Release queues an execution for at most so many of the members that
 	// wait for one, those that wait longest first, and returns their devices.
 	Release(ctx context.Context, limit int) ([]registry.DeviceID, error)
@@ -113,6 +116,13 @@ func (p *Pacer) round(ctx context.Context) (time.Duration, error) {
 	p.count()
 	if p.allowance < 1 {
 		return p.untilNext(), nil
+	}
+	waits, err := p.config.Store.Waits(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("who waits for a job: %w", err)
+	}
+	if !waits { // each job that ends, and each rotation, has it look
+		return p.idle(), nil
 	}
 	inFlight, err := p.config.Store.InFlight(ctx)
 	if err != nil {

@@ -79,6 +79,25 @@ func TestMembersGetTheirJobAtThePace(t *testing.T) {
 	}
 }
 
+func TestNobodyIsReleasedWhereNobodyWaits(t *testing.T) {
+	paced(t, func(*PacerConfig) {}, func(p *Pacer, m *jobMemory, _ *jobWorld) {
+		for range 10 {
+			p.Poke()
+			time.Sleep(time.Minute)
+			synctest.Wait()
+		}
+		if m.asked > 0 {
+			t.Errorf("the store was asked %d times to release members", m.asked)
+		}
+		m.wait("dev1")
+		p.Poke()
+		synctest.Wait()
+		if m.asked != 1 || m.releases() != 1 {
+			t.Errorf("asked %d times, %d released: want one of each", m.asked, m.releases())
+		}
+	})
+}
+
 func TestTheFirstMemberIsReleasedAtOnce(t *testing.T) {
 	paced(t, func(*PacerConfig) {}, func(p *Pacer, m *jobMemory, w *jobWorld) {
 		time.Sleep(10 * time.Minute)

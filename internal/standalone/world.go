@@ -256,8 +256,8 @@ func (w *World) Backend() backend.Backend {
 	b := backend.Backend{
 		Registry: w.store.Devices(), Devices: w.store.Devices(), Registrar: w.store.Devices(),
 		Inventory: w.store.Certificates(), Certificates: w.store.Certificates(),
-		Revoker: w.store.Certificates(),
-		Journal: w.store.Journal(), Rotations: w.store.Journal(), Brakes: w.store.Brakes(),
+		Revoker: w.store.Certificates(), Witness: w.store.Certificates(),
+		Journal: w.store.Journal().Ending(), Rotations: w.store.Journal(), Brakes: w.store.Brakes(),
 		Group: w.jobs.Group(w.store.Group()), Jobs: w.jobs.Continuous(w.store.Jobs()),
 		Issuer: w.ca, Packages: w.packages, Bus: w.broker,
 		Signs: w.ca.Signs, Anchors: anchors{w},

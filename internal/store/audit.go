@@ -195,22 +195,22 @@ func (t *tx) enter(r record) error {
 	return t.writeEvents()
 }
 
-// eventBunch is how many events one statement writes.
+// eventBunch is how many events one statement writes at most.
 const eventBunch = 16
 
-// The statements that write one event, and a bunch of them.
-var (
-	insertEvent  = `INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?)`
-	insertEvents = insertEvent + strings.Repeat(`, (?, ?, ?, ?, ?, ?, ?, ?)`, eventBunch-1)
-)
+// insertEvents are the statements that write so many events.
+var insertEvents = func() (texts [eventBunch + 1]string) {
+	for n := 1; n <= eventBunch; n++ {
+		texts[n] = `INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?)` + strings.Repeat(`, (?, ?, ?, ?, ?, ?, ?, ?)`, n-1)
+	}
+	return texts
+}()
 
 // writeEvents writes the events that were gathered, in order.
 func (t *tx) writeEvents() error {
 	for t.entered < len(t.records) {
-		text, n := insertEvent, 1
-		if len(t.records)-t.entered >= eventBunch {
-			text, n = insertEvents, eventBunch
-		}
+		n := min(len(t.records)-t.entered, eventBunch)
+		text := insertEvents[n]
 		args := make([]any, 0, 8*n)
 		for i := range t.records[t.entered : t.entered+n] {
 			r := &t.records[t.entered+i]

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
@@ -70,20 +72,21 @@ func (h Devices) device(ctx context.Context, id registry.DeviceID) (registry.Dev
 
 // SetAttributes implements registry.Store.
 func (h Devices) SetAttributes(ctx context.Context, id registry.DeviceID, attributes map[string]string) error {
-	err := h.s.commit(ctx, func(t *tx) error {
-		if err := known(t, id); err != nil {
-			return err
-		}
-		changed, err := setAttributes(t, id, attributes)
-		if err != nil || len(changed) == 0 {
-			return err
-		}
-		return t.audit(Event{Kind: DeviceAttributes, Device: id, Detail: attributesDetail(changed)})
-	})
-	if err != nil {
+	if err := h.s.commit(ctx, func(t *tx) error { return describe(t, id, attributes) }); err != nil {
 		return fmt.Errorf("set attributes of device %s: %w", id, err)
 	}
 	return nil
+}
+
+func describe(t *tx, id registry.DeviceID, attributes map[string]string) error {
+	if err := known(t, id); err != nil {
+		return err
+	}
+	changed, err := setAttributes(t, id, attributes)
+	if err != nil || len(changed) == 0 {
+		return err
+	}
+	return t.audit(Event{Kind: DeviceAttributes, Device: id, Detail: attributesDetail(changed)})
 }
 
 // setAttributes writes those that are not so already, and returns them.
@@ -93,23 +96,33 @@ func setAttributes(t *tx, id registry.DeviceID, attributes map[string]string) (c
 		return nil, err
 	}
 	changed = map[string]string{}
+	var rows []any // of what is not empty
 	for _, name := range slices.Sorted(maps.Keys(attributes)) {
-		text, args := `DELETE FROM attributes WHERE device = ? AND name = ?`, []any{id, name}
-		if attributes[name] == is[name] {
+		value := attributes[name]
+		if value == is[name] {
 			continue
 		}
-		if attributes[name] != "" {
-			text = `INSERT INTO attributes VALUES (?, ?, ?)
-				ON CONFLICT (device, name) DO UPDATE SET value = excluded.value`
-			args = append(args, attributes[name])
+		changed[name] = value
+		if value != "" {
+			rows = append(rows, id, name, value)
+			continue
 		}
-		if err := t.changeOf(id, text, args...); err != nil {
+		if err := t.changeOf(id, `DELETE FROM attributes WHERE device = ? AND name = ?`, id, name); err != nil {
 			return nil, err
 		}
-		changed[name] = attributes[name]
+	}
+	for some := range slices.Chunk(rows, 3*attributeBunch) {
+		text := `INSERT INTO attributes VALUES (?, ?, ?)` + strings.Repeat(`, (?, ?, ?)`, len(some)/3-1) +
+			` ON CONFLICT (device, name) DO UPDATE SET value = excluded.value`
+		if err := t.changeOf(id, text, some...); err != nil {
+			return nil, err
+		}
 	}
 	return changed, nil
 }
+
+// attributeBunch is how many attributes one statement writes at most.
+const attributeBunch = 8
 
 func attributesOf(q querier, id registry.DeviceID) (map[string]string, error) {
 	text, err := value[string](q.row(`SELECT json_group_object(name, value) FROM attributes WHERE device = ?`, id))
@@ -218,7 +231,7 @@ func (h Devices) Remove(ctx context.Context, id registry.DeviceID) error {
 }
 
 func removeDevice(t *tx, id registry.DeviceID) error {
-	if err := leave(t, id); err != nil {
+	if err := leave(t, id, time.Time{}); err != nil {
 		return err
 	}
 	// Nobody will end what it has begun: it would take a place in flight.

@@ -177,6 +177,22 @@ func (h Jobs) Release(ctx context.Context, most int) ([]registry.DeviceID, error
 	return released, nil
 }
 
+// Waits reports whether Release would give a member its execution, were the job
+// not canceled.
+func (h Jobs) Waits(ctx context.Context) (bool, error) {
+	var waits bool
+	err := h.s.look(ctx, func(q querier) (err error) {
+		waits, err = value[bool](q.row(`SELECT EXISTS (SELECT 1
+			FROM members m INDEXED BY members_waiting CROSS JOIN devices d
+			WHERE m.waits <> 0 AND d.id = m.device AND d.blocked = 0)`))
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("does a member wait: %w", err)
+	}
+	return waits, nil
+}
+
 // givenBefore returns a number that is above those of executions which a
 // restore has lost: a device takes a number that it knows for a job that it has
 // done.

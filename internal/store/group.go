@@ -58,25 +58,16 @@ func again(t *tx, id registry.DeviceID) error {
 // Remove implements rotation.Group. Executions that are queued become REMOVED;
 // one that is in progress is left.
 func (h Group) Remove(ctx context.Context, id registry.DeviceID, since time.Time) error {
-	err := h.s.commit(ctx, func(t *tx) error {
-		from, there, err := single(t, value[int64], `SELECT since FROM members WHERE device = ?`, id)
-		if err != nil || !there || !since.IsZero() && from >= nanos(since) {
-			return err
-		}
-		return leave(t, id)
-	})
-	if err != nil {
+	if err := h.s.commit(ctx, func(t *tx) error { return leave(t, id, since) }); err != nil {
 		return fmt.Errorf("remove device %s from the rotation group: %w", id, err)
 	}
 	return nil
 }
 
-func leave(t *tx, id registry.DeviceID) error {
-	_, there, err := single(t, value[int], `SELECT 1 FROM members WHERE device = ?`, id)
-	if err != nil || !there {
-		return err
-	}
-	if err := t.change(`DELETE FROM members WHERE device = ?`, id); err != nil {
+// leave takes a device out, see drop, and its job from it that it has not begun.
+func leave(t *tx, id registry.DeviceID, since time.Time) error {
+	left, err := drop(t, id, since)
+	if err != nil || !left {
 		return err
 	}
 	queued, err := collect(t, scanExecution, `SELECT `+executionColumns+` FROM executions
@@ -84,10 +75,17 @@ func leave(t *tx, id registry.DeviceID) error {
 	if err != nil {
 		return err
 	}
-	if err := endAll(t, queued, protocol.JobRemoved); err != nil {
-		return err
+	return endAll(t, queued, protocol.JobRemoved)
+}
+
+// drop takes a device out that is a member since before a time, or since whenever
+// for the zero time, and reports whether it was.
+func drop(t *tx, id registry.DeviceID, since time.Time) (bool, error) {
+	n, err := t.exec(`DELETE FROM members WHERE device = ?1 AND (?2 = 0 OR since < ?2)`, id, nanos(since))
+	if err != nil || n == 0 {
+		return false, err
 	}
-	return t.audit(Event{Kind: GroupRemoved, Device: id})
+	return true, t.audit(Event{Kind: GroupRemoved, Device: id})
 }
 
 func endAll(t *tx, all []jobs.Execution, status protocol.JobStatus) error {

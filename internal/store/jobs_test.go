@@ -432,3 +432,24 @@ func TestDevicesThatSleepTakeNoPlaceInFlight(t *testing.T) {
 		t.Errorf("%d in flight after one has woken, want 2", n)
 	}
 }
+
+func TestWhoWaitsForAJob(t *testing.T) {
+	w := open(t)
+	w.ensure(job)
+	want := func(waits bool) {
+		t.Helper()
+		if is := must[bool](t)(w.Jobs().Waits(w.ctx)); is != waits {
+			t.Errorf("somebody waits: %t, want %t", is, waits)
+		}
+	}
+	want(false)
+	w.ok(w.Group().Add(w.ctx, "unknown"))
+	want(false)
+	w.member("d1")
+	w.ok(w.Devices().Block(w.ctx, "d1", true))
+	want(false)
+	w.ok(w.Devices().Block(w.ctx, "d1", false))
+	want(true)
+	w.wantReleased(9, "d1")
+	want(false)
+}

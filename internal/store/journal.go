@@ -11,7 +11,10 @@ import (
 )
 
 // Journal is the record of rotations.
-type Journal struct{ s *Store }
+type Journal struct {
+	s    *Store
+	ends bool // does the steps behind a rotation too; see Ending
+}
 
 var (
 	_ rotation.Journal   = Journal{}
@@ -259,6 +262,9 @@ func (h Journal) Advance(ctx context.Context, c rotation.Change) (rotation.Rotat
 	if !c.Rotation.State.Open() {
 		c.Rotation.Lease = rotation.Lease{}
 	}
+	if !h.ends {
+		c.Ending = nil
+	}
 	r, err := h.advance(ctx, c)
 	if err != nil {
 		return rotation.Rotation{}, fmt.Errorf("rotation %d of device %s to %s: %w",
@@ -279,16 +285,19 @@ func (h Journal) advance(ctx context.Context, c rotation.Change) (rotation.Rotat
 			if err := d.write(t, nil); err != nil {
 				return err
 			}
-			return advance(t, c)
+			c := c
+			c.Ending = nil // the caller is told nothing of what this leaves
+			_, err := advance(t, c)
+			return err
 		})
 	}
-	err := h.s.commit(ctx, func(t *tx) error {
-		if err := advance(t, c); err != nil {
-			return err
+	return commitFor(ctx, h.s, func(t *tx) (rotation.Rotation, error) {
+		r, err := advance(t, c)
+		if err != nil {
+			return r, err
 		}
-		return h.vendedElsewhere(t, c.Rotation)
+		return r, h.vendedElsewhere(t, c.Rotation)
 	})
-	return advanced(c), err
 }
 
 func (h Journal) advanceDraft(ctx context.Context, d *draft, c rotation.Change) (rotation.Rotation, error) {
@@ -341,40 +350,49 @@ func advanced(c rotation.Change) rotation.Rotation {
 	return r
 }
 
-// advance writes a change to a rotation that is in the database.
-func advance(t *tx, c rotation.Change) error {
-	r := c.Rotation
+// advance writes a change to a rotation that is in the database, and returns it
+// as it is then.
+func advance(t *tx, c rotation.Change) (rotation.Rotation, error) {
+	r := cloned(c.Rotation)
 	was, known, err := numbered(t, r.Device, r.Number)
 	if err != nil {
-		return err
+		return r, err
 	}
 	if !known || was.Version != r.Version {
-		return rotation.ErrChanged
+		return r, rotation.ErrChanged
 	}
 	if r.State.Open() && !was.State.Open() {
 		open, err := otherOpen(t, r.Device, r.Number)
 		if err != nil {
-			return err
+			return r, err
 		}
 		if open {
-			return rotation.ErrChanged
+			return r, rotation.ErrChanged
 		}
 	}
 	if c.Certificate != nil {
 		if err := register(t, r.Device, *c.Certificate); err != nil {
-			return err
+			return r, err
 		}
 	}
 	r.Version++
+	done, err := doable(t, r, c.Ending)
+	if err != nil {
+		return r, err
+	}
+	r.Behind = some(r.Behind[len(done):])
 	if err := write(t, r, was.State); err != nil {
-		return err
+		return r, err
 	}
 	if c.Undo {
 		if err := undo(t, r); err != nil {
-			return err
+			return r, err
 		}
 	}
-	return oweAll(t, c.Retirements)
+	if err := oweAll(t, c.Retirements); err != nil {
+		return r, err
+	}
+	return r, end(t, r.Device, done, c.Ending)
 }
 
 // VoidLeases ends every lease there is and returns how many there were: for a

@@ -362,14 +362,14 @@ func (l *life) advances(r rotation.Rotation, c certificate.Certificate, state ro
 	}
 	if state == rotation.Finished {
 		change.Rotation.ProvenAt, change.Rotation.ClosedAt = now, now
-		change.Rotation.Behind = []rotation.Step{rotation.LeaveGroup}
+		change.Rotation.Behind = []rotation.Step{rotation.Attributes, rotation.LeaveGroup}
 		if leased {
-			change.Rotation.Behind = nil
+			change.Ending = &rotation.Ending{Attributes: map[string]string{"certificateId": string(c.ID)}, Leaves: now}
 		}
 		change.Retirements = []rotation.Retirement{{
 			Device: r.Device, Certificate: c.ID, Rotation: r.Number, Mode: certificate.Deactivate, Due: now, Done: now,
 		}}
 	}
-	_, err := l.Journal().Advance(l.ctx, change)
+	_, err := l.Journal().Ending().Advance(l.ctx, change)
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/protocol"
@@ -51,7 +52,7 @@ func (t *tx) again(e Event) error {
 	case GroupAdded:
 		return errors.Join(t.againLetIn(e), join(t, e.Device))
 	case GroupRemoved:
-		return errors.Join(leave(t, e.Device), t.againLeft(e))
+		return errors.Join(leave(t, e.Device, time.Time{}), t.againLeft(e))
 	case PackagePut:
 		return putPackage(t, e.Device, e.Certificate)
 	case PackageSpent:

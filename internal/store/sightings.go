@@ -2,10 +2,7 @@ package store
 
 import (
 	"container/list"
-	"context"
-	"fmt"
 	"sync"
-	"time"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/registry"
@@ -243,99 +240,4 @@ func (s *sightings) written(all []certificate.Sighting) {
 			delete(s.unwritten, seen.Device)
 		}
 	}
-}
-
-// Seen implements certificate.Inventory. A repeated sighting is written with
-// the next commit, and within seconds.
-func (h Certificates) Seen(ctx context.Context, seen certificate.Sighting) error {
-	if seen.At.IsZero() {
-		return fmt.Errorf("sighting of device %s on certificate %s: without a time", seen.Device, seen.Certificate)
-	}
-	if h.s.sightings.repeat(seen) {
-		return nil
-	}
-	a := h.s.sightings.arrive(seen.Device)
-	err := h.s.commitThen(ctx, func(t *tx) error {
-		if !h.s.sightings.take(a) {
-			return context.Canceled // nobody hears it
-		}
-		seen := seen // this may be run again
-		at, _, err := placeOf(t, seen.Device, seen.Certificate)
-		switch {
-		case err != nil:
-			return err
-		case !at.usable():
-			return certificate.ErrNotHeld
-		case at.standing != certificate.Active:
-			return certificate.ErrNotActive
-		}
-		if err := h.s.order(t, &seen); err != nil {
-			return err
-		}
-		if err := writeSighting(t, seen); err != nil {
-			return err
-		}
-		if err := wake(t, seen.Device); err != nil { // it may have gone back
-			return err
-		}
-		// Only what was just found usable may be repeated without a look.
-		latest, err := latestOf(t, seen.Device)
-		if latest.Certificate == seen.Certificate {
-			t.committed(func() { h.s.sightings.committed(latest) })
-		}
-		return err
-	}, func(error) { h.s.sightings.arrived(a) })
-	if err != nil {
-		h.s.sightings.giveUp(a)
-		return fmt.Errorf("sighting of device %s on certificate %s: %w", seen.Device, seen.Certificate, err)
-	}
-	return nil
-}
-
-// order puts a live sighting behind every one of the device that was recorded
-// before it, also if the clock was set back in between.
-func (s *Store) order(t *tx, seen *certificate.Sighting) error {
-	if !seen.Live {
-		return nil
-	}
-	latest, err := latestOf(t, seen.Device)
-	if err != nil {
-		return err
-	}
-	for _, known := range append(s.sightings.of(seen.Device), latest) {
-		if known.Certificate != seen.Certificate && !seen.At.After(known.At) {
-			seen.At = known.At.Add(time.Nanosecond)
-		}
-	}
-	return nil
-}
-
-// writeSighting leaves a later one alone. A rotation that vended the
-// certificate before is marked for the sweep.
-func writeSighting(t *tx, seen certificate.Sighting) error {
-	at := nanos(seen.At)
-	_, fresh, err := single(t, value[int], `SELECT 1 FROM holdings WHERE device = ? AND certificate = ? AND seen < ?`,
-		seen.Device, seen.Certificate, at)
-	if err != nil || !fresh {
-		return err
-	}
-	t.touched.wroteSighting(seen)
-	if err := t.noted(`UPDATE holdings SET seen = ?, evidence = ? WHERE device = ? AND certificate = ?`,
-		at, seen.Evidence, seen.Device, seen.Certificate); err != nil {
-		return err
-	}
-	return t.noted(`UPDATE rotations SET woken = 1 WHERE device = ? AND certificate = ? AND woken = 0
-		AND state IN ('vended', 'acknowledged', 'stale') AND (NOT by_package OR opened <= ?)`, seen.Device, seen.Certificate, at)
-}
-
-// latestOf returns the sighting that came last over all the device holds.
-func latestOf(q querier, device registry.DeviceID) (certificate.Sighting, error) {
-	latest := certificate.Sighting{Device: device}
-	return scanned(single(q, func(row scanner) (certificate.Sighting, error) {
-		var at int64
-		err := row.Scan(&latest.Certificate, &at, &latest.Evidence)
-		latest.At = moment(at)
-		return latest, err
-	}, `SELECT certificate, seen, evidence FROM holdings
-		WHERE device = ? AND detached = 0 AND seen > 0 ORDER BY seen DESC LIMIT 1`, device))
 }

@@ -234,7 +234,7 @@ func (s *Store) Devices() Devices { return Devices{s} }
 func (s *Store) Certificates() Certificates { return Certificates{s} }
 
 // Journal returns the journal of rotations and its catalogue.
-func (s *Store) Journal() Journal { return Journal{s} }
+func (s *Store) Journal() Journal { return Journal{s: s} }
 
 // Brakes returns what is frozen.
 func (s *Store) Brakes() Brakes { return Brakes{s} }

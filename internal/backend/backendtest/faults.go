@@ -3,6 +3,7 @@ package backendtest
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -86,9 +87,17 @@ func (f *faults) before(operation string) (after bool, err error) {
 	return false, nil
 }
 
+// fails reports whether one of these operations is to fail.
+func (f *faults) fails(operations ...string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.ContainsFunc(operations, func(name string) bool { return f.failing[name] > 0 })
+}
+
 type faultyJournal struct {
 	rotation.Journal
-	f *faults
+	f     *faults
+	setup *Setup
 }
 
 func (j faultyJournal) Open(ctx context.Context, next rotation.Rotation, givesWay *rotation.Rotation) (r rotation.Rotation, err error) {
@@ -99,7 +108,12 @@ func (j faultyJournal) Open(ctx context.Context, next rotation.Rotation, givesWa
 	return r, err
 }
 
+// Advance leaves the steps behind a rotation to those whose turn it would be,
+// where one of them is to fail or comes later.
 func (j faultyJournal) Advance(ctx context.Context, c rotation.Change) (r rotation.Rotation, err error) {
+	if j.setup.Later || j.f.fails("attributes", "leave") {
+		c.Ending = nil
+	}
 	err = j.f.do("advance", func() error {
 		r, err = j.Journal.Advance(ctx, c)
 		return err
@@ -109,6 +123,30 @@ func (j faultyJournal) Advance(ctx context.Context, c rotation.Change) (r rotati
 
 func (j faultyJournal) Note(ctx context.Context, r rotation.Retirement) error {
 	return j.f.do("note", func() error { return j.Journal.Note(ctx, r) })
+}
+
+type faultyWitness struct {
+	of rotation.Witness
+	f  *faults
+}
+
+func witnessOf(w rotation.Witness, f *faults) rotation.Witness {
+	if w == nil {
+		return nil
+	}
+	return faultyWitness{w, f}
+}
+
+// Witness leaves both to those whose turn it would be, where one is to fail.
+func (w faultyWitness) Witness(ctx context.Context, seen certificate.Sighting, c rotation.Change) (r rotation.Rotation, err error) {
+	if w.f.fails("seen", "advance") {
+		return r, rotation.ErrChanged
+	}
+	err = w.f.do("witness", func() error {
+		r, err = w.of.Witness(ctx, seen, c)
+		return err
+	})
+	return r, err
 }
 
 type faultyInventory struct {

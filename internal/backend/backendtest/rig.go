@@ -116,14 +116,14 @@ func (r *Rig) instance(name string) *instance {
 	r.t.Helper()
 	w, f := r.world.Backend, r.faults
 	inventory := watched{faultyInventory{w.Inventory, f}, r}
-	journal := faultyJournal{w.Journal, f}
+	journal := faultyJournal{w.Journal, f, r.setup}
 	packages := faultyPackages{w.Packages, f}
 	devices := faultyRegistry{w.Registry, f}
 	i := &instance{clock: rotation.NewClock(r.clock.Now, r.clock.Elapsed, r.clock.Now(), time.Hour)}
 	i.closer = rotation.NewCloser(rotation.Ports{
 		Journal: journal, Retirements: w.Rotations, Inventory: inventory,
 		Revoker: watchedRevoker{w.Revoker, r}, Group: faultyGroup{w.Group, f},
-		Registry: devices, Packages: packages, Brakes: w.Brakes,
+		Registry: devices, Packages: packages, Brakes: w.Brakes, Witness: witnessOf(w.Witness, f),
 	}, i.clock, func(string) rotation.Terms { return r.setup.Profile.Terms })
 	config := r.setup.Config
 	config.Instance, config.Profiles = name, []vending.Profile{r.setup.Profile}
