@@ -49,7 +49,7 @@ func (s *simulation) run(ctx context.Context) (result simulateResult, err error)
 		return result, err
 	}
 	if s.flags.jobsFirst {
-		if err := s.assign(ctx); err != nil {
+		if err := s.assign(ctx, assignPatience); err != nil {
 			return result, err
 		}
 	}
@@ -125,8 +125,8 @@ const (
 )
 
 // assign puts all devices into the rotation group, and returns when nobody
-// there waits for a job any more.
-func (s *simulation) assign(ctx context.Context) error {
+// there waits for a job any more, or an error if none is given one for so long.
+func (s *simulation) assign(ctx context.Context, patience time.Duration) error {
 	if err := s.join(ctx, s.options.Devices); err != nil {
 		return err
 	}
@@ -143,9 +143,9 @@ func (s *simulation) assign(ctx context.Context) error {
 			return nil
 		case status.Waiting < least:
 			least, moved = status.Waiting, time.Now()
-		case time.Since(moved) > assignPatience:
+		case time.Since(moved) > patience:
 			return fmt.Errorf("--jobs-first: %d devices wait for their job, and none was given one for %s: raise rotation.max_in_flight and rotation.per_minute, or leave it out",
-				least, assignPatience)
+				least, patience)
 		}
 		select {
 		case <-ctx.Done():
