@@ -13,11 +13,11 @@ const (
 	checkpointAfter = 256
 	// logLength is the length in octets beyond which the log is begun anew, even if
 	// that holds off writers for a moment.
-	logLength = 32 << 20
+	logLength = 8 << 20
 	// logKept is how long the log's file stays when it is begun anew. A commit
 	// that overwrites what is there is synced in half the time of one that makes
 	// the file longer. It has room for what is written until the next look.
-	logKept = 2 * logLength
+	logKept = 64 << 20
 	// framePage is how many octets of the log a page takes, with its header.
 	framePage = 4096 + 24
 )

@@ -336,7 +336,7 @@ func (h Journal) settle(ctx context.Context, d *draft, c rotation.Change, run fu
 	if taken == nil {
 		return c.Rotation, rotation.ErrChanged
 	}
-	err := h.s.commitThen(ctx,
+	err := h.s.commitHere(ctx,
 		func(t *tx) error { return run(t, new(*taken)) },
 		func(err error) { h.s.drafts.settle(taken, err == nil || errors.Is(err, rotation.ErrChanged)) })
 	return advanced(c), err

@@ -3,7 +3,7 @@
 // journal of rotations, the rotation group and its job, packages and the
 // audit. It is SQLite in one file, in WAL mode with synchronous=FULL.
 //
-// One goroutine writes. It takes every operation that is queued, carries them
+// One goroutine writes at a time. It takes every operation that is queued, carries them
 // out in one transaction and answers all of them after its commit, so that the
 // price of a sync is shared. Reads go to a pool of their own and see the last
 // commit.
@@ -100,7 +100,10 @@ type Store struct {
 	opened  int           // how many there are
 	written *sql.DB       // one connection, the writer's
 
+	writer  *writer
+	turn    sync.Mutex // of whoever writes, with all that the writer owns
 	queue   chan *operation
+	waiting atomic.Int64 // operations that are queued, and one that is taken from there
 	closing chan struct{}
 	stopped chan struct{} // the writer has ended
 	once    sync.Once
@@ -201,6 +204,7 @@ func (s *Store) start(ctx context.Context) error {
 		}
 		s.work.Go(s.copier.loop)
 	}
+	s.writer = w
 	go w.loop()
 	s.work.Go(s.checkpoints)
 	return nil

@@ -150,12 +150,15 @@ func (s *Store) enqueue(ctx context.Context, op *operation) error {
 		return ErrClosed
 	default:
 	}
+	s.waiting.Add(1)
 	select {
 	case s.queue <- op:
 		return nil
 	case <-ctx.Done():
+		s.waiting.Add(-1)
 		return ctx.Err()
 	case <-s.closing:
+		s.waiting.Add(-1)
 		return ErrClosed
 	}
 }
@@ -167,7 +170,8 @@ func (op *operation) answer(err error) {
 	op.done <- err
 }
 
-// writer owns the one connection that writes.
+// writer owns the one connection that writes. It is used by whoever has the turn:
+// its own goroutine, nearly always.
 type writer struct {
 	*session
 	s      *Store
@@ -185,6 +189,7 @@ func newWriter(ctx context.Context, s *Store) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
+	session.ctx = context.WithoutCancel(s.life)
 	w := &writer{session: session, s: s, chains: map[string]int64{}, touch: map[string]touch{}}
 	if w.head, err = readHead(w); err != nil {
 		return nil, errors.Join(fmt.Errorf("read the end of the audit: %w", err), session.close())
@@ -202,17 +207,16 @@ func newWriter(ctx context.Context, s *Store) (*writer, error) {
 // one transaction.
 func (w *writer) loop() {
 	defer close(w.s.stopped)
-	w.ctx = context.WithoutCancel(w.s.life)
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case op := <-w.s.queue:
-			w.carry(w.batch(op))
+			w.carryQueued(op)
 		case <-tick.C:
-			w.carry(nil)
+			w.carryQueued()
 		case <-w.s.sightings.full:
-			w.carry(nil)
+			w.carryQueued()
 		case <-w.s.closing:
 			w.last()
 			return
@@ -225,17 +229,30 @@ func (w *writer) last() {
 	for {
 		select {
 		case op := <-w.s.queue:
-			w.carry(w.batch(op))
+			w.carryQueued(op)
 		default:
-			w.carry(nil)
+			w.carryQueued()
+			w.s.turn.Lock()
+			defer w.s.turn.Unlock()
 			w.close() //nolint:errcheck // nothing is left to be written
 			return
 		}
 	}
 }
 
-func (w *writer) batch(first *operation) []*operation {
-	ops := []*operation{first}
+// carryQueued carries out what was taken from the queue with all else that is there
+// when it is its turn.
+func (w *writer) carryQueued(taken ...*operation) {
+	w.s.turn.Lock()
+	defer w.s.turn.Unlock()
+	if len(taken) > 0 {
+		taken = w.batch(taken)
+		w.s.waiting.Add(-int64(len(taken)))
+	}
+	w.carry(taken)
+}
+
+func (w *writer) batch(ops []*operation) []*operation {
 	for len(ops) < queueLength {
 		select {
 		case op := <-w.s.queue:

@@ -1,0 +1,117 @@
+package store_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/certvendor/certvendor/internal/store"
+	"github.com/certvendor/certvendor/registry"
+)
+
+// writers notes for each commit whether it is made by who asked for it.
+func (w *world) writers() (here func() []bool) {
+	w.t.Helper()
+	var mu sync.Mutex
+	var all []bool
+	w.ok(w.OnCommit(w.ctx, func(after bool) error {
+		stack := make([]byte, 64<<10)
+		mu.Lock()
+		defer mu.Unlock()
+		if !after {
+			all = append(all, strings.Contains(string(stack[:runtime.Stack(stack, false)]), "commitHere"))
+		}
+		return nil
+	}))
+	return func() []bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return all
+	}
+}
+
+func TestAVendAloneIsWrittenByWhoAsksForIt(t *testing.T) {
+	w := open(t)
+	w.device("d1")
+	here := w.writers()
+	w.ok(getOnce(w.ctx, w.Store, "d1"))
+	if got := fmt.Sprint(here()); got != "[true]" {
+		t.Errorf("by who asked: %s", got)
+	}
+}
+
+// A vend that comes while another operation is at work goes behind all that waits.
+func TestAVendAmongOthersIsWrittenWithThem(t *testing.T) {
+	w := open(t)
+	w.device("d1")
+	here := w.writers()
+	for i, err := range w.queued(3, func(i int) error {
+		if i > 0 {
+			return w.SetMeta(w.ctx, fmt.Sprint("key", i), "text")
+		}
+		return getOnce(w.ctx, w.Store, "d1")
+	}) {
+		if err != nil {
+			t.Errorf("%d: %v", i, err)
+		}
+	}
+	if got := fmt.Sprint(here()); got != "[false]" {
+		t.Errorf("by who asked: %s", got)
+	}
+}
+
+func TestVendsTakeTurnsWithAllElse(t *testing.T) {
+	w := open(t, func(cfg *store.Config) { cfg.AuditDir = filepath.Join(t.TempDir(), "audit") })
+	const n = 40
+	for i := range n {
+		w.device(registry.DeviceID(fmt.Sprint("d", i)))
+	}
+	here := w.writers()
+	w.many(2*n, func(i int) error {
+		if i%2 > 0 {
+			return w.SetMeta(w.ctx, fmt.Sprint("key", i), "text")
+		}
+		return getOnce(w.ctx, w.Store, registry.DeviceID(fmt.Sprint("d", i/2)))
+	})
+	w.ok(getOnce(w.ctx, w.Store, "d0"))
+	for i := range n {
+		if got := len(w.find(registry.DeviceID(fmt.Sprint("d", i))).Rotations); got == 0 {
+			t.Errorf("device d%d has no rotation", i)
+		}
+	}
+	if all := here(); len(all) == 0 || !all[len(all)-1] {
+		t.Errorf("the last vend, alone, was not written by who asked for it: %v", all)
+	}
+}
+
+// A panic while a vend is written ends that request. The next one of the device is
+// answered.
+func TestAPanicInAVendHoldsNobodyUp(t *testing.T) {
+	w := open(t)
+	w.device("d1")
+	begun := false
+	w.ok(w.OnCommit(w.ctx, func(bool) error {
+		if !begun {
+			begun = true
+			panic("broken")
+		}
+		return nil
+	}))
+	func() {
+		defer func() {
+			if p := recover(); p != "broken" {
+				t.Errorf("recovered %v", p)
+			}
+		}()
+		err := getOnce(w.ctx, w.Store, "d1")
+		t.Errorf("it went on: %v", err)
+	}()
+	if n := len(w.find("d1").Rotations); n != 1 {
+		t.Errorf("%d rotations where one is not written", n)
+	}
+	w.ok(w.SetMeta(w.ctx, "key", "text"))
+	w.ok(getOnce(w.ctx, w.Store, "d1"))
+}
