@@ -28,7 +28,7 @@ const (
 // came meanwhile, is moved, so that the next commit begins it anew; but not for
 // long, should a reader be in the way.
 func (s *Store) checkpoints() {
-	db := connect(s.cfg.Path, 1, "busy_timeout(200)")
+	db := connect(s.cfg.Path, 1, "busy_timeout(50)")
 	defer db.Close() //nolint:errcheck // nothing is left in it
 	tick := time.NewTicker(checkpointEvery)
 	defer tick.Stop()

@@ -2,7 +2,8 @@ package store
 
 import (
 	"context"
-	"errors"
+	"fmt"
+	"runtime/debug"
 )
 
 // commitHere is commitThen for a caller that may be kept while its context ends,
@@ -14,16 +15,20 @@ func (s *Store) commitHere(ctx context.Context, run func(*tx) error, finish func
 		return s.commitThen(ctx, run, finish)
 	}
 	defer s.turn.Unlock()
+	defer fatal()
 	op := &operation{run: run, finish: finish, done: make(chan error, 1)}
-	left := errors.New("it was left in a panic")
-	defer func() {
-		if left != nil && finish != nil {
-			finish(left)
-		}
-	}()
 	s.writer.carry([]*operation{op})
-	left = nil
 	return <-op.done
+}
+
+// fatal makes of a panic one that nobody up the stack recovers from, as it is on the
+// writer's own goroutine: who was left amid a transaction, or behind its commit,
+// is not gone on with. The next start finds what was committed.
+func fatal() {
+	if p := recover(); p != nil {
+		go panic(fmt.Sprintf("%v, while it was written:\n%s", p, debug.Stack()))
+		select {}
+	}
 }
 
 // takeTurn reports whether it is the caller's turn to write, until it unlocks it.
