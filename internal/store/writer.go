@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"time"
 
 	"github.com/certvendor/certvendor/rotation"
@@ -200,8 +199,7 @@ func newWriter(ctx context.Context, s *Store) (*writer, error) {
 }
 
 // loop takes whatever is queued, never waiting for more, and carries it out in
-// one transaction. Whoever could go on at once goes first: what it asks for is
-// in the same commit. Where nobody can, nothing is lost.
+// one transaction.
 func (w *writer) loop() {
 	defer close(w.s.stopped)
 	w.ctx = context.WithoutCancel(w.s.life)
@@ -210,7 +208,6 @@ func (w *writer) loop() {
 	for {
 		select {
 		case op := <-w.s.queue:
-			runtime.Gosched()
 			w.carry(w.batch(op))
 		case <-tick.C:
 			w.carry(nil)
