@@ -15,8 +15,9 @@ import (
 )
 
 // compare measures another certvendor beside this one, in turns in one run, and
-// prints the CPU time of each for a certificate. That is what a change costs or
-// saves; how long an answer takes says more of the machine.
+// prints the CPU time of each for a certificate, and how long half of the answers
+// took at most. The first is what a change costs or saves; the second says more of
+// the machine, unless it is one request at a time and the machine is quiet.
 func compare(ctx context.Context, here, work string, args []string) error {
 	flags := flag.NewFlagSet("bench compare", flag.ContinueOnError)
 	against := flags.String("against", "", "the other program")
@@ -61,24 +62,22 @@ func compare(ctx context.Context, here, work string, args []string) error {
 
 // inTurns asks both so many times, each first as often as the other.
 func inTurns(both [2]*system.Certvendor, rounds, workers int, lasts time.Duration) error {
-	var ratios []float64
-	var spent [2][]float64
+	var spent, took ratios
 	for round := range rounds {
-		var now [2]float64
+		var now [2]sample
 		for i := range both {
 			of := (i + round) % 2
-			made, err := measure(both[of], workers, lasts)
-			if err != nil {
+			var err error
+			if now[of], err = measure(both[of], workers, lasts); err != nil {
 				return err
 			}
-			now[of] = cpu(made)
-			spent[of] = append(spent[of], now[of])
 		}
-		ratios = append(ratios, now[0]/now[1])
-		fmt.Printf("round %d: %4.0f µs a certificate, the other %4.0f µs: %.2f times\n", round+1, now[0], now[1], now[0]/now[1])
+		fmt.Printf("round %d: %4.0f µs a certificate, the other %4.0f µs: %.2f times; p50 %5.2f ms and %5.2f ms: %.2f times\n", round+1,
+			cpu(now[0]), cpu(now[1]), spent.add(cpu(now[0]), cpu(now[1])), p50(now[0]), p50(now[1]), took.add(p50(now[0]), p50(now[1])))
 	}
-	fmt.Printf("median:  %4.0f µs a certificate, the other %4.0f µs: %.2f times (load %s)\n",
-		load.Median(spent[0]), load.Median(spent[1]), load.Median(ratios), machine.Load())
+	fmt.Printf("median:  %4.0f µs a certificate, the other %4.0f µs: %.2f times; p50 %5.2f ms and %5.2f ms: %.2f times (load %s)\n",
+		load.Median(spent.this), load.Median(spent.other), load.Median(spent.of),
+		load.Median(took.this), load.Median(took.other), load.Median(took.of), machine.Load())
 	for i, name := range []string{"this", "the other"} {
 		peak, err := machine.Peak(both[i].PIDs()[0])
 		if err != nil {
@@ -87,4 +86,12 @@ func inTurns(both [2]*system.Certvendor, rounds, workers int, lasts time.Duratio
 		fmt.Printf("peak of %s: %d MiB\n", name, peak>>20)
 	}
 	return nil
+}
+
+// ratios are what was measured of both, round by round.
+type ratios struct{ this, other, of []float64 }
+
+func (r *ratios) add(this, other float64) (ratio float64) {
+	r.this, r.other, r.of = append(r.this, this), append(r.other, other), append(r.of, this/other)
+	return this / other
 }

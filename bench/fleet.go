@@ -53,19 +53,36 @@ func fleets(ctx context.Context, dir string, p programs, plan fleetPlan) (*fleet
 	}
 	defer daemon.Close()
 	r := &fleetReport{fleetPlan: plan}
-	if err := machine.AwaitQuiet(quiet); err != nil {
-		return nil, err
-	}
-	if r.handshakesPerSecond, err = system.Handshakes(ca, plan.handshakes); err != nil {
-		return nil, err
-	}
-	if r.alone, err = r.simulate(ctx, daemon, plan.rotations); err != nil {
+	if err := r.whole(ctx, daemon, ca); err != nil {
 		return nil, err
 	}
 	if r.without, err = r.simulate(ctx, daemon, plan.beside); err != nil {
 		return nil, err
 	}
 	return r, r.idle(ctx, daemon)
+}
+
+// whole measures whole rotations, and the machine's handshakes before and after:
+// it is not as fast at one moment as at another.
+func (r *fleetReport) whole(ctx context.Context, daemon *system.Certvendor, ca *system.CA) error {
+	before, err := r.shake(ca)
+	if err != nil {
+		return err
+	}
+	if r.alone, err = r.simulate(ctx, daemon, r.rotations); err != nil {
+		return err
+	}
+	after, err := r.shake(ca)
+	r.handshakesPerSecond = (before + after) / 2
+	return err
+}
+
+// shake makes handshakes, on a machine that is quiet if it can be had.
+func (r *fleetReport) shake(ca *system.CA) (perSecond float64, err error) {
+	if err := machine.AwaitQuiet(quiet); err != nil {
+		return 0, err
+	}
+	return system.Handshakes(ca, r.handshakes)
 }
 
 // idle opens the connections, has a fleet rotate beside them, and asks each
@@ -127,7 +144,7 @@ func (r *fleetReport) targets() []target {
 		return a / b
 	}
 	return []target{
-		{what: fmt.Sprintf("whole rotations/s of %d devices / mTLS handshakes/s", r.rotations), meet: 0.6, goal: 0.6, format: "%.2f",
+		{what: fmt.Sprintf("whole rotations/s of %d devices / mTLS handshakes/s, of which each makes two", r.rotations), meet: 0.6, goal: 0.6, format: "%.2f",
 			measured: share(r.alone.PerSecond, r.handshakesPerSecond), rounds: 1},
 		{what: "idle mTLS devices per GiB", meet: 25_000, goal: 25_000, format: "%.0f", measured: gib, rounds: 1},
 		{what: fmt.Sprintf("rotations/s beside %d idle connections / without them", r.connections), meet: 0.9, goal: 0.9, format: "%.2f",

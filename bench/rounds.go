@@ -21,6 +21,11 @@ func (s sample) perCertificate() time.Duration {
 	return s.Processes / time.Duration(max(1, len(s.Latencies)))
 }
 
+// loadPerCertificate returns the CPU time of this process, which asks.
+func (s sample) loadPerCertificate() time.Duration {
+	return s.Self / time.Duration(max(1, len(s.Latencies)))
+}
+
 // kind is what is comparable from round to round.
 type kind struct {
 	system  string
@@ -91,9 +96,9 @@ func (r *rounds) undisturbed(s system.System, workers int, lasts time.Duration) 
 		if err != nil {
 			return nil, err
 		}
-		fmt.Fprintf(os.Stderr, "bench: %-14s %2d at a time: %6.0f/s, p50 %s, p99 %s, %s a certificate, other %.0f %%, steal %.0f %%\n",
+		fmt.Fprintf(os.Stderr, "bench: %-14s %2d at a time: %6.0f/s, p50 %s, p99 %s, %s a certificate, the load %s, other %.0f %%, steal %.0f %%\n",
 			s.Name(), workers, made.Rate(), made.Percentile(50).Round(10*time.Microsecond), made.Percentile(99).Round(10*time.Microsecond),
-			made.perCertificate().Round(time.Microsecond), 100*made.Other, 100*made.StealRate)
+			made.perCertificate().Round(time.Microsecond), made.loadPerCertificate().Round(time.Microsecond), 100*made.Other, 100*made.StealRate)
 		if !made.Disturbed() {
 			return &made, nil
 		}
@@ -145,3 +150,4 @@ func p50(s sample) float64  { return s.Percentile(50).Seconds() * 1000 }
 func p95(s sample) float64  { return s.Percentile(95).Seconds() * 1000 }
 func p99(s sample) float64  { return s.Percentile(99).Seconds() * 1000 }
 func cpu(s sample) float64  { return float64(s.perCertificate().Microseconds()) }
+func self(s sample) float64 { return float64(s.loadPerCertificate().Microseconds()) }

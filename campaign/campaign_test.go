@@ -238,9 +238,8 @@ func TestForecastAndRisks(t *testing.T) {
 		candidate("several", 300, func(c *Candidate) { c.Active = append(c.Active, Active{NotAfter: noon}) }),
 		candidate("shared", 300, func(c *Candidate) { c.Active[0].Shared = true }),
 		candidate("weak", 300, func(c *Candidate) { c.Active[0].KeyType = "rsa1024" }),
-		candidate("policies", 300, func(c *Candidate) { c.Active[0].Policies = 11 }),
 	}
-	for i := range 992 {
+	for i := range 993 {
 		fleet = append(fleet, candidate(fmt.Sprintf("device-%03d", i), 2))
 	}
 	s := Spec{Choose: Choice{All: true, Order: Randomly}, Canary: Canary{Size: Share{Count: 10}}, PerMinute: 100, Soak: 48 * time.Hour}
@@ -260,7 +259,7 @@ func TestForecastAndRisks(t *testing.T) {
 			t.Errorf("%s: %d, %v", r.What, r.Devices, r.Such)
 		}
 	}
-	if len(p.Risks) != 9 {
+	if len(p.Risks) != 8 {
 		t.Errorf("%d risks: %v", len(p.Risks), p.Risks)
 	}
 	s.MaxInFlight, s.PerMinute = 1, 1_000_000

@@ -39,7 +39,6 @@ type Active struct {
 	NotAfter  time.Time
 	Seen      time.Time
 	Shared    bool
-	Policies  int
 }
 
 // current returns the certificate that the device uses, as far as anybody

@@ -44,7 +44,6 @@ const (
 	riskShared  = "its certificate is another device's too"
 	riskName    = "its name does not fit into a common name"
 	riskKey     = "its key is of a kind that no new certificate is given for, and so may be its next"
-	riskPolicy  = "its certificate has more policies than AWS IoT attaches to one"
 )
 
 const (
@@ -126,7 +125,6 @@ func (p *Planner) risksOf(c Candidate, current Active) []string {
 	add(current.Shared, riskShared)
 	add(len(c.Device) > longName, riskName)
 	add(!certificate.MayBeKey(current.KeyType), riskKey)
-	add(current.Policies > certificate.MostPolicies, riskPolicy)
 	return risks
 }
 
@@ -157,7 +155,7 @@ func (p *Planner) Plan(pace Pace) Plan {
 	took := p.forecast(pace.Typical)
 	p.plan.Seconds, p.plan.Forecast = took.Seconds(), p.now.Add(took)
 	p.expiring(members)
-	for _, what := range []string{riskExpired, riskSoon, riskNever, riskUnseen, riskSeveral, riskShared, riskName, riskKey, riskPolicy} {
+	for _, what := range []string{riskExpired, riskSoon, riskNever, riskUnseen, riskSeveral, riskShared, riskName, riskKey} {
 		if r := p.risks[what]; r != nil {
 			p.plan.Risks = append(p.plan.Risks, *r)
 			delete(p.risks, what)

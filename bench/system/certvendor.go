@@ -305,10 +305,10 @@ type Rotated struct {
 	Connect, Get        struct{ P50Millis, P99Millis float64 }
 }
 
-// Simulate has so many devices rotate, so many at a time, and returns an error
-// unless all of them have.
+// Simulate has so many devices rotate, so many at a time, whose jobs wait for
+// them, and returns an error unless all of them have.
 func (c *Certvendor) Simulate(ctx context.Context, devices, atOnce int) (r Rotated, err error) {
-	text, err := c.command(ctx, "simulate", "--devices", strconv.Itoa(devices), "--concurrency", strconv.Itoa(atOnce), "--json")
+	text, err := c.command(ctx, "simulate", "--devices", strconv.Itoa(devices), "--concurrency", strconv.Itoa(atOnce), "--jobs-first", "--json")
 	if err != nil {
 		return r, err
 	}

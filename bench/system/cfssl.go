@@ -69,9 +69,9 @@ func (c *CFSSL) Prepare(workers int, lasts time.Duration) (func() (load.Result, 
 		}
 		prepared[i] = post{body: body, key: r.key.Public()}
 	}
-	p := newPosts("http://"+c.address+"/api/v1/cfssl/sign", workers, func(int) *tls.Config { return nil })
+	p := newPosts(c.address, "/api/v1/cfssl/sign", workers, func(int) *tls.Config { return nil })
 	p.next = inTurn(prepared)
-	if err := p.connect("http://" + c.address + "/api/v1/cfssl/health"); err != nil {
+	if err := p.connect("/api/v1/cfssl/health"); err != nil {
 		return nil, nil, err
 	}
 	run := func() (load.Result, error) { return p.run(lasts) }

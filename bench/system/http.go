@@ -1,14 +1,13 @@
 package system
 
 import (
-	"bytes"
+	"context"
 	"crypto"
 	"crypto/tls"
-	"fmt"
-	"io"
 	"net/http"
 	"time"
 
+	"github.com/certvendor/certvendor/bench/http1"
 	"github.com/certvendor/certvendor/bench/load"
 )
 
@@ -22,25 +21,20 @@ type post struct {
 // posts is a loop of HTTP requests, in which each worker has a connection of
 // its own that stays open.
 type posts struct {
-	url     string
-	clients []*http.Client
-	next    func(worker int) (post, bool) // what is to be sent; false: nothing is left
-	sent    [][]post                      // of each worker
+	address, path string
+	config        func(worker int) *tls.Config  // nil: no TLS
+	conns         []*http1.Conn                 // of each worker
+	next          func(worker int) (post, bool) // what is to be sent; false: nothing is left
+	sent          [][]post                      // of each worker
 }
 
-func newPosts(url string, workers int, config func(worker int) *tls.Config) *posts {
-	p := &posts{url: url, sent: make([][]post, workers)}
-	for w := range workers {
-		p.clients = append(p.clients, &http.Client{
-			Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: config(w), MaxIdleConnsPerHost: 1},
-		})
-	}
-	return p
+func newPosts(address, path string, workers int, config func(worker int) *tls.Config) *posts {
+	return &posts{address: address, path: path, config: config, conns: make([]*http1.Conn, workers), sent: make([][]post, workers)}
 }
 
 // run asks until the time, or what is to be sent, is over.
 func (p *posts) run(lasts time.Duration) (load.Result, error) {
-	return load.Loop(len(p.clients), lasts, func(worker int) error {
+	return load.Loop(len(p.conns), lasts, func(worker int) error {
 		asked, ok := p.next(worker)
 		if !ok {
 			return load.ErrNoMore
@@ -53,36 +47,24 @@ func (p *posts) run(lasts time.Duration) (load.Result, error) {
 }
 
 func (p *posts) post(worker int, body []byte) ([]byte, error) {
-	return read(p.clients[worker].Post(p.url, "application/json", bytes.NewReader(body)))
+	return p.conns[worker].Ask(http.MethodPost, p.path, body)
 }
 
-// connect opens each worker's connection, by a request that costs nothing.
-func (p *posts) connect(url string) error {
-	return each(len(p.clients), func(worker int) error {
-		_, err := read(p.clients[worker].Get(url))
+// connect opens each worker's connection, with a request that costs nothing.
+func (p *posts) connect(path string) error {
+	return each(len(p.conns), func(worker int) error {
+		conn, err := http1.Dial(context.Background(), p.address, p.config(worker))
+		if err != nil {
+			return err
+		}
+		p.conns[worker] = conn
+		_, err = conn.Ask(http.MethodGet, path, nil)
 		return err
 	})
 }
 
-// read reads an answer to its end, so that the connection is used again.
-func read(response *http.Response, err error) ([]byte, error) {
-	if err != nil {
-		return nil, err
-	}
-	defer response.Body.Close()
-	reply, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode/100 != 2 {
-		err = fmt.Errorf("%s: %s: %.200s", response.Request.URL, response.Status, reply)
-	}
-	return reply, err
-}
-
 // close hangs up.
-func (p *posts) close() {
-	for _, client := range p.clients {
-		client.CloseIdleConnections()
-	}
-}
+func (p *posts) close() { closeAll(p.conns) }
 
 // check hangs up, and verifies the certificate in every reply.
 func (p *posts) check(ca *CA, certificate func(reply []byte) (string, error)) error {

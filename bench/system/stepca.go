@@ -132,14 +132,14 @@ func (s *StepCA) Prepare(workers int, lasts time.Duration) (func() (load.Result,
 	if err != nil {
 		return nil, nil, err
 	}
-	p := newPosts("https://"+s.address+"/1.0/sign", workers, s.trust)
+	p := newPosts(s.address, "/1.0/sign", workers, s.trust)
 	p.next = inTurn(prepared)
 	return s.loop(p, lasts)
 }
 
 // loop opens the connections, and returns a loop over them.
 func (s *StepCA) loop(p *posts, lasts time.Duration) (func() (load.Result, error), func() error, error) {
-	if err := p.connect("https://" + s.address + "/health"); err != nil {
+	if err := p.connect("/health"); err != nil {
 		return nil, nil, err
 	}
 	run := func() (load.Result, error) { return p.run(lasts) }
@@ -163,12 +163,15 @@ func (s StepRenew) Name() string { return "step-ca renew" }
 // signed, and renews it over a connection with it.
 func (s StepRenew) Prepare(workers int, lasts time.Duration) (func() (load.Result, error), func() error, error) {
 	pairs := make([]tls.Certificate, workers)
-	sign := newPosts("https://"+s.address+"/1.0/sign", workers, s.trust)
+	sign := newPosts(s.address, "/1.0/sign", workers, s.trust)
+	if err := sign.connect("/health"); err != nil {
+		return nil, nil, err
+	}
 	if err := each(workers, func(w int) (err error) { pairs[w], err = s.enrol(sign, w); return err }); err != nil {
 		return nil, nil, err
 	}
 	sign.close()
-	p := newPosts("https://"+s.address+"/1.0/renew", workers, func(w int) *tls.Config {
+	p := newPosts(s.address, "/1.0/renew", workers, func(w int) *tls.Config {
 		return &tls.Config{RootCAs: s.roots, Certificates: pairs[w : w+1]}
 	})
 	p.next = func(w int) (post, bool) { return post{key: pairs[w].PrivateKey.(crypto.Signer).Public()}, true }

@@ -139,9 +139,15 @@ func (c *cli) deviceAct(a act) *cobra.Command {
 }
 
 func (c *cli) deviceRemove() *cobra.Command {
-	return &cobra.Command{
+	var asked consent
+	cmd := &cobra.Command{
 		Use: "remove NAME", Short: "Take a device out of the registry; its certificates stay on record", Args: cobra.ExactArgs(1),
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, args []string) error {
+			question := fmt.Sprintf("Remove device %s: nothing is vended to it any more, and the embedded broker closes its "+
+				"connections and lets it in no more, until `device add` enters it again.", args[0])
+			if err := c.confirm("device remove", asked, question); err != nil {
+				return err
+			}
 			d, err := daemon.RemoveDevice(ctx, args[0])
 			if err != nil {
 				return err
@@ -149,6 +155,8 @@ func (c *cli) deviceRemove() *cobra.Command {
 			return c.say(d, "device %s: removed", d.Name)
 		}),
 	}
+	asked.flag(cmd)
+	return cmd
 }
 
 // parseAttributes reads name=value, several times.

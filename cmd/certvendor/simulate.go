@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,6 +21,7 @@ const (
 	maxSimulated    = 100_000
 	maxInstallDelay = time.Hour
 	addedAtOnce     = 16 // requests to the control socket at a time
+	playersGC       = 400
 )
 
 // simulateFlags are what `simulate` is told.
@@ -31,6 +33,7 @@ type simulateFlags struct {
 	installDelay, timeout time.Duration
 	stay                  time.Duration
 	keep, await           bool
+	jobsFirst             bool
 }
 
 func (c *cli) simulate() *cobra.Command {
@@ -50,6 +53,10 @@ Faults, each with its probability for a device (name=p,...; all=p for the rest):
 power-cut, disconnect, lost-reply, lost-ack, late-ack, ack-after-ttl, ack-on-old,
 duplicate-request, dark, slow-reader, garbage, clock-skew, and by its name only
 job-failed, for firmware that cannot rotate. The same --seed draws the same plan.
+
+The time is that from the first device's start to the last one's end. Entering
+the devices, which makes their first keys, and judging them are outside of it;
+with --jobs-first, giving them their jobs is, too.
 
 Firmware agent keeps its old pair until the new one works; cdf has one key slot,
 acks once, and asks again with another key. The devices are removed at the end
@@ -73,6 +80,7 @@ unless --keep is given; what the daemon recorded of them stays.`,
 	flags.IntVar(&f.concurrency, "concurrency", 96, "how many devices are at work at a time")
 	flags.DurationVar(&f.stay, "stay", 0, "how long each device stays connected when it has rotated, and carries out further jobs; an interrupt ends it")
 	flags.BoolVar(&f.await, "await-job", false, "wait for the job that an operator or a campaign gives the devices, instead of asking for it")
+	flags.BoolVar(&f.jobsFirst, "jobs-first", false, "give every device its job before the first one starts, so that the time is that of the rotations alone")
 	flags.BoolVar(&f.keep, "keep", false, "leave the devices, and their disks, where they are")
 	flags.StringVar(&f.broker, "broker", "", "the broker's address, instead of standalone.broker.listen in --config")
 	flags.DurationVar(&f.timeout, "timeout", 0, "when to give up (default as long as the daemon's pace needs, and ten minutes)")
@@ -92,6 +100,8 @@ func (f simulateFlags) check() (fleet.Faults, error) {
 		return nil, fmt.Errorf("simulate: --install-delay %s: must be from 0s to %s", f.installDelay, maxInstallDelay)
 	case f.stay < 0 || f.stay > maxInstallDelay:
 		return nil, fmt.Errorf("simulate: --stay %s: must be from 0s to %s", f.stay, maxInstallDelay)
+	case f.jobsFirst && f.await:
+		return nil, errors.New("simulate: --jobs-first gives the job that --await-job waits for: leave one of them out")
 	case f.timeout < 0:
 		return nil, fmt.Errorf("simulate: --timeout %s: must not be negative", f.timeout)
 	}
@@ -112,6 +122,8 @@ func (c *cli) runSimulation(ctx context.Context, daemon *control.Client, f simul
 	if err := s.findBroker(); err != nil {
 		return fmt.Errorf("simulate: %w", err)
 	}
+	// The devices share the CPUs with the daemon: they collect seldom.
+	defer debug.SetGCPercent(debug.SetGCPercent(playersGC))
 	result, err := s.run(ctx)
 	if err != nil {
 		return fmt.Errorf("simulate: %w", err)

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"strings"
 	"sync"
@@ -35,7 +36,7 @@ var simulatedRetry = device.Retry{Base: 50 * time.Millisecond, Max: time.Second,
 // run makes the devices, lets them rotate, judges how they ended and removes
 // them.
 func (s *simulation) run(ctx context.Context) (result simulateResult, err error) {
-	dir, err := os.MkdirTemp("", "certvendor-simulate-")
+	dir, err := s.makeDisks()
 	if err != nil {
 		return result, err
 	}
@@ -46,6 +47,11 @@ func (s *simulation) run(ctx context.Context) (result simulateResult, err error)
 	defer func() { err = errors.Join(err, s.remove(ctx)) }()
 	if err := s.enter(ctx); err != nil {
 		return result, err
+	}
+	if s.flags.jobsFirst {
+		if err := s.assign(ctx, assignPatience); err != nil {
+			return result, err
+		}
 	}
 	report, err := s.play(ctx)
 	if err != nil {
@@ -59,7 +65,7 @@ func (s *simulation) run(ctx context.Context) (result simulateResult, err error)
 		return result, err
 	}
 	result = sum(report, verdicts)
-	result.seed = s.flags.seed
+	result.seed, result.jobsFirst = s.flags.seed, s.flags.jobsFirst
 	s.tellAll(ctx, verdicts)
 	return result, nil
 }
@@ -102,12 +108,51 @@ func (s *simulation) prepare(ctx context.Context, dir string) error {
 	return nil
 }
 
-// enter gives every device its first certificate.
+// enter gives every device its first certificate, and its disk.
 func (s *simulation) enter(ctx context.Context) error {
 	return s.forEach(ctx, "add", func(ctx context.Context, i int) (err error) {
-		s.options.Devices[i], err = s.make(ctx, s.options.Devices[i])
-		return err
+		if s.options.Devices[i], err = s.make(ctx, s.options.Devices[i]); err != nil {
+			return err
+		}
+		return s.options.Provision(s.options.Devices[i])
 	})
+}
+
+// How often assign looks, and after how long without one more job it gives up.
+const (
+	assignLook     = 100 * time.Millisecond
+	assignPatience = 10 * time.Second
+)
+
+// assign puts all devices into the rotation group, and returns when nobody
+// there waits for a job any more, or an error if none is given one for so long.
+func (s *simulation) assign(ctx context.Context, patience time.Duration) error {
+	if err := s.join(ctx, s.options.Devices); err != nil {
+		return err
+	}
+	for i := range s.options.Devices {
+		s.options.Devices[i].Joined = true
+	}
+	least, moved := math.MaxInt, time.Now()
+	for {
+		status, err := s.daemon.Status(ctx)
+		switch {
+		case err != nil:
+			return err
+		case status.Waiting == 0:
+			return nil
+		case status.Waiting < least:
+			least, moved = status.Waiting, time.Now()
+		case time.Since(moved) > patience:
+			return fmt.Errorf("--jobs-first: %d devices wait for their job, and none was given one for %s: raise rotation.max_in_flight and rotation.per_minute, or leave it out",
+				least, patience)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(assignLook):
+		}
+	}
 }
 
 // forEach does something to every device at the control socket, some at a

@@ -27,7 +27,8 @@ type simulated struct {
 // simulateResult is how it went, in numbers and for people.
 type simulateResult struct {
 	simulated
-	seed uint64
+	seed      uint64
+	jobsFirst bool // their jobs waited for the devices
 }
 
 // sum counts the verdicts. A device rotates or fails; a violation is a failure
@@ -75,8 +76,12 @@ func (r simulateResult) words(w io.Writer) {
 	if r.Again > 0 {
 		fmt.Fprintf(w, "\n%d rotations more while they stayed", r.Again)
 	}
-	fmt.Fprintf(w, "\n%d of %d devices rotated in %.1f s, %.1f a second; %d violations; seed %d\n",
+	fmt.Fprintf(w, "\n%d of %d devices rotated in %.1f s, %.1f a second; %d violations; seed %d",
 		r.Rotated, r.Devices, r.Seconds, r.RotationsPerSecond, r.Violations, r.seed)
+	if r.jobsFirst {
+		fmt.Fprint(w, "; their jobs waited for them")
+	}
+	fmt.Fprintln(w)
 }
 
 // toldFailures is of how many devices that did not rotate the timeline is

@@ -13,17 +13,21 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/certvendor/certvendor/internal/config"
 	"github.com/certvendor/certvendor/internal/control"
 	"github.com/certvendor/certvendor/internal/fleet"
 )
 
 // worldToSimulate is a daemon with a rotation.ttl that a device can wait for, and
 // its socket.
-func worldToSimulate(t *testing.T) (broker string, daemon *control.Client) {
+func worldToSimulate(t *testing.T, changes ...func(*config.Config)) (broker string, daemon *control.Client) {
 	t.Helper()
 	dir := t.TempDir()
 	cfg := demoConfig(dir, 100)
 	cfg.Rotation.TTL = time.Second
+	for _, change := range changes {
+		change(&cfg)
+	}
 	if len(cfg.Control.Socket) > 100 { // a Unix socket's path is short
 		t.Skip("the temporary directory's path is too long for a socket")
 	}
@@ -153,6 +157,27 @@ func TestSimulationThatIsStopped(t *testing.T) {
 	}
 	for d, err := range daemon.Devices(t.Context(), nil) {
 		t.Errorf("%s was left behind, %v", d.Name, err)
+	}
+}
+
+// Where the daemon does not give all devices their jobs, none starts.
+func TestJobsThatAreNotGivenFirst(t *testing.T) {
+	broker, daemon := worldToSimulate(t, func(cfg *config.Config) { cfg.Rotation.MaxInFlight = 1 })
+	s := simulation{
+		demo:  demo{cli: &cli{out: io.Discard, errs: io.Discard, config: "none.yaml"}, daemon: daemon},
+		flags: simulateFlags{devices: 3, concurrency: 3, firmware: string(fleet.Agent), broker: broker}, plans: fleet.Plans(1, 3, nil),
+	}
+	ctx := t.Context()
+	for _, err := range []error{s.findBroker(), s.prepare(ctx, t.TempDir()), s.enter(ctx)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.assign(ctx, time.Second); err == nil || !strings.Contains(err.Error(), "devices wait for their job, and none was given one for 1s: raise rotation.max_in_flight") {
+		t.Errorf("got %v", err)
+	}
+	if err := s.remove(ctx); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -28,8 +28,9 @@ func (t *those) flags(cmd *cobra.Command, ofCampaign string) {
 
 const thoseUsage = " NAME... | --file FILE | --campaign NAME [--standing S] [--yes]"
 
-var standings = []campaign.Standing{
-	campaign.Pending, campaign.Added, campaign.Vended, campaign.Proven, campaign.Passed, campaign.Failed, campaign.Skipped, campaign.Late,
+var standings = []string{
+	string(campaign.Pending), string(campaign.Added), string(campaign.Vended), string(campaign.Proven),
+	string(campaign.Passed), string(campaign.Failed), string(campaign.Skipped), string(campaign.Late),
 }
 
 // devices returns them, each once, in their order. Of a campaign it is those
@@ -43,8 +44,8 @@ func (t those) devices(ctx context.Context, daemon *control.Client, verb string,
 	case given:
 		return namedDevices(verb, t.file, args)
 	}
-	if t.standing != "" && !slices.Contains(standings, campaign.Standing(t.standing)) {
-		return nil, fmt.Errorf("%s: --standing %.40q is none of %v", verb, t.standing, standings)
+	if t.standing != "" && !slices.Contains(standings, t.standing) {
+		return nil, fmt.Errorf("%s: --standing %.40q is none of %s", verb, t.standing, strings.Join(standings, ", "))
 	}
 	if _, err := daemon.Campaign(ctx, t.campaign); err != nil {
 		return nil, err

@@ -18,6 +18,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/certvendor/certvendor/internal/backend"
+	"github.com/certvendor/certvendor/internal/backend/backendtest"
 	"github.com/certvendor/certvendor/internal/config"
 	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
@@ -68,7 +69,13 @@ func newHerd(t *testing.T) *herd {
 	h := &herd{T: t, App: a, replies: replies{byTopic: map[string][][]byte{}}}
 	a.handler.Publisher = &h.replies
 	// More patience than can be configured: no test fails on a time.
-	a.handler.Queue = backend.NewQueue(runtime.NumCPU(), 20*time.Minute)
+	queue := backend.NewQueue(runtime.NumCPU(), 20*time.Minute)
+	a.handler.Queue = queue
+	t.Cleanup(func() {
+		if err := queue.Wait(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
 	return h
 }
 
@@ -101,7 +108,7 @@ func (h *herd) get(name string, request []byte) time.Duration {
 func TestHerd(t *testing.T) {
 	h := newHerd(t)
 	devices := 5000
-	if testing.Short() || raceDetector {
+	if testing.Short() || backendtest.RaceDetector {
 		devices = 500
 	}
 	requests := map[string][]byte{}

@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"context"
 	"encoding/json"
 	"encoding/pem"
 	"path/filepath"
@@ -115,8 +116,14 @@ func (w *whole) handler(bus *MQTTBus) *vending.Handler {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	queue := backend.NewQueue(4, 30*time.Second)
+	w.t.Cleanup(func() {
+		if err := queue.Wait(context.WithoutCancel(w.t.Context())); err != nil {
+			w.t.Error(err)
+		}
+	})
 	return &vending.Handler{
-		Vendor: vendor, Topics: protocol.DefaultTopics(), Queue: backend.NewQueue(4, 30*time.Second), Publisher: bus,
+		Vendor: vendor, Topics: protocol.DefaultTopics(), Queue: queue, Publisher: bus,
 		Served: func(vending.Outcome) {},
 		Settle: func(r rotation.Rotation) { w.mu.Lock(); defer w.mu.Unlock(); w.behind = append(w.behind, r) },
 	}

@@ -67,7 +67,7 @@ func TestEveryFurtherCallFailsInTurn(t *testing.T) {
 			if !slices.ContainsFunc(further.calls, func(part string) bool { return strings.Contains(call, part) }) {
 				continue
 			}
-			for _, way := range ways {
+			for _, way := range waysOf(n) {
 				t.Run(fmt.Sprintf("%s/%02d_%s/%s", name, n+1, nameOf(call), way.name), func(t *testing.T) {
 					t.Parallel()
 					f := &faulty{at: n + 1, fail: way.fail}

@@ -216,8 +216,14 @@ func (f *fleetAt) serve() {
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	queue := backend.NewQueue(256, patience)
+	f.t.Cleanup(func() {
+		if err := queue.Wait(context.WithoutCancel(f.t.Context())); err != nil {
+			f.t.Error(err)
+		}
+	})
 	f.vendor = &vending.Handler{
-		Vendor: vendor, Topics: protocol.DefaultTopics(), Queue: backend.NewQueue(256, patience), Publisher: f,
+		Vendor: vendor, Topics: protocol.DefaultTopics(), Queue: queue, Publisher: f,
 		Served: func(vending.Outcome) {}, Settle: func(r rotation.Rotation) { f.behind <- r },
 	}
 }

@@ -76,11 +76,11 @@ func (q *Queue) Do(ctx context.Context, id registry.DeviceID, action protocol.Ac
 	}
 }
 
-// Wait returns when no work is left, or with ctx's error when that ends first.
-// Nothing may be queued meanwhile.
+// Wait returns when no work is left, and no goroutine, or with ctx's error when that
+// ends first. Nothing may be queued meanwhile.
 func (q *Queue) Wait(ctx context.Context) error {
 	done := make(chan struct{})
-	go func() { q.work.Wait(); close(done) }()
+	go func() { q.work.Wait(); q.crew.Wait(); close(done) }()
 	select {
 	case <-done:
 		return nil

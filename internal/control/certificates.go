@@ -74,7 +74,7 @@ func (s *Server) certificateQuery(asked url.Values) (certificate.Query, error) {
 		Attributes: attributes, Limit: batch,
 	}
 	if query.Standing != "" && !slices.Contains(standings, query.Standing) {
-		return query, refuse(http.StatusBadRequest, "standing %.40q: is none of %v", query.Standing, standings)
+		return query, refuseOther("standing", query.Standing, standings)
 	}
 	if _, err := certificate.ParseID(asked.Get("key")); err != nil && query.Key != "" {
 		return query, refuse(http.StatusBadRequest, "key %.80q: a key id is 64 lower-case hex digits, as `certvendor certificate show` prints it", query.Key)

@@ -104,7 +104,7 @@ func (s *Server) beginSync(r *http.Request) (any, error) {
 	case s.Syncer == nil:
 		return nil, errNoSync
 	case !slices.Contains(SyncSources, asked.Source):
-		return nil, refuse(http.StatusBadRequest, "source %.40q: is none of %v", asked.Source, SyncSources)
+		return nil, refuseOther("source", asked.Source, SyncSources)
 	case asked.Query != "" && asked.Source != "index":
 		return nil, refuse(http.StatusBadRequest, "only the index takes a query")
 	}

@@ -103,7 +103,7 @@ func (s *Server) listRotations(r *http.Request) (any, error) {
 	asked := r.URL.Query()
 	state := rotation.State(asked.Get("state"))
 	if state != "" && !slices.Contains(states, state) {
-		return nil, refuse(http.StatusBadRequest, "state %.40q: is none of %v", state, states)
+		return nil, refuseOther("state", state, states)
 	}
 	page, err := s.Rotations.Rotations(r.Context(), rotation.Query{
 		Device: registry.DeviceID(asked.Get("device")), State: state,

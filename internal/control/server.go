@@ -236,6 +236,15 @@ func refuse(status int, format string, args ...any) error {
 	return &refusal{status, fmt.Sprintf(format, args...)}
 }
 
+// refuseOther refuses a name that is none of those there are.
+func refuseOther[T ~string](what string, given T, those []T) error {
+	names := make([]string, len(those))
+	for i, name := range those {
+		names[i] = string(name)
+	}
+	return refuse(http.StatusBadRequest, "%s %.40q: is none of %s", what, given, strings.Join(names, ", "))
+}
+
 func statusOf(err error) int {
 	var r *refusal
 	var tooLarge *http.MaxBytesError

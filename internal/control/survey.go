@@ -106,7 +106,7 @@ func (s *Server) survey(r *http.Request) (any, error) {
 	case "devices":
 		part.After, err = s.surveyDevices(r.Context(), after, &part.Survey)
 	default:
-		err = refuse(http.StatusBadRequest, "survey of %.40q: is none of %v", what, surveys)
+		err = refuseOther("survey of", what, surveys)
 	}
 	return part, err
 }

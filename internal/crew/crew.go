@@ -3,21 +3,30 @@
 // doubling; one that was deep before has room already.
 package crew
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // Crew is ready to use, and safe for concurrent use. It is never full: where
 // nobody rests, another goroutine begins. Those that rest end when nothing is
-// at work, so that a crew that has nothing to do costs nothing.
+// at work, but for a few, so that a crew that has nothing to do costs next to
+// nothing, and one that is given something now and then begins none for it.
 type Crew struct {
 	mu      sync.Mutex
 	atWork  int
 	resting []chan func() // the last to rest is the first to be called
 	running int           // goroutines, at work or resting
+	waiting int           // who waits for all to end
 	ended   sync.Cond     // the last of them has; not a WaitGroup, to which none may be added meanwhile
 }
 
-// resters is how many goroutines rest at most; more end at once.
-const resters = 256
+// resters is how many goroutines rest at most; more end at once. kept is how many
+// do where nothing is at work, until somebody waits for their end.
+const (
+	resters = 256
+	kept    = 2
+)
 
 // Go runs f on another goroutine, and does not wait for it. A panic of f is
 // the process's, as of any other goroutine.
@@ -42,12 +51,16 @@ func (c *Crew) Do(f func()) {
 	<-done
 }
 
-// Wait returns when no goroutine is left. What is given to the crew meanwhile it
-// waits for too, or does not.
+// Wait ends those that rest, once nothing is at work, and returns when no goroutine
+// is left. What is given to the crew meanwhile it waits for too, or does not. A
+// crew that was given anything must be waited for, or goroutines are left.
 func (c *Crew) Wait() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ended.L = &c.mu
+	c.waiting++
+	defer func() { c.waiting-- }()
+	c.dismiss()
 	for c.running > 0 {
 		c.ended.Wait()
 	}
@@ -74,19 +87,29 @@ func (c *Crew) end() {
 func (c *Crew) rest(call chan func()) func() {
 	c.mu.Lock()
 	c.atWork--
-	switch {
-	case c.atWork == 0:
-		for _, other := range c.resting {
-			close(other)
-		}
-		c.resting = nil
-		c.mu.Unlock()
-		return nil
-	case len(c.resting) == resters:
+	if most := c.dismiss(); len(c.resting) >= most {
 		c.mu.Unlock()
 		return nil
 	}
 	c.resting = append(c.resting, call)
 	c.mu.Unlock()
 	return <-call
+}
+
+// dismiss ends those that rest and are too many now, and returns how many may. The
+// last to rest has the largest stack: the collector makes one smaller that is not
+// used.
+func (c *Crew) dismiss() (most int) {
+	switch {
+	case c.atWork > 0:
+		return resters
+	case c.waiting == 0:
+		most = kept
+	}
+	tooMany := max(len(c.resting)-most, 0)
+	for _, call := range c.resting[:tooMany] {
+		close(call)
+	}
+	c.resting = slices.Delete(c.resting, 0, tooMany)
+	return most
 }

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"go.uber.org/goleak"
 )
@@ -48,9 +49,34 @@ func TestAGoroutineIsUsedAgainWhileAnotherIsAtWork(t *testing.T) {
 	}
 	close(end)
 	c.Wait()
-	if c.resting != nil {
-		t.Errorf("%d rest where nothing is at work", len(c.resting))
+	if len(c.resting) > 0 {
+		t.Errorf("%d rest that were waited for", len(c.resting))
 	}
+}
+
+// Where nothing is at work a few rest still, for the next that comes alone, and no
+// more than a few.
+func TestAFewRestWhereNothingIsAtWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c Crew
+		for range 3 {
+			c.Do(func() {})
+			synctest.Wait()
+			if c.running != 1 || len(c.resting) != 1 {
+				t.Errorf("after one alone there are %d, of which %d rest", c.running, len(c.resting))
+			}
+		}
+		end := make(chan struct{})
+		for range 3 * kept {
+			c.Go(func() { <-end })
+		}
+		close(end)
+		synctest.Wait()
+		if c.running != kept || len(c.resting) != kept {
+			t.Errorf("after many at a time there are %d, of which %d rest", c.running, len(c.resting))
+		}
+		c.Wait()
+	})
 }
 
 // deep needs more stack than a goroutine begins with.
@@ -71,6 +97,13 @@ func BenchmarkDeep(b *testing.B) {
 			go func() { deep(14); close(done) }()
 			<-done
 		}
+	})
+	b.Run("alone", func(b *testing.B) {
+		var c Crew
+		for b.Loop() {
+			c.Do(func() { deep(14) })
+		}
+		c.Wait()
 	})
 	b.Run("crew", func(b *testing.B) {
 		var c Crew

@@ -20,6 +20,9 @@ func (o Options) agentConfig(d Device, event func(device.Event)) device.Config {
 }
 
 func (o Options) provision(d Device) error {
+	if _, err := readAgent(o.disk(d)); err == nil {
+		return nil
+	}
 	err := device.Provision(o.disk(d), d.Certificate, d.Key)
 	if errors.Is(err, device.ErrProvisioned) {
 		return nil

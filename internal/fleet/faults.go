@@ -131,6 +131,12 @@ type Plan struct {
 	JobFailed   bool
 }
 
+// onTheWire reports whether any of it happens to the network. A device that loses
+// its power loses that, too.
+func (p Plan) onTheWire() bool {
+	return p.PowerCut != nil || p.Dark || len(p.Disconnects) > 0 || p.LostReply || p.LostAck || p.LateAck > 0 || p.SlowReader > 0
+}
+
 // Plans draws the plans of n devices. They depend on the arguments alone, and
 // the plan of a device neither on how many others there are nor on how likely
 // the other faults are.

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -90,6 +91,20 @@ func TestFaultsAreAsLikelyAsTheyAreSaidToBe(t *testing.T) {
 			if got := float64(found[fault]); math.Abs(got-n*p) > 5*math.Sqrt(n*p*(1-p)) {
 				t.Errorf("%s with %g: %g of %d", fault, p, got, n)
 			}
+		}
+	}
+}
+
+// What happens to the network needs one in between; what does not leaves the
+// device its own way to the broker.
+func TestWhatHappensToTheNetworkIsOnTheWire(t *testing.T) {
+	if (Plan{}).onTheWire() {
+		t.Error("nothing happens, on the wire")
+	}
+	beside := []Fault{AckAfterTTL, AckOnOld, DuplicateRequest, Garbage, ClockSkew, JobFailed}
+	for _, fault := range drawn() {
+		if got, want := Plans(1, 1, Faults{fault: 1})[0].onTheWire(), !slices.Contains(beside, fault); got != want {
+			t.Errorf("%s on the wire: %t", fault, got)
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -49,6 +50,8 @@ type Device struct {
 	// InstallDelay is how long a device with a plan stays on its old certificate
 	// after the vend.
 	InstallDelay time.Duration
+	// Joined says that a device with a plan is in the rotation group already.
+	Joined bool
 }
 
 // Options say which devices are played, and how.
@@ -114,6 +117,19 @@ type Report struct {
 	Rotated int
 	Failed  int
 	Took    time.Duration
+}
+
+// Provision puts a device's first pair on its disk, unless its disk is there
+// already, as Run would at its start.
+func (o Options) Provision(d Device) error {
+	if d.Firmware != CDF && d.Firmware != EarlyAcker {
+		return o.provision(d)
+	}
+	first, err := tls.X509KeyPair(d.Certificate, d.Key)
+	if err != nil {
+		return fmt.Errorf("device %s: read its first certificate: %w", d.Name, err)
+	}
+	return o.provisionSlot(d, first)
 }
 
 // Run plays the devices: each waits for its rotation job and does what its

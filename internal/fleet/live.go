@@ -32,8 +32,10 @@ func (o Options) live(ctx context.Context, d Device, r *Result) (err error) {
 			r.current = pairs[0]
 		}
 	}()
-	if err := o.Operator.Join(ctx, d.Name); err != nil {
-		return err
+	if !d.Joined {
+		if err := o.Operator.Join(ctx, d.Name); err != nil {
+			return err
+		}
 	}
 	if d.Plan.Garbage != 0 && s.once(Garbage) {
 		o.garbage(ctx, d.Name, r.old, d.Plan.Garbage)

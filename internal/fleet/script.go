@@ -15,7 +15,7 @@ import (
 // says. The zero plan does nothing. Safe for concurrent use.
 type script struct {
 	plan    Plan
-	wire    *wire // nil for a device without a plan
+	wire    *wire
 	disk    string
 	started time.Time
 	limit   func() *time.Timer // starts the time that the device has from its job
@@ -35,9 +35,12 @@ type script struct {
 
 // newScript returns the script of a device with a disk at the path.
 func newScript(ctx context.Context, broker, disk string, plan Plan) (*script, error) {
-	w, err := newWire(ctx, broker)
-	if err != nil {
-		return nil, err
+	w := straightWire(broker)
+	if plan.onTheWire() {
+		var err error
+		if w, err = newWire(ctx, broker); err != nil {
+			return nil, err
+		}
 	}
 	w.slow(plan.SlowReader)
 	return &script{plan: plan, wire: w, disk: disk, started: time.Now(), dropped: map[int]bool{}}, nil

@@ -21,7 +21,7 @@ const (
 // concurrent use.
 type wire struct {
 	broker, address string
-	listener        net.Listener
+	listener        net.Listener  // nil: nothing is carried
 	done            chan struct{} // closed when the wire is
 	working         sync.WaitGroup
 
@@ -57,6 +57,12 @@ const (
 	request             // to it
 )
 
+// straightWire is the way of a device whose network nothing happens to: it dials
+// the broker itself, and no octet is carried twice.
+func straightWire(broker string) *wire {
+	return &wire{broker: broker, address: broker, done: make(chan struct{}), links: map[*link]struct{}{}}
+}
+
 // newWire returns the way to a broker. It listens where the broker's name
 // leads, because a device verifies the broker by the name it dials.
 func newWire(ctx context.Context, broker string) (*wire, error) {
@@ -83,7 +89,9 @@ func newWire(ctx context.Context, broker string) (*wire, error) {
 
 // close ends all connections and waits until nothing is at work.
 func (w *wire) close() {
-	_ = w.listener.Close() // nobody is left to hear of it
+	if w.listener != nil {
+		_ = w.listener.Close() // nobody is left to hear of it
+	}
 	w.mu.Lock()
 	w.down = true
 	close(w.done)

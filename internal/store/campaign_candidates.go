@@ -106,15 +106,14 @@ func (s stretch) addActive() error {
 	}
 	var id, issuer, keyType string
 	var chain, begin, end, seen int64
-	var policies int
 	var shared bool
 	return s.along(func(c *campaign.Candidate) {
 		c.Active = append(c.Active, campaign.Active{
 			ID: certificate.ID(id), Issuer: issuer, CA: issuerOf(cas, issuer, of[chain]), KeyType: keyType,
-			NotBefore: time.Unix(begin, 0).UTC(), NotAfter: time.Unix(end, 0).UTC(), Seen: moment(seen), Shared: shared, Policies: policies,
+			NotBefore: time.Unix(begin, 0).UTC(), NotAfter: time.Unix(end, 0).UTC(), Seen: moment(seen), Shared: shared,
 		})
-	}, []any{&id, &issuer, &chain, &keyType, &begin, &end, &seen, &shared, &policies}, `SELECT device, certificate, issuer, chain,
-		key_type, not_before, not_after, seen, shared, policy_count FROM holdings
+	}, []any{&id, &issuer, &chain, &keyType, &begin, &end, &seen, &shared}, `SELECT device, certificate, issuer, chain,
+		key_type, not_before, not_after, seen, shared FROM holdings
 		WHERE device >= ? AND device <= ? AND detached = 0 AND standing = 'ACTIVE'`)
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/certvendor/certvendor/campaign"
+	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/registry"
 )
 
@@ -166,9 +167,11 @@ func TestCandidates(t *testing.T) {
 	w.vend("d2", "open", nil)
 	w.ok(w.Group().Add(w.ctx, "d3"))
 	w.ok(w.Devices().Block(w.ctx, "d3", true))
-	bare := fake("without a policy")
-	bare.Policies = nil
-	w.ok(w.Certificates().Register(w.ctx, w.device("d4"), bare))
+	many := fake("many policies")
+	for i := range certificate.MostPolicies {
+		many.Policies = append(many.Policies, fmt.Sprint("policy-", i))
+	}
+	w.ok(w.Certificates().Register(w.ctx, w.device("d4"), many))
 	c, members := spring()
 	w.apply(c, members[2:])
 	var all []campaign.Candidate
@@ -177,7 +180,7 @@ func TestCandidates(t *testing.T) {
 		t.Fatalf("%+v", all)
 	}
 	one, two, three, four := all[0], all[1], all[2], all[3]
-	if fmt.Sprint(one.Attributes) != "map[site:berlin]" || len(one.Active) != 1 || one.Active[0].ID != first.ID || one.Active[0].Seen.IsZero() || one.Active[0].Policies != len(first.Policies) || one.Open != "" {
+	if fmt.Sprint(one.Attributes) != "map[site:berlin]" || len(one.Active) != 1 || one.Active[0].ID != first.ID || one.Active[0].Seen.IsZero() || one.Policies != nil || one.Open != "" {
 		t.Errorf("d1: %+v", one)
 	}
 	if two.Open != "vended" || two.Grouped || two.Campaign != "" {
@@ -186,7 +189,7 @@ func TestCandidates(t *testing.T) {
 	if !three.Blocked || !three.Grouped || three.Campaign != "spring" || len(three.Active) != 0 {
 		t.Errorf("d3: %+v", three)
 	}
-	if len(four.Active) != 1 || four.Active[0].Policies != 0 {
+	if len(four.Active) != 1 || !slices.Equal(four.Policies, many.Policies) {
 		t.Errorf("d4: %+v", four)
 	}
 }

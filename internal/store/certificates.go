@@ -165,8 +165,8 @@ func holdNew(t *tx, device registry.DeviceID, c certificate.Certificate, chain i
 	}
 	t.touched.wroteHolding(device, c, t.now)
 	return t.noted(`INSERT INTO holdings (device, certificate, attached, standing, not_after,
-		issuer, chain, key_type, not_before, policy_count) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		device, c.ID, nanos(t.now), c.Standing, c.NotAfter.Unix(), c.Issuer, chain, c.KeyType, c.NotBefore.Unix(), len(c.Policies))
+		issuer, chain, key_type, not_before) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		device, c.ID, nanos(t.now), c.Standing, c.NotAfter.Unix(), c.Issuer, chain, c.KeyType, c.NotBefore.Unix())
 }
 
 // chainsKept bounds how many chains the writer remembers.

@@ -32,7 +32,7 @@ func connect(path string, connections int, pragmas ...string) *sql.DB {
 	values := url.Values{}
 	for _, p := range append([]string{
 		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)",
-		"temp_store(MEMORY)", "cache_size(-16000)", fmt.Sprintf("journal_size_limit(%d)", walLimit),
+		"temp_store(MEMORY)", "cache_size(-16000)", fmt.Sprintf("journal_size_limit(%d)", logKept),
 	}, pragmas...) {
 		values.Add("_pragma", p)
 	}

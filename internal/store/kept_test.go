@@ -24,10 +24,9 @@ var kept = map[string][2]string{
 		`SELECT id, (SELECT count(*) FROM holdings WHERE certificate = id AND detached = 0) FROM certificates`,
 	},
 	"what stands beside a holding": {
-		`SELECT device, certificate, standing, not_after, issuer, chain, key_type, not_before, policy_count, shared
+		`SELECT device, certificate, standing, not_after, issuer, chain, key_type, not_before, shared
 			FROM holdings WHERE detached = 0`,
-		`SELECT h.device, c.id, c.standing, c.not_after, c.issuer, c.chain, c.key_type, c.not_before,
-			iif(c.policies = '', 0, json_array_length(c.policies)), c.holders > 1
+		`SELECT h.device, c.id, c.standing, c.not_after, c.issuer, c.chain, c.key_type, c.not_before, c.holders > 1
 			FROM holdings h JOIN certificates c ON c.id = h.certificate WHERE h.detached = 0`,
 	},
 	"tallies of rotations": {

@@ -41,7 +41,7 @@ func crashEverywhere(t *testing.T, open Open, c course) {
 		t.Fatalf("the course has %d steps: nothing was tested", steps)
 	}
 	stride := 1
-	if raceDetector || slow {
+	if RaceDetector || slow {
 		stride = 7
 	}
 	for n := 1; n <= steps; n += stride {

@@ -125,7 +125,7 @@ func lifeHistory(t *testing.T, open Open) {
 	d.Ack(one).OK()
 	on := one
 	rotations := rotation.HistoryLimit + 5
-	if raceDetector || r.world.Slow {
+	if RaceDetector || r.world.Slow {
 		rotations = 20
 	}
 	for range rotations {

@@ -2,6 +2,6 @@
 
 package backendtest
 
-// raceDetector says that everything takes ten times as long: what only repeats
+// RaceDetector says that everything takes ten times as long: what only repeats
 // itself is sampled then. The gate runs the whole examination without it too.
-const raceDetector = false
+const RaceDetector = false

@@ -101,9 +101,9 @@ func statements(n int, now time.Time) []string {
 	}
 	return append(made,
 		fmt.Sprintf(`INSERT INTO holdings (device, certificate, attached, seen, evidence, standing, not_after,
-				issuer, chain, key_type, not_before, policy_count)
+				issuer, chain, key_type, not_before)
 			SELECT substr(subject, 4), id, %[1]d, %[1]d + rowid, 'connection', standing, not_after,
-				issuer, chain, key_type, not_before, 1 FROM certificates
+				issuer, chain, key_type, not_before FROM certificates
 			WHERE subject GLOB 'CN=device-*' ORDER BY 1, 2`, nanos),
 		fmt.Sprintf(`INSERT INTO rotations (device, number, state, by_package, key, certificate, over, named, held, nonce, profile,
 				evidence, unproven, behind, opened, vended_at, acked_at, proven_at, closed_at, lease_instance, lease_until,
