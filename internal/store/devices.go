@@ -107,17 +107,18 @@ func setAttributes(t *tx, id registry.DeviceID, attributes map[string]string) (c
 			rows = append(rows, id, name, value)
 			continue
 		}
-		if err := t.changeOf(id, `DELETE FROM attributes WHERE device = ? AND name = ?`, id, name); err != nil {
+		if err := t.noted(`DELETE FROM attributes WHERE device = ? AND name = ?`, id, name); err != nil {
 			return nil, err
 		}
 	}
 	for some := range slices.Chunk(rows, 3*attributeBunch) {
 		text := `INSERT INTO attributes VALUES (?, ?, ?)` + strings.Repeat(`, (?, ?, ?)`, len(some)/3-1) +
 			` ON CONFLICT (device, name) DO UPDATE SET value = excluded.value`
-		if err := t.changeOf(id, text, some...); err != nil {
+		if err := t.noted(text, some...); err != nil {
 			return nil, err
 		}
 	}
+	t.touched.wroteAttributes(id, changed)
 	return changed, nil
 }
 

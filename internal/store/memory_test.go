@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/store"
 	"github.com/certvendor/certvendor/registry"
@@ -270,5 +272,22 @@ func TestALongHistoryIsRememberedInPart(t *testing.T) {
 			t.Fatal(n, err)
 		}
 		w.ok(w.Write(w.ctx, `UPDATE rotations SET state = 'vended' WHERE number = 2`))
+	}
+}
+
+func TestRememberedAttributesAreThoseOfTheStore(t *testing.T) {
+	w := open(t)
+	w.ok(w.Devices().Add(w.ctx, "d1", map[string]string{"first": "1", "second": "2"}))
+	for _, change := range []map[string]string{
+		{"first": "one"}, {"second": "", "third": "ü\n"}, {"torn": "a\xffb"}, {"torn": "", "zero": "a\x00b"},
+		{"zero": "", "first": "", "third": ""}, {"none": ""}, {"last": "z"},
+	} {
+		must[registry.Device](t)(w.Devices().Device(w.ctx, "d1")) // is remembered
+		w.ok(w.Devices().SetAttributes(w.ctx, "d1", change))
+		got := must[registry.Device](t)(w.Devices().Device(w.ctx, "d1"))
+		listed := must[[]registry.Device](t)(w.Devices().List(w.ctx, registry.Query{}))
+		if diff := cmp.Diff(listed[0], got); diff != "" {
+			t.Errorf("after %q: %s", change, diff)
+		}
 	}
 }

@@ -2,8 +2,11 @@ package store
 
 import (
 	"cmp"
+	"maps"
 	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/registry"
@@ -48,6 +51,27 @@ func placed[T any](list []T, at int, one T, there bool) []T {
 
 // some returns a copy of a list, nil for an empty one.
 func some[T any](list []T) []T { return append([]T(nil), list...) }
+
+// wroteAttributes notes attributes that are written, or deleted where they are
+// empty. What is no text is to be read as the store has it.
+func (c *touchedRows) wroteAttributes(device registry.DeviceID, changed map[string]string) {
+	for name, text := range changed {
+		if !utf8.ValidString(name+text) || strings.Contains(name+text, "\x00") {
+			c.devices.drop(device)
+			return
+		}
+	}
+	c.devices.note(device, func(d registry.Device) (registry.Device, bool) {
+		all := map[string]string{}
+		maps.Copy(all, d.Attributes)
+		maps.Copy(all, changed)
+		maps.DeleteFunc(all, func(_, text string) bool { return text == "" })
+		if d.Attributes = all; len(all) == 0 {
+			d.Attributes = nil
+		}
+		return d, true
+	})
+}
 
 // wroteHolding notes that a device holds a certificate, from now on, that was
 // nobody's and is new.
