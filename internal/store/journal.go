@@ -380,8 +380,9 @@ func advance(t *tx, c rotation.Change) (rotation.Rotation, error) {
 	if err != nil {
 		return r, err
 	}
-	r.Behind = some(r.Behind[len(done):])
-	if err := write(t, r, was.State); err != nil {
+	left := r.Behind
+	r.Behind = some(left[len(done):])
+	if err := writeOwing(t, r, left, was.State); err != nil {
 		return r, err
 	}
 	if c.Undo {
