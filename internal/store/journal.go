@@ -266,6 +266,10 @@ func (h Journal) Advance(ctx context.Context, c rotation.Change) (rotation.Rotat
 		c.Ending = nil
 	}
 	r, err := h.advance(ctx, c)
+	if err != nil && c.Ending != nil && !errors.Is(err, rotation.ErrChanged) {
+		c.Ending = nil // no ack fails for what is to be left behind it
+		r, err = h.advance(ctx, c)
+	}
 	if err != nil {
 		return rotation.Rotation{}, fmt.Errorf("rotation %d of device %s to %s: %w",
 			c.Rotation.Number, c.Rotation.Device, c.Rotation.State, err)

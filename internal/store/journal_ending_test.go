@@ -176,3 +176,24 @@ func TestEndingThatIsTornIsDoneAfterAReplay(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// What is left behind a rotation fails no ack: it is left to be done later.
+func TestEndingThatFailsIsLeft(t *testing.T) {
+	for _, fails := range []string{"INSERT ON attributes", "DELETE ON members"} {
+		t.Run(fails, func(t *testing.T) {
+			w := open(t)
+			w.member("d1")
+			w.clock.add(time.Minute)
+			change := w.finishing("d1", rotation.Attributes, rotation.LeaveGroup)
+			w.ok(w.Write(w.ctx, `CREATE TRIGGER failing BEFORE `+fails+` BEGIN SELECT RAISE(ABORT, 'this fails now'); END`))
+			r := must[rotation.Rotation](t)(w.Journal().Ending().Advance(w.ctx, change))
+			if diff := cmp.Diff(change.Rotation.Behind, r.Behind); diff != "" || r.State != rotation.Finished {
+				t.Errorf("%s: %s", r.State, diff)
+			}
+			w.ended("d1", change.Ending, false, true)
+			if diff := cmp.Diff([]rotation.Rotation{r}, w.find("d1").Rotations); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
