@@ -73,8 +73,8 @@ func provenAt(r Rotation, evidence certificate.Evidence, at time.Time) Change {
 }
 
 // Show records a sighting on r's certificate and, by the same commit, what Prove
-// would write. ErrChanged where the world cannot, or somebody else has changed r:
-// nothing is recorded then. Any other error is Inventory.Seen's.
+// would write. ErrChanged where the world cannot, or somebody else has changed r.
+// With an error nothing is recorded, whichever of the two has failed.
 func (c *Closer) Show(ctx context.Context, r Rotation, seen certificate.Sighting, at time.Time) error {
 	if c.Witness == nil {
 		return ErrChanged

@@ -164,13 +164,10 @@ func (v *Vendor) Present(ctx context.Context, caller Caller) error {
 	if err != nil {
 		return err
 	}
-	if !device.Blocked {
-		if done, err := v.show(ctx, caller); done {
-			return err
-		}
+	if !device.Blocked && v.show(ctx, caller) {
+		return nil
 	}
-	err = v.seen(ctx, caller)
-	if err != nil {
+	if err := v.seen(ctx, caller); err != nil {
 		return err
 	}
 	history, err := v.Journal.Find(ctx, caller.Device)
@@ -184,18 +181,15 @@ func (v *Vendor) Present(ctx context.Context, caller Caller) error {
 }
 
 // show records a connection that proves a rotation, with the proof. False where
-// it proves none, or not by one commit: then nothing is recorded yet.
-func (v *Vendor) show(ctx context.Context, caller Caller) (done bool, err error) {
+// it proves none, and where that failed: nothing is recorded then, and the sighting
+// alone says whether the device is let in.
+func (v *Vendor) show(ctx context.Context, caller Caller) bool {
 	history, err := v.Journal.Find(ctx, caller.Device)
 	if err != nil {
-		return false, err
+		return false
 	}
 	r := history.Current()
-	if !shownBy(caller, r) {
-		return false, nil
-	}
-	err = v.Closer.Show(ctx, *r, v.sighting(caller), v.Now())
-	return !errors.Is(err, rotation.ErrChanged), err
+	return shownBy(caller, r) && v.Closer.Show(ctx, *r, v.sighting(caller), v.Now()) == nil
 }
 
 // admits is Present without the proof: the sighting is recorded, and nothing is

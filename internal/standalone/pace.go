@@ -121,7 +121,7 @@ func (p *Pacer) round(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, fmt.Errorf("who waits for a job: %w", err)
 	}
-	if !waits { // each job that ends, and each rotation, has it look
+	if !waits { // who is added, and each job that ends, has it look
 		return p.idle(), nil
 	}
 	inFlight, err := p.config.Store.InFlight(ctx)

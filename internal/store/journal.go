@@ -266,6 +266,10 @@ func (h Journal) Advance(ctx context.Context, c rotation.Change) (rotation.Rotat
 		c.Ending = nil
 	}
 	r, err := h.advance(ctx, c)
+	if err != nil && c.Ending != nil && !errors.Is(err, rotation.ErrChanged) {
+		c.Ending = nil // no ack fails for what is to be left behind it
+		r, err = h.advance(ctx, c)
+	}
 	if err != nil {
 		return rotation.Rotation{}, fmt.Errorf("rotation %d of device %s to %s: %w",
 			c.Rotation.Number, c.Rotation.Device, c.Rotation.State, err)
@@ -380,8 +384,9 @@ func advance(t *tx, c rotation.Change) (rotation.Rotation, error) {
 	if err != nil {
 		return r, err
 	}
-	r.Behind = some(r.Behind[len(done):])
-	if err := write(t, r, was.State); err != nil {
+	left := r.Behind
+	r.Behind = some(left[len(done):])
+	if err := writeOwing(t, r, left, was.State); err != nil {
 		return r, err
 	}
 	if c.Undo {

@@ -1,7 +1,9 @@
 package store_test
 
 import (
+	"bytes"
 	"maps"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -142,4 +144,56 @@ func TestEndingIsNoneWhereTheRotationWasChanged(t *testing.T) {
 	_, err := w.Journal().Ending().Advance(w.ctx, change)
 	w.is(err, rotation.ErrChanged)
 	w.ended("d1", change.Ending, false, true)
+}
+
+// A crash may tear the audit's files in the middle of a commit. What they have lost
+// of an ending, whoever replays them does.
+func TestEndingThatIsTornIsDoneAfterAReplay(t *testing.T) {
+	r := &replayed{copy: filepath.Join(t.TempDir(), "copy.db"), dir: filepath.Join(t.TempDir(), "audit")}
+	r.world = open(t, func(c *store.Config) { c.AuditDir = r.dir })
+	r.member("d1")
+	r.clock.add(time.Minute)
+	change := r.finishing("d1", rotation.Attributes, rotation.LeaveGroup)
+	must[store.Copied](t)(r.Copy(r.ctx, r.copy))
+	must[rotation.Rotation](t)(r.Journal().Ending().Advance(r.ctx, change))
+	r.ok(r.Close())
+
+	lines := bytes.SplitAfter(r.audit(), []byte("\n"))
+	for !bytes.Contains(lines[len(lines)-1], []byte(`"finished"`)) {
+		lines = lines[:len(lines)-1]
+	}
+	r.write(bytes.Join(lines, nil))
+	s, _, err := r.again()
+	r.ok(err)
+	if member := must[bool](t)(s.Group().Has(r.ctx, "d1")); !member {
+		t.Fatal("nothing was torn: the test shows nothing")
+	}
+	work := must[rotation.Work](t)(s.Journal().Due(r.ctx, rotation.Horizon{Now: r.clock.Now(), Limit: 9}))
+	if len(work.Rotations) != 1 {
+		t.Fatalf("%d rotations are due", len(work.Rotations))
+	}
+	if diff := cmp.Diff(change.Rotation.Behind, work.Rotations[0].Behind); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// What is left behind a rotation fails no ack: it is left to be done later.
+func TestEndingThatFailsIsLeft(t *testing.T) {
+	for _, fails := range []string{"INSERT ON attributes", "DELETE ON members"} {
+		t.Run(fails, func(t *testing.T) {
+			w := open(t)
+			w.member("d1")
+			w.clock.add(time.Minute)
+			change := w.finishing("d1", rotation.Attributes, rotation.LeaveGroup)
+			w.ok(w.Write(w.ctx, `CREATE TRIGGER failing BEFORE `+fails+` BEGIN SELECT RAISE(ABORT, 'this fails now'); END`))
+			r := must[rotation.Rotation](t)(w.Journal().Ending().Advance(w.ctx, change))
+			if diff := cmp.Diff(change.Rotation.Behind, r.Behind); diff != "" || r.State != rotation.Finished {
+				t.Errorf("%s: %s", r.State, diff)
+			}
+			w.ended("d1", change.Ending, false, true)
+			if diff := cmp.Diff([]rotation.Rotation{r}, w.find("d1").Rotations); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
 }

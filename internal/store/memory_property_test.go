@@ -275,6 +275,20 @@ func (l *life) actsOfRotations(acts map[string]func() func() error) {
 			return l.advances(r, c, state, leased, registers)
 		}
 	}
+	acts["witness"] = func() func() error {
+		id, live := l.device(), rapid.Bool().Draw(l.draw, "live")
+		return func() error {
+			r, err := l.newest(id, 0)
+			if err != nil {
+				return err
+			}
+			now := l.clock.Now()
+			r.State, r.Evidence, r.ProvenAt = rotation.Proven, certificate.Connection, now
+			seen := certificate.Sighting{Device: id, Certificate: r.Certificate, At: now, Evidence: r.Evidence, Live: live}
+			_, err = l.Certificates().Witness(l.ctx, seen, rotation.Change{Rotation: r})
+			return err
+		}
+	}
 	acts["undo"] = func() func() error {
 		id, c := l.device(), l.certificate()
 		return func() error {

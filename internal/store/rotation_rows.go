@@ -65,6 +65,13 @@ func since(r rotation.Rotation) int64 {
 // where it was in no state before, with its version as it stands. An event
 // records a state it was not in before.
 func write(t *tx, r rotation.Rotation, before rotation.State) error {
+	return writeOwing(t, r, r.Behind, before)
+}
+
+// writeOwing is write for a rotation of which this commit itself does steps. The
+// event has them as left to be done still: where a crash has torn what follows it
+// off the audit's files, whoever replays them does these steps.
+func writeOwing(t *tx, r rotation.Rotation, left []rotation.Step, before rotation.State) error {
 	t.touched.wroteRotation(r)
 	text := updateRotation
 	if before == "" {
@@ -77,6 +84,7 @@ func write(t *tx, r rotation.Rotation, before rotation.State) error {
 		return nil
 	}
 	t.count(before, r.State)
+	r.Behind = left
 	return t.audit(Event{Kind: RotationState, Device: r.Device, Certificate: r.Certificate, Detail: detail(r, before == "")})
 }
 

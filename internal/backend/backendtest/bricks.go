@@ -29,6 +29,7 @@ func brickScenarios() []scenario {
 		{"gone_back_after_a_clock_that_ran_ahead_was_set_right", brickClockAhead},
 		{"request_over_the_old_one_that_the_process_died_of", brickDiedOfRequest},
 		{"package_that_is_vended_again_after_it_was_replaced", brickPackageAgain},
+		{"connected_while_the_proof_could_not_be_written", brickProofUnwritten},
 	}
 }
 
@@ -39,6 +40,23 @@ func (r *Rig) often() {
 		r.Advance(72 * time.Hour)
 		r.Sweep()
 	}
+}
+
+// A device with one slot has nothing else to connect with: what keeps the proof
+// from being written does not keep the device out.
+func brickProofUnwritten(t *testing.T, open Open) {
+	r := start(t, open)
+	d := r.Device("d")
+	next := d.Get(d.First, NewKey()).OK()
+	d.Overwrite(next)
+	r.faults.fail("advance", 99)
+	r.must(d.Connect(next))
+	d.WantStates(rotation.Vended)
+	r.faults.fail("advance", 0)
+	r.Sweep()
+	d.WantStates(rotation.Proven)
+	d.Ack(next).OK()
+	d.WantStates(rotation.Finished)
 }
 
 func brickOneSlot(t *testing.T, open Open) {

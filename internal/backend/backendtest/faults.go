@@ -137,10 +137,11 @@ func witnessOf(w rotation.Witness, f *faults) rotation.Witness {
 	return faultyWitness{w, f}
 }
 
-// Witness leaves both to those whose turn it would be, where one is to fail.
+// Witness fails where one of both is to fail, which fails again where it is done
+// alone.
 func (w faultyWitness) Witness(ctx context.Context, seen certificate.Sighting, c rotation.Change) (r rotation.Rotation, err error) {
 	if w.f.fails("seen", "advance") {
-		return r, rotation.ErrChanged
+		return r, errFault
 	}
 	err = w.f.do("witness", func() error {
 		r, err = w.of.Witness(ctx, seen, c)
