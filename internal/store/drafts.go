@@ -103,6 +103,13 @@ func (ds *drafts) drop(device registry.DeviceID) {
 	delete(ds.all, device)
 }
 
+// one reports whether there is one draft and no other.
+func (ds *drafts) one() bool {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	return len(ds.all) == 1
+}
+
 // take gives the writer a draft to write, until settle: nothing else changes
 // it. It returns nil if it is not as the caller found it.
 func (ds *drafts) take(found *draft) *draft {

@@ -340,7 +340,11 @@ func (h Journal) settle(ctx context.Context, d *draft, c rotation.Change, run fu
 	if taken == nil {
 		return c.Rotation, rotation.ErrChanged
 	}
-	err := h.s.commitHere(ctx,
+	commit := h.s.commitThen
+	if h.s.drafts.one() {
+		commit = h.s.commitHere
+	} // else the others are soon to be written too, by the same commit
+	err := commit(ctx,
 		func(t *tx) error { return run(t, new(*taken)) },
 		func(err error) { h.s.drafts.settle(taken, err == nil || errors.Is(err, rotation.ErrChanged)) })
 	return advanced(c), err

@@ -3,8 +3,8 @@
 // journal of rotations, the rotation group and its job, packages and the
 // audit. It is SQLite in one file, in WAL mode with synchronous=FULL.
 //
-// One goroutine writes at a time. It takes every operation that is queued, carries them
-// out in one transaction and answers all of them after its commit, so that the
+// One goroutine writes at a time. It takes every operation that is queued, carries
+// them out in one transaction and answers all of them after its commit, so that the
 // price of a sync is shared. Reads go to a pool of their own and see the last
 // commit.
 //

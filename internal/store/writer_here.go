@@ -6,10 +6,10 @@ import (
 	"runtime/debug"
 )
 
-// commitHere is commitThen for a caller that may be kept while its context ends,
-// as long as a commit takes. Where nothing is being written and nothing waits to
-// be, it carries its operation out itself: that saves two changes of goroutine, of
-// which each may wake a processor.
+// commitHere is commitThen for a caller that is likely to share its commit with
+// nobody, and may be kept, also when its context ends, as long as that takes. Where
+// nothing is being written and nothing waits to be, it carries its operation out
+// itself: that saves two changes of goroutine, of which each may wake a processor.
 func (s *Store) commitHere(ctx context.Context, run func(*tx) error, finish func(error)) error {
 	if !s.takeTurn(ctx) {
 		return s.commitThen(ctx, run, finish)

@@ -46,6 +46,19 @@ func TestAVendAloneIsWrittenByWhoAsksForIt(t *testing.T) {
 	}
 }
 
+// Where another vend is under way, the two may share a commit.
+func TestAVendBesideAnotherIsLeftToTheWriter(t *testing.T) {
+	w := open(t)
+	w.device("d1")
+	w.device("d2")
+	w.draft("d2", "c2", nil)
+	here := w.writers()
+	w.ok(getOnce(w.ctx, w.Store, "d1"))
+	if got := fmt.Sprint(here()); got != "[false]" {
+		t.Errorf("by who asked: %s", got)
+	}
+}
+
 // A vend that comes while another operation is at work goes behind all that waits.
 func TestAVendAmongOthersIsWrittenWithThem(t *testing.T) {
 	w := open(t)
