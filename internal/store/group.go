@@ -58,7 +58,14 @@ func again(t *tx, id registry.DeviceID) error {
 // Remove implements rotation.Group. Executions that are queued become REMOVED;
 // one that is in progress is left.
 func (h Group) Remove(ctx context.Context, id registry.DeviceID, since time.Time) error {
-	if err := h.s.commit(ctx, func(t *tx) error { return leave(t, id, since) }); err != nil {
+	err := h.s.commit(ctx, func(t *tx) error {
+		from, there, err := single(t, value[int64], `SELECT since FROM members WHERE device = ?`, id)
+		if err != nil || !there || !since.IsZero() && from >= nanos(since) {
+			return err
+		}
+		return leave(t, id, since)
+	})
+	if err != nil {
 		return fmt.Errorf("remove device %s from the rotation group: %w", id, err)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/certvendor/certvendor/internal/store"
 	"github.com/certvendor/certvendor/internal/store/storetest"
@@ -400,5 +401,22 @@ func TestAnOlderEpochIsFencedOff(t *testing.T) {
 	slow.follow(slow.ctx)
 	if slow.Shared().Seq != two.Shared().Seq || slow.Shared().Leads {
 		t.Errorf("it is at %+v, the leader at %+v", slow.Shared(), two.Shared())
+	}
+}
+
+// What changes nothing is no entry of the log, which others pay for and wait for.
+func TestWhatChangesNothingIsNotRecorded(t *testing.T) {
+	_, one, _ := pair(t)
+	one.device("d1")
+	one.ok(one.Group().Add(one.ctx, "d1"))
+	before := one.Shared().Seq
+	one.ok(one.Group().Remove(one.ctx, "d1", start)) // it came later
+	one.ok(one.Group().Remove(one.ctx, "d2", time.Time{}))
+	if n := one.Shared().Seq - before; n != 0 {
+		t.Errorf("%d entries", n)
+	}
+	one.ok(one.Group().Remove(one.ctx, "d1", time.Time{}))
+	if n := one.Shared().Seq - before; n != 1 {
+		t.Errorf("%d entries, want 1", n)
 	}
 }
