@@ -9,11 +9,11 @@ import (
 )
 
 // rememberedOctets bounds what is remembered of each kind, by an estimate: three
-// times as much in all. It is enough for 1,800 devices with two rotations each, and
-// 900 with two certificates each: those at work now. One that connects, asks,
+// times as much in all. It is enough for 7,200 devices with two rotations each, and
+// 3,600 with two certificates each: those at work now. One that connects, asks,
 // connects again and acks does so within minutes. More would have the collector
 // look through more each time.
-const rememberedOctets = 4 << 20
+const rememberedOctets = 16 << 20
 
 // memory is a copy of what every request asks for: the device as the registry has
 // it, its rotations, what it holds, and what is frozen. It is for reads alone; what
