@@ -124,9 +124,13 @@ const (
 	assignPatience = 10 * time.Second
 )
 
-// assign puts all devices into the rotation group, and returns when nobody
-// there waits for a job any more, or an error if none is given one for so long.
+// assign puts all devices into the rotation group, and returns when no more wait
+// for a job than did before, or an error if none is given one for so long.
 func (s *simulation) assign(ctx context.Context, patience time.Duration) error {
+	before, err := s.daemon.Status(ctx)
+	if err != nil {
+		return err
+	}
 	if err := s.join(ctx, s.options.Devices); err != nil {
 		return err
 	}
@@ -139,7 +143,7 @@ func (s *simulation) assign(ctx context.Context, patience time.Duration) error {
 		switch {
 		case err != nil:
 			return err
-		case status.Waiting == 0:
+		case status.Waiting <= before.Waiting:
 			return nil
 		case status.Waiting < least:
 			least, moved = status.Waiting, time.Now()
