@@ -1,14 +1,13 @@
 package app_test
 
 import (
-	"bufio"
-	"bytes"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -228,19 +227,16 @@ func registeredOnce(t *testing.T, moto string, f *sharedFleet) {
 		t.Fatal(err)
 	}
 	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
 	byKey := map[string]map[certificate.ID]bool{}
-	lines := bufio.NewScanner(bytes.NewReader(text))
-	lines.Buffer(nil, 16<<20)
-	for lines.Scan() {
+	// Calls at the same time are now and then recorded on one line.
+	for calls := json.NewDecoder(answer.Body); ; {
 		var call struct {
 			URL, Body   string
 			BodyEncoded bool `json:"body_encoded"`
 		}
-		if err := json.Unmarshal(lines.Bytes(), &call); err != nil {
+		if err := calls.Decode(&call); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
 			t.Fatal(err)
 		}
 		if !strings.Contains(call.URL, "/certificate/register") {
