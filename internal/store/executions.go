@@ -145,6 +145,10 @@ func (h Jobs) Update(
 	return updated, nil
 }
 
+// waitingMembers are the members that wait for an execution and may be given one.
+const waitingMembers = `FROM members m INDEXED BY members_waiting CROSS JOIN devices d
+	WHERE m.waits <> 0 AND d.id = m.device AND d.blocked = 0`
+
 // Release gives up to most waiting members, those that wait longest first,
 // their execution of the job, and returns them. Members that are blocked or not
 // in the registry go on waiting. Nobody gets one of a canceled job.
@@ -154,9 +158,7 @@ func (h Jobs) Release(ctx context.Context, most int) ([]registry.DeviceID, error
 		if err != nil || !some || job.State != jobs.InProgress || most <= 0 {
 			return nil, err
 		}
-		waiting, err := collect(t, value[registry.DeviceID], `SELECT m.device
-			FROM members m INDEXED BY members_waiting CROSS JOIN devices d
-			WHERE m.waits <> 0 AND d.id = m.device AND d.blocked = 0 ORDER BY m.waits, m.device`+atMost, most)
+		waiting, err := collect(t, value[registry.DeviceID], `SELECT m.device `+waitingMembers+` ORDER BY m.waits, m.device`+atMost, most)
 		if err != nil {
 			return nil, err
 		}
@@ -182,9 +184,7 @@ func (h Jobs) Release(ctx context.Context, most int) ([]registry.DeviceID, error
 func (h Jobs) Waits(ctx context.Context) (bool, error) {
 	var waits bool
 	err := h.s.look(ctx, func(q querier) (err error) {
-		waits, err = value[bool](q.row(`SELECT EXISTS (SELECT 1
-			FROM members m INDEXED BY members_waiting CROSS JOIN devices d
-			WHERE m.waits <> 0 AND d.id = m.device AND d.blocked = 0)`))
+		waits, err = value[bool](q.row(`SELECT EXISTS (SELECT 1 ` + waitingMembers + `)`))
 		return err
 	})
 	if err != nil {
