@@ -194,3 +194,9 @@ func LeadQuietly(ctx context.Context, s *Store) error {
 	s.leads.Store(err == nil)
 	return err
 }
+
+// Rest waits until nobody writes: who asked for a commit is told of it a moment before.
+func (s *Store) Rest() {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+}

@@ -49,6 +49,7 @@ func TestAVendAloneIsWrittenByWhoAsksForIt(t *testing.T) {
 	w := open(t)
 	w.device("d1")
 	here := w.writers()
+	w.Rest()
 	w.ok(getOnce(w.ctx, w.Store, "d1"))
 	w.wantWriters(here, true)
 }
@@ -95,6 +96,7 @@ func TestVendsTakeTurnsWithAllElse(t *testing.T) {
 		}
 		return getOnce(w.ctx, w.Store, registry.DeviceID(fmt.Sprint("d", i/2)))
 	})
+	w.Rest()
 	w.ok(getOnce(w.ctx, w.Store, "d0"))
 	for i := range n {
 		if got := len(w.find(registry.DeviceID(fmt.Sprint("d", i))).Rotations); got == 0 {
