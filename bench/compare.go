@@ -62,7 +62,12 @@ func compare(ctx context.Context, here, work string, args []string) error {
 
 // inTurns asks both so many times, each first as often as the other.
 func inTurns(both [2]*system.Certvendor, rounds, workers int, lasts time.Duration) error {
-	var spent, took ratios
+	figures := []*figure{
+		{name: "µs of CPU a certificate", of: cpu},
+		{name: "certificates/s", of: rate},
+		{name: "p50 ms", of: p50},
+		{name: "p99 ms", of: p99},
+	}
 	for round := range rounds {
 		var now [2]sample
 		for i := range both {
@@ -72,12 +77,18 @@ func inTurns(both [2]*system.Certvendor, rounds, workers int, lasts time.Duratio
 				return err
 			}
 		}
-		fmt.Printf("round %d: %4.0f µs a certificate, the other %4.0f µs: %.2f times; p50 %5.2f ms and %5.2f ms: %.2f times\n", round+1,
-			cpu(now[0]), cpu(now[1]), spent.add(cpu(now[0]), cpu(now[1])), p50(now[0]), p50(now[1]), took.add(p50(now[0]), p50(now[1])))
+		fmt.Printf("round %d:", round+1)
+		for _, f := range figures {
+			f.add(now)
+			fmt.Print(" ", f.line(func(all []float64) float64 { return all[len(all)-1] }))
+		}
+		fmt.Println()
 	}
-	fmt.Printf("median:  %4.0f µs a certificate, the other %4.0f µs: %.2f times; p50 %5.2f ms and %5.2f ms: %.2f times (load %s)\n",
-		load.Median(spent.this), load.Median(spent.other), load.Median(spent.of),
-		load.Median(took.this), load.Median(took.other), load.Median(took.of), machine.Load())
+	fmt.Print("median:")
+	for _, f := range figures {
+		fmt.Print(" ", f.line(load.Median))
+	}
+	fmt.Printf(" (load %s)\n", machine.Load())
 	for i, name := range []string{"this", "the other"} {
 		peak, err := machine.Peak(both[i].PIDs()[0])
 		if err != nil {
@@ -88,10 +99,21 @@ func inTurns(both [2]*system.Certvendor, rounds, workers int, lasts time.Duratio
 	return nil
 }
 
-// ratios are what was measured of both, round by round.
-type ratios struct{ this, other, of []float64 }
+// figure is one thing that is measured of both, round by round.
+type figure struct {
+	name string
+	of   func(sample) float64
 
-func (r *ratios) add(this, other float64) (ratio float64) {
-	r.this, r.other, r.of = append(r.this, this), append(r.other, other), append(r.of, this/other)
-	return this / other
+	this, other, ratio []float64
+}
+
+func (f *figure) add(both [2]sample) {
+	this, other := f.of(both[0]), f.of(both[1])
+	f.this, f.other, f.ratio = append(f.this, this), append(f.other, other), append(f.ratio, this/other)
+}
+
+// line returns this, the other and their ratio, by which of the rounds, or what of
+// all of them.
+func (f *figure) line(by func([]float64) float64) string {
+	return fmt.Sprintf("%s %.1f and %.1f: %.2f;", f.name, by(f.this), by(f.other), by(f.ratio))
 }
