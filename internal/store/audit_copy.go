@@ -175,11 +175,13 @@ func (c *copier) write(rows []record) (rest []record, err error) {
 			return nil, err
 		}
 	}
-	var text []byte
-	last := c.last
-	for len(rows) > 0 && c.size+int64(len(text)) < c.segment {
-		text, last = append(text, rows[0].line...), rows[0].end
-		rows = rows[1:]
+	fit, size := 0, c.size
+	for ; fit < len(rows) && size < c.segment; fit++ {
+		size += int64(len(rows[fit].line))
+	}
+	text := make([]byte, 0, size-c.size)
+	for i := range rows[:fit] {
+		text = append(text, rows[i].line...)
 	}
 	if _, err := c.file.WriteAt(text, c.size); err != nil {
 		return nil, errors.Join(err, c.file.Truncate(c.size))
@@ -187,8 +189,8 @@ func (c *copier) write(rows []record) (rest []record, err error) {
 	if err := c.file.Sync(); err != nil {
 		return nil, err
 	}
-	c.size, c.last = c.size+int64(len(text)), last
-	return rows, nil
+	c.size, c.last = size, rows[fit-1].end
+	return rows[fit:], nil
 }
 
 // begin starts the file whose first row is seq.
