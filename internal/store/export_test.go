@@ -200,3 +200,15 @@ func (s *Store) Rest() {
 	s.turn.Lock()
 	defer s.turn.Unlock()
 }
+
+// ReadThatFails has the writer run a read that fails, and that ends the transaction,
+// as SQLite does where the disk fails.
+func (s *Store) ReadThatFails(ctx context.Context) error {
+	return s.commit(ctx, func(t *tx) error {
+		if _, err := t.session.exec("ROLLBACK"); err != nil {
+			return err
+		}
+		_, err := value[int64](t.row(`SELECT abs(-9223372036854775807 - 1)`))
+		return err
+	})
+}

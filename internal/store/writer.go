@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"modernc.org/sqlite"
+
 	"github.com/certvendor/certvendor/rotation"
 )
 
@@ -309,7 +311,7 @@ func (w *writer) transact(ops []*operation) ([]error, error) {
 		t.wrote = false
 		outcomes[i] = op.run(t)
 		wrote = wrote || t.wrote
-		if outcomes[i] != nil && t.wrote {
+		if outcomes[i] != nil && (t.wrote || mayHaveEnded(outcomes[i])) {
 			return w.undo(ops, outcomes, outcomes[i])
 		}
 	}
@@ -323,6 +325,15 @@ func (w *writer) transact(ops []*operation) ([]error, error) {
 		w.s.cfg.Observe(time.Since(started), len(ops))
 	}
 	return outcomes, nil
+}
+
+// mayHaveEnded reports whether a failure may have rolled the transaction back by
+// itself, as SQLite does where a disk that is full, or fails, keeps it from going on:
+// a read does that too. Whatever was written after that would be committed at once,
+// statement by statement.
+func mayHaveEnded(err error) bool {
+	var failure *sqlite.Error
+	return errors.As(err, &failure)
 }
 
 func (w *writer) transaction() *tx {

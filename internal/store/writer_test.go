@@ -124,6 +124,30 @@ func TestUnforeseenFailureIsItsOwn(t *testing.T) {
 	w.wantHolds(9)
 }
 
+// A read for which SQLite gives the whole transaction up takes nothing of the others
+// with it, and nothing that follows it is written by halves.
+func TestReadThatEndsTheTransactionIsItsOwn(t *testing.T) {
+	w := open(t)
+	errs := w.queued(10, func(i int) error {
+		if i == 4 {
+			return w.ReadThatFails(w.ctx)
+		}
+		return w.Devices().Add(w.ctx, registry.DeviceID(fmt.Sprint("d", i)), nil)
+	})
+	for i, err := range errs {
+		if i == 4 {
+			if err == nil {
+				t.Error("the read did not fail")
+			}
+			continue
+		}
+		w.ok(err)
+		w.wantEvents(registry.DeviceID(fmt.Sprint("d", i)), "device.added")
+	}
+	w.wantHolds(9)
+	w.ok(w.Devices().Add(w.ctx, "later", nil))
+}
+
 func TestFailureAloneIsToldOnce(t *testing.T) {
 	w := open(t)
 	unforeseen := errors.New("unforeseen")
