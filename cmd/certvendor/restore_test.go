@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/internal/backend/backendtest"
 	"github.com/certvendor/certvendor/internal/control"
 	"github.com/certvendor/certvendor/internal/fleet"
 )
@@ -235,8 +236,11 @@ func TestKilledRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.terminate()
-	olds, news := 0, 0
-	for after := time.Duration(0); news == 0 || olds == 0; after += 8 * time.Millisecond {
+	olds, news, step := 0, 0, 8*time.Millisecond
+	if backendtest.RaceDetector {
+		step *= 5
+	}
+	for after := time.Duration(0); news == 0 || olds == 0; after += step {
 		if after > patience {
 			t.Fatalf("in %d restores nothing came of it", olds)
 		}

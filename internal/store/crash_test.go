@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/certvendor/certvendor/certificate"
+	"github.com/certvendor/certvendor/internal/backend/backendtest"
 	"github.com/certvendor/certvendor/internal/store"
 	"github.com/certvendor/certvendor/jobs"
 	"github.com/certvendor/certvendor/protocol"
@@ -255,6 +256,10 @@ func (w *world) sound() {
 }
 
 func TestKilledAtEveryWrite(t *testing.T) {
+	step := 2
+	if backendtest.RaceDetector {
+		step = 10
+	}
 	for name, c := range map[string]struct {
 		first  int // odd: before each commit; even: after it, without an answer
 		change func(*store.Config)
@@ -263,7 +268,7 @@ func TestKilledAtEveryWrite(t *testing.T) {
 		"durable intent": {2, durable},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for n := c.first; ; n += 2 {
+			for n := c.first; ; n += step {
 				w := open(t, c.change, func(cfg *store.Config) { cfg.AuditDir = filepath.Join(t.TempDir(), "audit") })
 				dir := t.TempDir()
 				killed := w.killAt(n, dir)
