@@ -62,7 +62,7 @@ type Entry struct {
 	Zone    string
 	Expires time.Time
 	// Again is when it may be tried again: if it was in the campaign before, it
-	// enters only if that ended earlier.
+	// enters only if that ended earlier, or by a clock that ran ahead.
 	Again time.Time
 }
 
@@ -77,8 +77,8 @@ type Entrance interface {
 	// Enter enters devices as pending, in one commit. It leaves alone who is in
 	// and has not come to its end, or has come to it after Entry.Again.
 	Enter(ctx context.Context, name string, entries []Entry) error
-	// Recent counts the latest members that were proven, passed or failed after a
-	// time, at most so many.
+	// Recent counts the latest members that were proven, passed or failed between a
+	// time and now, at most so many.
 	Recent(ctx context.Context, name string, after time.Time, most int) (map[Standing]int, error)
 }
 
@@ -147,19 +147,22 @@ func (a *Renewal) attributes() []string {
 	return s.Attributes()
 }
 
-// due reports whether a device shall enter now.
+// due reports whether a device shall enter now: by the certificate that it uses. One
+// that went back to an older one, or whose rotation was undone, may not have the
+// newer any more.
 func (a *Renewal) due(c Candidate, until, now time.Time) (Entry, bool) {
-	current, has := c.lasting()
-	if !has || c.Blocked || c.Grouped || c.Waits || c.Campaign != "" || a.leavesOut(c) {
+	current, has := c.current()
+	if !has || c.Blocked || c.Asked || c.Waits || a.leavesOut(c) {
 		return Entry{}, false
 	}
-	before := a.Before.Of(current.NotAfter.Sub(current.NotBefore))
+	before := a.before(current)
 	switch {
 	case now.Before(dueAt(c.Device, current, before)):
+	case c.Campaign != "" && (!c.Pending || now.Before(current.NotAfter.Add(-before/2))): // that one sees to it
 	case now.After(current.NotAfter.Add(a.Window)): // it cannot connect any more
 	case !until.After(current.NotAfter): // a new one would not last longer
 	case c.Open == rotation.Proven:
-	case c.Open != "" && now.Sub(c.Began) < before/tries: // it is at it
+	case c.Open != "" && now.Sub(c.Began).Abs() < before/tries: // it is at it
 	default:
 		return Entry{
 			Device: c.Device, Zone: c.Attributes[a.Spec.Window.Zone], Expires: current.NotAfter, Again: now.Add(-before / tries),
@@ -187,21 +190,7 @@ func (a *Renewal) leavesOut(c Candidate) bool {
 	return false
 }
 
-// lasting returns the certificate by which a device comes due: of those it was
-// seen on, the one that lasts longest, or of all where it was seen on none. One
-// that it went back from is proven all the same.
-func (c Candidate) lasting() (longest Active, has bool) {
-	for _, a := range c.Active {
-		better := a.NotAfter.After(longest.NotAfter)
-		if longest.Seen.IsZero() != a.Seen.IsZero() {
-			better = longest.Seen.IsZero()
-		}
-		if !has || better {
-			longest, has = a, true
-		}
-	}
-	return longest, has
-}
+func (a *Renewal) before(c Active) time.Duration { return a.Before.Of(c.NotAfter.Sub(c.NotBefore)) }
 
 // roundAuto is the round of the campaign of due certificates.
 func (r *Runner) roundAuto(ctx context.Context, c Campaign, inFlight int, fault string, now time.Time) error {
@@ -209,7 +198,7 @@ func (r *Runner) roundAuto(ctx context.Context, c Campaign, inFlight int, fault 
 		return nil
 	}
 	since := now.Add(-recentTime)
-	if c.Resumed.After(since) {
+	if c.Resumed.After(since) && !c.Resumed.After(now) {
 		since = c.Resumed
 	}
 	recent, err := r.Entrance.Recent(ctx, c.Name, since, recentMost)

@@ -1,9 +1,11 @@
 package campaign
 
 import (
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/registry"
 )
 
@@ -47,6 +49,36 @@ func TestDueAt(t *testing.T) {
 					t.Error("another moment when it is asked again")
 				}
 			}
+		}
+	}
+}
+
+// What a rotation has vended, and what its device was never heard of with, keeps
+// no certificate from coming due that it may be on.
+func TestCurrent(t *testing.T) {
+	at := func(days int) time.Time { return noon.AddDate(0, 0, days) }
+	old, vended := Active{ID: "old", NotAfter: at(10)}, Active{ID: "vended", NotAfter: at(1000), Unheard: true}
+	acked, seen := vended, vended
+	acked.Unheard = false
+	seen.Unheard, seen.Seen = false, at(-1)
+	oldSeen, back := old, old
+	oldSeen.Seen, back.Seen = at(-2), at(0)
+	for name, c := range map[string]struct {
+		active []Active
+		want   certificate.ID
+	}{
+		"never seen on either, and not acked": {[]Active{old, vended}, "old"},
+		"never seen on either, and acked":     {[]Active{old, acked}, "vended"},
+		"seen on the old one":                 {[]Active{oldSeen, vended}, "old"},
+		"seen on both":                        {[]Active{oldSeen, seen}, "vended"},
+		"seen on both, and went back":         {[]Active{back, seen}, "old"},
+		"nothing else is left":                {[]Active{vended}, "vended"},
+	} {
+		for range 2 {
+			if current, _ := (Candidate{Active: c.active}).current(); current.ID != c.want {
+				t.Errorf("%s: %s, want %s", name, current.ID, c.want)
+			}
+			slices.Reverse(c.active)
 		}
 	}
 }

@@ -279,11 +279,14 @@ type Sight struct {
 	Member
 	Rotation rotation.Rotation  // the newest since Before; zero: none
 	Job      protocol.JobStatus // of its newest execution since it was let in; empty: none
+	JobAt    time.Time          // since when
 	LastSeen certificate.ID     // what it was seen on last
 	SeenAt   time.Time
 	Turn     Turn
 	Listens  time.Time // since when anybody could have been seen; zero: always
 	Grouped  bool      // it is in the rotation group
+	Asked    bool      // and waits for its job, or has one that has not ended
+	Rotated  bool      // a rotation of it was proven or acked since it was let in, which may be one that was open before
 	Wanted   bool      // another campaign that goes on has let it in, and waits for it
 	Blocked  bool
 	Removed  bool // it is not in the registry any more
@@ -344,7 +347,7 @@ type Watch interface {
 	Due(ctx context.Context, name string, now time.Time, after Turn, limit int) ([]Sight, error)
 	// Wake has devices looked at, in whatever campaign they are.
 	Wake(ctx context.Context, devices []registry.DeviceID) error
-	// Overdue counts, by wave, the members that were let in before and have
-	// not been heard of.
+	// Overdue counts, by wave, the members that were let in before, or as far
+	// ahead of now as that lies behind, and have not been heard of.
 	Overdue(ctx context.Context, name string, before time.Time) (map[int]int, error)
 }

@@ -43,6 +43,17 @@ func TestJudge(t *testing.T) {
 		"vended before we listened":              {Sight{Rotation: vended(time.Hour), Listens: ago(10 * time.Minute)}, Vended, ""},
 		"silent while we listened":               {Sight{Rotation: vended(time.Hour), Listens: ago(11 * time.Minute)}, Failed, "vended 1h0m0s ago and not proven"},
 		"canary, dark before we listened":        {Sight{Member: canary, Rotation: proven(3 * time.Hour), LastSeen: "new", SeenAt: ago(3 * time.Hour), Listens: ago(time.Minute)}, Proven, ""},
+		"its job ended, and it has not rotated":  {Sight{Job: protocol.JobSucceeded, JobAt: ago(11 * time.Minute), Grouped: true}, Failed, "SUCCEEDED"},
+		"its job ended, and it may still ask":    {Sight{Job: protocol.JobSucceeded, JobAt: ago(9 * time.Minute), Grouped: true}, Added, ""},
+		"its job ended before we listened":       {Sight{Job: protocol.JobSucceeded, JobAt: ago(time.Hour), Listens: ago(time.Minute), Grouped: true}, Added, ""},
+		"its job ended with an older rotation":   {Sight{Job: protocol.JobSucceeded, Rotated: true}, Skipped, "open before"},
+		"its job ended SUCCEEDED after the vend": {Sight{Job: protocol.JobSucceeded, Rotation: vended(time.Minute)}, Vended, ""},
+		"taken out of the group by a person":     {Sight{Job: protocol.JobRemoved}, Added, ""},
+		"it left with an older rotation":         {Sight{Job: protocol.JobRemoved, Rotated: true}, Skipped, "open before"},
+		"taken out and put in again":             {Sight{Job: protocol.JobRemoved, Grouped: true, Asked: true, Rotated: true}, Added, ""},
+		"taken out at work":                      {Sight{Job: protocol.JobRemoved, Rotation: rotation.Rotation{Number: 1, State: rotation.Issued}}, Added, ""},
+		"its rotation was abandoned":             {Sight{Job: protocol.JobInProgress, Rotation: rotation.Rotation{Number: 1, State: rotation.Abandoned}}, Skipped, "abandoned"},
+		"abandoned, and it is to try again":      {Sight{Job: protocol.JobRemoved, Grouped: true, Asked: true, Rotation: rotation.Rotation{Number: 1, State: rotation.Abandoned}}, Added, ""},
 		"blocked":                                {Sight{Blocked: true}, Skipped, "blocked"},
 		"removed":                                {Sight{Removed: true, Rotation: proven(2 * time.Hour)}, Skipped, "registry"},
 		"proven, and soaks":                      {Sight{Member: later, Rotation: proven(time.Minute)}, Proven, ""},
@@ -152,7 +163,7 @@ func TestChoosing(t *testing.T) {
 		candidate("none", 1, func(c *Candidate) { c.Active = nil }),
 		candidate("open", 1, func(c *Candidate) { c.Open = rotation.Vended }),
 		candidate("taken", 1, func(c *Candidate) { c.Campaign = "x" }),
-		candidate("grouped", 1, func(c *Candidate) { c.Grouped = true }),
+		candidate("grouped", 1, func(c *Candidate) { c.Grouped, c.Asked = true, true }),
 	}
 	for name, c := range map[string]struct {
 		choose Choice

@@ -22,7 +22,9 @@ type Candidate struct {
 	Active     []Active          // its ACTIVE certificates
 	Open       rotation.State    // of its open rotation; empty: none
 	Grouped    bool              // it is in the rotation group already
+	Asked      bool              // and waits for its job, or has one that has not ended
 	Campaign   string            // that has not ended, and that it is in; AutoName only once it was let in
+	Pending    bool              // it was not let into that yet
 	Waits      bool              // it is in AutoName, and was not let in yet
 	Began      time.Time         // when Open was vended, or opened
 	Policies   []string          // of its ACTIVE certificate with the most, where these are more than ten
@@ -38,18 +40,29 @@ type Active struct {
 	NotBefore time.Time
 	NotAfter  time.Time
 	Seen      time.Time
+	Unheard   bool // a rotation has vended it, and the device was not heard of with it
 	Shared    bool
 }
 
 // current returns the certificate that the device uses, as far as anybody
-// knows: the one it was seen on last, or else the one that lasts longest.
+// knows: the one it was seen on last, or else the one that lasts longest of
+// those that it may be taken to have.
 func (c Candidate) current() (Active, bool) {
 	if len(c.Active) == 0 {
 		return Active{}, false
 	}
 	return slices.MaxFunc(c.Active, func(a, b Active) int {
-		return cmp.Or(a.Seen.Compare(b.Seen), a.NotAfter.Compare(b.NotAfter))
+		return cmp.Or(a.Seen.Compare(b.Seen), cmp.Compare(a.heard(), b.heard()), a.NotAfter.Compare(b.NotAfter))
 	}), true
+}
+
+// heard is 1 for a certificate that the device may be taken to have, and 0 for any
+// other.
+func (a Active) heard() int {
+	if a.Unheard {
+		return 0
+	}
+	return 1
 }
 
 // Attributes returns the attributes that must be known of candidates.
@@ -162,7 +175,7 @@ func skip(c Candidate) string {
 		return "is in campaign " + c.Campaign
 	case c.Open != "":
 		return "has a rotation that is " + string(c.Open)
-	case c.Grouped:
+	case c.Asked:
 		return "is in the rotation group already"
 	}
 	return ""

@@ -74,6 +74,7 @@ type Planner struct {
 	plan    Plan
 	devices []chosen
 	risks   map[string]*Risk
+	unknown map[registry.DeviceID]bool // named, and not looked at
 	// Obstacles says what in this world stands in the way of a device.
 	// Optional.
 	Obstacles func(Candidate) []string
@@ -85,11 +86,18 @@ func NewPlanner(s Spec, now time.Time) (*Planner, error) {
 		return nil, err
 	}
 	chooser, err := newChooser(s, now)
-	return &Planner{chooser: chooser, plan: Plan{Waves: []int{}, Skipped: map[string]int{}}, risks: map[string]*Risk{}}, err
+	p := &Planner{
+		chooser: chooser, plan: Plan{Waves: []int{}, Skipped: map[string]int{}}, risks: map[string]*Risk{}, unknown: set(s.Choose.Names),
+	}
+	for _, name := range s.Choose.Except {
+		delete(p.unknown, registry.DeviceID(name))
+	}
+	return p, err
 }
 
 // Look takes one candidate into the plan, or notes why it is left out.
 func (p *Planner) Look(c Candidate) {
+	delete(p.unknown, c.Device)
 	if !p.matches(c) {
 		return
 	}
@@ -141,6 +149,9 @@ func (p *Planner) note(what string, id registry.DeviceID) {
 
 // Plan returns the plan of everything that was looked at. It is called once.
 func (p *Planner) Plan(pace Pace) Plan {
+	if n := len(p.unknown); n > 0 {
+		p.plan.Skipped["is not known"] = n
+	}
 	members := p.spec.arrange(p.devices)
 	p.plan.Members, p.plan.Devices = members, len(members)
 	for _, m := range members {

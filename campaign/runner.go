@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"sync"
 	"time"
@@ -26,6 +25,10 @@ type Ports struct {
 	// Hold says why nobody should be let in now, or returns nothing: we are not
 	// ready, or vending is frozen.
 	Hold func(context.Context) string
+	// Unserved says why no device can be vended anything now, or returns nothing:
+	// we are not ready, or vending is frozen. What a device does not do meanwhile
+	// does not count. Optional.
+	Unserved func(context.Context) string
 	// LetIn is called when the group has grown.
 	LetIn func()
 	// Told is called when a campaign has come to another state, after it is
@@ -43,9 +46,9 @@ type Runner struct {
 	Ports
 	paces  map[string]*allowance
 	holds  map[string]string
-	began  time.Time       // since when devices could be heard
+	began  time.Time       // since when devices could be heard, and served
 	last   time.Time       // of the rounds
-	known  map[string]bool // campaigns whose members were all looked at since the start, or since they run again
+	known  map[string]bool // campaigns whose members were all looked at since the start, since they run again, or since the clock was set
 	rested map[string]bool // campaigns that did not run in the last round
 
 	rounds sync.Mutex // of the round that is under way
@@ -63,7 +66,7 @@ type Runner struct {
 // NewRunner returns a runner that has seen nothing yet: what it needs to know
 // is in the store.
 func NewRunner(ports Ports) *Runner {
-	return &Runner{Ports: ports, began: ports.Now(), last: ports.Now(), paces: map[string]*allowance{}, holds: map[string]string{}, known: map[string]bool{}, rested: map[string]bool{}, refused: map[registry.DeviceID]string{}}
+	return &Runner{Ports: ports, began: ports.Now(), last: ports.Now().Round(0), paces: map[string]*allowance{}, holds: map[string]string{}, known: map[string]bool{}, rested: map[string]bool{}, refused: map[registry.DeviceID]string{}}
 }
 
 // How many requests may fail within a minute for a reason on our side until
@@ -106,14 +109,17 @@ func (r *Runner) Between(do func()) {
 	do()
 }
 
-// gapMost is how long the time between two rounds may be. Where it was longer,
-// or went back, the machine has slept or its clock was set: what a device did not
-// do meanwhile does not count.
+// gapMost is how long the time between two rounds may be, by the wall clock: the
+// other stands still while the machine sleeps. Where it was longer, or went back,
+// the machine has slept or its clock was set: what a device did not do meanwhile
+// does not count, and when a member was to be looked at next is not to be relied on.
 const gapMost = time.Minute
 
 func (r *Runner) listen(now time.Time) {
+	now = now.Round(0)
 	if gap := now.Sub(r.last); gap < 0 || gap > gapMost {
 		r.began = now
+		clear(r.known)
 	}
 	r.last = now
 }
@@ -131,6 +137,9 @@ func (r *Runner) Round(ctx context.Context) error {
 	campaigns, err := r.Store.Running(ctx)
 	if err != nil {
 		return errors.Join(append(errs, fmt.Errorf("campaigns: %w", err))...)
+	}
+	if len(campaigns) > 0 && r.Unserved != nil && r.Unserved(ctx) != "" {
+		r.began = r.last
 	}
 	refused, fault := r.news()
 	if len(refused) > 0 && len(campaigns) > 0 {
@@ -202,91 +211,6 @@ func (r *Runner) judge(ctx context.Context, c Campaign, refused map[registry.Dev
 		o.overdue = nil
 	}
 	return o, inFlight, nil
-}
-
-// look judges every member whose turn it is, and in the first round all: the
-// process before may have died at any step.
-func (r *Runner) look(ctx context.Context, c Campaign, refused map[registry.DeviceID]string, now time.Time) error {
-	for after := beforeAll; ; {
-		seen, err := r.turns(ctx, c, now, after)
-		if err != nil {
-			return err
-		}
-		var found []Noted
-		for _, s := range seen {
-			is, err := r.lookAt(ctx, c, s, refused[s.Device], now)
-			if err != nil {
-				return err
-			}
-			if is.Standing != s.Standing || !is.Next.IsZero() {
-				found = append(found, is)
-			}
-		}
-		if len(found) > 0 {
-			if err := r.Roll.Mark(ctx, c.Name, found); err != nil {
-				return err
-			}
-		}
-		if len(seen) < page {
-			r.known[c.Name] = true
-			return nil
-		}
-		after = seen[len(seen)-1].Turn
-	}
-}
-
-var beforeAll = Turn{Look: math.MinInt64, Place: -1}
-
-// turns returns a page of those to be looked at.
-func (r *Runner) turns(ctx context.Context, c Campaign, now time.Time, after Turn) ([]Sight, error) {
-	if !r.known[c.Name] {
-		return r.Roll.InProgress(ctx, c.Name, after.Place, page)
-	}
-	return r.Watch.Due(ctx, c.Name, now, after, page)
-}
-
-// lookAt judges one member.
-func (r *Runner) lookAt(ctx context.Context, c Campaign, s Sight, refused string, now time.Time) (Noted, error) {
-	s.Listens = r.began
-	standing, why := c.Judge(s, now)
-	if refused != "" && standing == Added {
-		standing, why = Failed, "its request was refused: "+refused
-	}
-	end := r.endOf(c, s.Member)
-	if standing == Added && !end.IsZero() && now.After(end) {
-		standing, why = Late, "not heard of before its certificate ended"
-	}
-	is := Noted{Member: s.Member, Turn: s.Turn, Next: c.next(s, standing, now)}
-	if standing == Added && !end.IsZero() && end.Before(is.Next) {
-		is.Next = end.Add(1)
-	}
-	if standing != s.Standing {
-		is.Standing, is.Why, is.Since = standing, why, now
-	}
-	if standing == Failed || standing == Skipped || standing == Late { // it is asked no more; what it was vended stays valid
-		return is, r.letGo(ctx, s)
-	}
-	s.Member = is.Member
-	return is, r.addAgain(ctx, c, s)
-}
-
-// letGo takes a member out of the group, unless another campaign waits for it:
-// with that one it leaves.
-func (r *Runner) letGo(ctx context.Context, s Sight) error {
-	if s.Wanted {
-		return nil
-	}
-	return r.Group.Remove(ctx, s.Device, time.Time{})
-}
-
-// addAgain adds a member to the group that was let in by a process that died
-// before it could.
-func (r *Runner) addAgain(ctx context.Context, c Campaign, s Sight) error {
-	lost := s.Standing == Added && !s.Grouped && s.Job == "" && s.Rotation.Number == 0
-	if !lost || c.State != Running {
-		return nil
-	}
-	return r.Group.Add(ctx, s.Device)
 }
 
 // decide returns the campaign as it shall be.

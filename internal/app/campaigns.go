@@ -23,7 +23,7 @@ const typicalRotation = 3 * time.Second
 func (a *App) newRunner() *campaign.Runner {
 	store := a.world.Store().Campaigns()
 	ports := campaign.Ports{
-		Store: store, Roll: store, Watch: store, Group: a.backend.Group, Hold: a.holdCampaigns, LetIn: a.world.Poke,
+		Store: store, Roll: store, Watch: store, Group: a.backend.Group, Hold: a.holdCampaigns, Unserved: a.unserved, LetIn: a.world.Poke,
 		Told: a.toldCampaign, Now: a.clock.Now, Entrance: store,
 	}
 	if auto := a.config.Rotation.Auto; auto.Enabled {
@@ -95,6 +95,21 @@ func (a *App) pokeCampaigns() {
 
 // holdCampaigns says why no campaign may let a device in now.
 func (a *App) holdCampaigns(ctx context.Context) string {
+	if why := a.unserved(ctx); why != "" {
+		return why
+	}
+	canceled, err := a.world.Store().Jobs().Canceled(ctx)
+	switch {
+	case err != nil:
+		return err.Error()
+	case canceled:
+		return "the job is canceled: `certvendor job ensure` brings it back"
+	}
+	return ""
+}
+
+// unserved says why no device can be vended anything now.
+func (a *App) unserved(ctx context.Context) string {
 	if err := a.Ready(ctx); err != nil {
 		return err.Error()
 	}

@@ -3,6 +3,7 @@ package aws
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/certvendor/certvendor/internal/store"
@@ -51,8 +52,11 @@ func (j *Jobs) Ensure(ctx context.Context, job jobs.Job) (jobs.Job, error) {
 	if err == nil && is.State == jobs.InProgress && !j.restored.IsZero() {
 		is, err = j.heed(ctx, is)
 	}
-	if err != nil || is.State != jobs.InProgress {
+	switch {
+	case err != nil:
 		return is, err
+	case is.State == jobs.Canceled: // a crash may have come before AWS was told
+		return is, j.cancel(ctx, is.ID)
 	}
 	return is, j.create(ctx, is)
 }
@@ -106,7 +110,10 @@ func (j *Jobs) Cancel(ctx context.Context, id string) error {
 	if err := j.Jobs.Cancel(ctx, id); err != nil {
 		return err
 	}
-	return j.cancel(ctx, id)
+	if err := j.cancel(ctx, id); err != nil {
+		return fmt.Errorf("job %s is canceled here, and goes on at AWS IoT until it is canceled once more: %w", id, err)
+	}
+	return nil
 }
 
 // cancel cancels the job at AWS. Idempotent.

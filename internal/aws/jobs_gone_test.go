@@ -2,6 +2,7 @@ package aws
 
 import (
 	"bytes"
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -136,4 +137,37 @@ func TestSuccessorOfTheJobAfterARestore(t *testing.T) {
 	c.world.jobs.restored = time.Now().Add(-time.Hour)
 	c.must(c.world.jobs.at.cancel(c.ctx, job.ID+"-3")) // after the restore, as ever
 	ensure(jobs.InProgress, job.ID+"-4")
+}
+
+// A job that was canceled while AWS did not listen is canceled there when it is
+// said once more, or at the next start.
+func TestCanceledBeforeAWSHears(t *testing.T) {
+	for name, again := range map[string]func(*Jobs, context.Context, jobs.Job) error{
+		"said once more": func(j *Jobs, ctx context.Context, job jobs.Job) error { return j.Cancel(ctx, job.ID) },
+		"the next start": func(j *Jobs, ctx context.Context, job jobs.Job) error {
+			_, err := j.Ensure(ctx, job)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := &refusal{method: "PUT", path: "/cancel", status: 401, code: "UnauthorizedException", times: 1}
+			c := refusedCourse(t, f)
+			job := jobs.New("rotate", protocol.DefaultTopics())
+			_, err := c.world.jobs.Ensure(c.ctx, job)
+			c.must(err)
+			if err := c.world.jobs.Cancel(c.ctx, job.ID); err == nil || !strings.Contains(err.Error(), "goes on at AWS IoT") {
+				t.Errorf("canceled: %v", err)
+			}
+			c.must(again(c.world.jobs, c.ctx, job))
+			there, err := c.world.jobs.at.describe(c.ctx, job.ID)
+			c.must(err)
+			if !over(there.Status) {
+				t.Errorf("at AWS it is %s", there.Status)
+			}
+			c.must(c.world.jobs.Resume(c.ctx, job.ID))
+			if there, err = c.world.jobs.at.describe(c.ctx, job.ID+"-2"); err != nil || there == nil || over(there.Status) {
+				t.Errorf("brought back: %+v, %v", there, err)
+			}
+		})
+	}
 }

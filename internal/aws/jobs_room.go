@@ -35,7 +35,7 @@ func (g *Group) room(ctx context.Context, id registry.DeviceID) error {
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		if isNotFound(err) {
-			return nil // nothing to add
+			return fmt.Errorf("AWS IoT has no thing %s: %w", id, err)
 		}
 		if err != nil {
 			return fmt.Errorf("list the thing groups of thing %s: %w", id, err)

@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"github.com/certvendor/certvendor/campaign"
+	"github.com/certvendor/certvendor/registry"
 )
 
 // CampaignStore is what a campaign's operators need of its store.
@@ -22,6 +23,9 @@ type CampaignStore interface {
 	List(context.Context) ([]campaign.Campaign, error)
 	// Members returns a page of a campaign's members by place, after one.
 	Members(ctx context.Context, name string, after, most int) ([]campaign.Member, error)
+	// PutsBack returns the campaigns that run and have let a device in which has
+	// not begun to rotate: they add it to the group again.
+	PutsBack(context.Context, registry.DeviceID) ([]string, error)
 	// Candidates calls look with every device of the registry.
 	Candidates(ctx context.Context, attributes []string, look func(campaign.Candidate)) error
 }
@@ -47,7 +51,17 @@ func (s *Server) planCampaign(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.plan(r.Context(), spec)
+	plan, err := s.plan(r.Context(), spec)
+	if err != nil {
+		return nil, err
+	}
+	switch _, err := s.Campaigns.Find(r.Context(), spec.Name); {
+	case err == nil:
+		plan.Threaten("campaign " + spec.Name + " is there already, and is not made again: give this one another name")
+	case !errors.Is(err, campaign.ErrUnknown):
+		return nil, err
+	}
+	return plan, nil
 }
 
 func readSpec(r *http.Request) (spec campaign.Spec, err error) {
@@ -66,6 +80,9 @@ func readSpec(r *http.Request) (spec campaign.Spec, err error) {
 
 // plan foretells a spec's campaign.
 func (s *Server) plan(ctx context.Context, spec campaign.Spec) (campaign.Plan, error) {
+	if end := spec.Deadline; !end.IsZero() && !s.Now().Before(end) {
+		return campaign.Plan{}, refuse(http.StatusBadRequest, "campaign %s: its deadline %s has passed", spec.Name, stamp(end))
+	}
 	planner, err := campaign.NewPlanner(spec, s.Now())
 	if err != nil {
 		return campaign.Plan{}, err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -38,8 +39,26 @@ func (s *Server) join(r *http.Request) (any, error) {
 
 func (s *Server) leave(r *http.Request) (any, error) {
 	return s.forEach(r, "rotation_remove", func(ctx context.Context, d registry.Device) (Outcome, error) {
-		return Outcome{}, s.Group.Remove(ctx, d.ID, time.Time{})
+		back, err := s.putsBack(ctx, d.ID)
+		if err != nil {
+			return Outcome{}, err
+		}
+		return Outcome{Warning: back}, s.Group.Remove(ctx, d.ID, time.Time{})
 	})
+}
+
+// putsBack says which campaign adds a device to the group again that leaves it, or
+// nothing.
+func (s *Server) putsBack(ctx context.Context, id registry.DeviceID) (string, error) {
+	if s.Campaigns.CampaignStore == nil { // this world has none
+		return "", nil
+	}
+	names, err := s.Campaigns.PutsBack(ctx, id)
+	if err != nil || len(names) == 0 {
+		return "", err
+	}
+	return fmt.Sprintf("device %s is put back by campaign %s, which runs: `certvendor campaign pause %s` first, or `certvendor device block %s`",
+		id, strings.Join(names, " and "), names[0], id), nil
 }
 
 // act is what a request about many devices does to each, and what it says of it.

@@ -60,7 +60,7 @@ func (h Campaigns) Enter(ctx context.Context, name string, entries []campaign.En
 					(SELECT coalesce(max(number), 0) FROM rotations WHERE device = ?2), ?5)
 				ON CONFLICT (device, campaign) DO UPDATE SET standing = 'pending', why = '', zone = excluded.zone, added = 0,
 					since = excluded.since, before = excluded.before, expires = excluded.expires, wave = 0
-				WHERE standing NOT IN ('pending', 'added', 'vended', 'proven') AND since <= ?6`,
+				WHERE standing NOT IN ('pending', 'added', 'vended', 'proven') AND (since <= ?6 OR since > ?4)`,
 				name, e.Device, e.Zone, nanos(t.now), e.Expires.Unix(), nanos(e.Again)); err != nil {
 				return err
 			}
@@ -75,8 +75,8 @@ func (h Campaigns) Recent(ctx context.Context, name string, after time.Time, mos
 	counts := map[campaign.Standing]int{}
 	err := h.s.view(ctx, func(q querier) error {
 		latest, err := collect(q, value[campaign.Standing], `SELECT standing FROM campaign_members INDEXED BY campaign_members_ended
-			WHERE campaign = ? AND since > ? AND standing IN ('proven', 'passed', 'failed') ORDER BY since DESC`+atMost,
-			name, nanos(after), limit(most))
+			WHERE campaign = ? AND since > ? AND since <= ? AND standing IN ('proven', 'passed', 'failed') ORDER BY since DESC`+atMost,
+			name, nanos(after), nanos(h.s.now()), limit(most))
 		for _, standing := range latest {
 			counts[standing]++
 		}

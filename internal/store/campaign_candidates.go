@@ -106,14 +106,15 @@ func (s stretch) addActive() error {
 	}
 	var id, issuer, keyType string
 	var chain, begin, end, seen int64
-	var shared bool
+	var unheard, shared bool
 	return s.along(func(c *campaign.Candidate) {
 		c.Active = append(c.Active, campaign.Active{
 			ID: certificate.ID(id), Issuer: issuer, CA: issuerOf(cas, issuer, of[chain]), KeyType: keyType,
-			NotBefore: time.Unix(begin, 0).UTC(), NotAfter: time.Unix(end, 0).UTC(), Seen: moment(seen), Shared: shared,
+			NotBefore: time.Unix(begin, 0).UTC(), NotAfter: time.Unix(end, 0).UTC(), Seen: moment(seen), Unheard: unheard, Shared: shared,
 		})
-	}, []any{&id, &issuer, &chain, &keyType, &begin, &end, &seen, &shared}, `SELECT device, certificate, issuer, chain,
-		key_type, not_before, not_after, seen, shared FROM holdings
+	}, []any{&id, &issuer, &chain, &keyType, &begin, &end, &seen, &unheard, &shared}, `SELECT device, certificate, issuer, chain,
+		key_type, not_before, not_after, seen, seen = 0 AND EXISTS (SELECT 1 FROM rotations r WHERE r.device = holdings.device
+			AND r.certificate = holdings.certificate AND r.acked_at = 0 AND r.proven_at = 0), shared FROM holdings
 		WHERE device >= ? AND device <= ? AND detached = 0 AND standing = 'ACTIVE'`)
 }
 
@@ -128,8 +129,9 @@ func (s stretch) addOpen() error {
 }
 
 func (s stretch) addGrouped() error {
-	return s.along(func(c *campaign.Candidate) { c.Grouped = true }, nil,
-		`SELECT device FROM members WHERE device >= ? AND device <= ?`)
+	var isAsked bool
+	return s.along(func(c *campaign.Candidate) { c.Grouped, c.Asked = true, isAsked }, []any{&isAsked},
+		`SELECT g.device, `+asked+` FROM members g WHERE g.device >= ? AND g.device <= ?`)
 }
 
 // addCampaign adds the campaign that has not ended, and that a device has not
@@ -140,7 +142,11 @@ func (s stretch) addCampaign() error {
 		return err
 	}
 	for _, name := range running {
-		err := s.along(func(c *campaign.Candidate) { c.Campaign = name }, nil, `SELECT device FROM campaign_members
+		var pending bool
+		err := s.along(func(c *campaign.Candidate) {
+			c.Pending = pending && (c.Campaign == "" || c.Pending)
+			c.Campaign = name
+		}, []any{&pending}, `SELECT device, standing = 'pending' FROM campaign_members
 			INDEXED BY campaign_members_device WHERE campaign = ? AND device >= ? AND device <= ?
 			AND standing IN ('pending', 'added', 'vended', 'proven')
 			AND NOT (campaign = '`+campaign.AutoName+`' AND standing = 'pending')`, name)

@@ -32,21 +32,28 @@ func scanMemberInto(row scanner, s *campaign.Sight, more ...any) error {
 
 // sightColumns are what can be seen of a member besides its own row: its newest
 // rotation since it was let in, the newest execution of its job since then, what
-// it was seen on last, and what the registry and the group say.
+// it was seen on last, and what the registry and the group say. What it had of its
+// job at a time that is yet to come, which is asked for first, it had before, from a
+// clock that ran ahead.
 const sightColumns = memberColumns + `,
 	coalesce(r.number, 0), coalesce(r.state, ''), coalesce(r.certificate, ''), coalesce(r.vended_at, 0), coalesce(r.proven_at, 0),
-	coalesce((SELECT e.status FROM executions e WHERE e.device = m.device AND e.queued >= m.added ORDER BY e.queued DESC LIMIT 1), ''),
-	EXISTS (SELECT 1 FROM members g WHERE g.device = m.device),
+	coalesce((SELECT e.status` + newestJobOf + `), ''), coalesce((SELECT e.updated` + newestJobOf + `), 0),
+	coalesce((SELECT iif(` + asked + `, 2, 1) FROM members g WHERE g.device = m.device), 0),
+	EXISTS (SELECT 1 FROM rotations p WHERE p.device = m.device AND max(p.proven_at, p.acked_at) >= m.added),
 	EXISTS (SELECT 1 FROM campaign_members o JOIN campaigns c ON c.name = o.campaign
 		WHERE o.device = m.device AND o.campaign <> m.campaign AND o.standing IN ('added', 'vended') AND c.ended = 0),
 	coalesce((SELECT d.blocked FROM devices d WHERE d.id = m.device), -1), m.look`
 
+const newestJobOf = ` FROM executions e WHERE e.device = m.device AND e.queued >= m.added AND e.queued <= ?1
+	ORDER BY e.queued DESC LIMIT 1`
+
 func scanSight(row scanner) (s campaign.Sight, err error) {
-	var vended, proven int64
-	var blocked int
+	var vended, proven, jobAt int64
+	var grouped, blocked int
 	r := &s.Rotation
-	err = scanMemberInto(row, &s, &r.Number, &r.State, &r.Certificate, &vended, &proven, &s.Job, &s.Grouped, &s.Wanted, &blocked, &s.Turn.Look)
+	err = scanMemberInto(row, &s, &r.Number, &r.State, &r.Certificate, &vended, &proven, &s.Job, &jobAt, &grouped, &s.Rotated, &s.Wanted, &blocked, &s.Turn.Look)
 	r.VendedAt, r.ProvenAt = moment(vended), moment(proven)
+	s.JobAt, s.Grouped, s.Asked = moment(jobAt), grouped > 0, grouped == 2
 	s.Blocked, s.Removed, s.Turn.Place = blocked == 1, blocked < 0, s.Place
 	return s, err
 }
@@ -72,7 +79,7 @@ func (h Campaigns) sights(ctx context.Context, name, index, which string, args .
 			FROM campaign_members m INDEXED BY `+index+`
 			LEFT JOIN rotations r ON r.device = m.device AND r.number > m.before
 				AND r.number = (SELECT max(number) FROM rotations WHERE device = m.device)
-			WHERE m.campaign = ? AND `+which+atMost, append([]any{name}, args...)...)
+			WHERE m.campaign = ? AND `+which+atMost, append([]any{nanos(h.s.now()), name}, args...)...)
 		if err != nil {
 			return err
 		}
@@ -111,6 +118,8 @@ func wake(t *tx, id registry.DeviceID) error {
 // Overdue implements campaign.Watch.
 func (h Campaigns) Overdue(ctx context.Context, name string, before time.Time) (map[int]int, error) {
 	waves := map[int]int{}
+	now := h.s.now()
+	ahead := now.Add(now.Sub(before)) // who was let in later than that was so by a clock that ran ahead
 	err := h.s.look(ctx, func(q querier) error {
 		return walk(q, func(row scanner) error {
 			var wave, n int
@@ -118,7 +127,7 @@ func (h Campaigns) Overdue(ctx context.Context, name string, before time.Time) (
 			waves[wave] = n
 			return err
 		}, `SELECT wave, count(*) FROM campaign_members INDEXED BY campaign_members_added
-			WHERE campaign = ? AND standing = 'added' AND added < ? GROUP BY wave`, name, nanos(before))
+			WHERE campaign = ? AND standing = 'added' AND (added < ? OR added > ?) GROUP BY wave`, name, nanos(before), nanos(ahead))
 	})
 	return waves, wrapCampaign("count who is overdue in", name, err)
 }
@@ -189,21 +198,22 @@ func (h Campaigns) Take(ctx context.Context, name string, wave int, zones []stri
 }
 
 // needless says why a member need not be let in any more, or returns nothing. Of
-// the campaign of what comes due it may have waited for days.
+// the campaign of what comes due it may have waited for days; that it waited for
+// another one when it entered was known then.
 func (t *tx) needless(m campaign.Member, applied int64) (why string, err error) {
 	if m.Expires.IsZero() {
-		err = t.row(`SELECT iif(EXISTS (SELECT 1 FROM rotations WHERE device = ? AND proven_at > ?),
-			'it has rotated since the campaign was applied', '')`, m.Device, applied).Scan(&why)
+		err = t.row(`SELECT iif(EXISTS (SELECT 1 FROM rotations WHERE device = ? AND proven_at > ? AND proven_at <= ?),
+			'it has rotated since the campaign was applied', '')`, m.Device, applied, nanos(t.now)).Scan(&why)
 		return why, err
 	}
 	err = t.row(`SELECT CASE
 		WHEN coalesce((SELECT blocked FROM devices WHERE id = ?1), 1) THEN 'blocked, or removed'
-		WHEN EXISTS (SELECT 1 FROM members WHERE device = ?1) THEN 'somebody else put it into the rotation group'
+		WHEN EXISTS (SELECT 1 FROM members g WHERE g.device = ?1 AND `+asked+`) THEN 'somebody else put it into the rotation group'
 		WHEN (SELECT coalesce(max(number), 0) FROM rotations WHERE device = ?1) > ?2 THEN 'it began a rotation by itself'
 		WHEN EXISTS (SELECT 1 FROM campaign_members m JOIN campaigns c ON c.name = m.campaign
 			WHERE m.device = ?1 AND c.name <> ?3 AND c.state NOT IN ('preparing', 'aborted', 'canceled', 'finished')
-			AND m.standing IN ('pending', 'added', 'vended', 'proven')) THEN 'it is in another campaign'
-		ELSE '' END`, m.Device, m.Before, campaign.AutoName).Scan(&why)
+			AND (m.standing IN ('added', 'vended', 'proven') OR m.standing = 'pending' AND c.applied >= ?4)) THEN 'it is in another campaign'
+		ELSE '' END`, m.Device, m.Before, campaign.AutoName, nanos(m.Since)).Scan(&why)
 	return why, err
 }
 

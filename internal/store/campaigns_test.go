@@ -124,10 +124,10 @@ func TestMembersAreLetIn(t *testing.T) {
 		t.Fatalf("in progress: %+v", seen)
 	}
 	one, three := seen[0], seen[1]
-	if one.Rotation.Number != r.Number || one.Rotation.Certificate != next.ID || one.LastSeen != next.ID || one.Before != 0 || one.Grouped || one.Blocked {
+	if one.Rotation.Number != r.Number || one.Rotation.Certificate != next.ID || one.LastSeen != next.ID || one.Before != 0 || one.Asked || one.Blocked {
 		t.Errorf("d1: %+v", one)
 	}
-	if three.Rotation.Number != 0 || !three.Grouped || !three.Blocked || three.Removed {
+	if three.Rotation.Number != 0 || !three.Asked || !three.Blocked || three.Removed {
 		t.Errorf("d3: %+v", three)
 	}
 	one.Standing, one.Why = campaign.Passed, ""
@@ -186,7 +186,7 @@ func TestCandidates(t *testing.T) {
 	if two.Open != "vended" || two.Grouped || two.Campaign != "" {
 		t.Errorf("d2: %+v", two)
 	}
-	if !three.Blocked || !three.Grouped || three.Campaign != "spring" || len(three.Active) != 0 {
+	if !three.Blocked || !three.Grouped || !three.Asked || three.Campaign != "spring" || len(three.Active) != 0 {
 		t.Errorf("d3: %+v", three)
 	}
 	if len(four.Active) != 1 || !slices.Equal(four.Policies, many.Policies) {

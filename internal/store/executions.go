@@ -82,9 +82,13 @@ func (h Jobs) Newest(ctx context.Context, device registry.DeviceID) (jobs.Execut
 	return e, some, nil
 }
 
+// newestFirst is the order of a device's executions whatever the clock did: by their
+// jobs, of which the newest counts, and of one job by their numbers.
+const newestFirst = ` ORDER BY (SELECT place FROM jobs WHERE id = job) DESC, number DESC`
+
 func newestOf(q querier, device registry.DeviceID) (jobs.Execution, bool, error) {
 	return single(q, scanExecution, `SELECT `+executionColumns+` FROM executions
-		WHERE device = ? ORDER BY queued DESC, number DESC LIMIT 1`, device)
+		WHERE device = ?`+newestFirst+` LIMIT 1`, device)
 }
 
 func execution(q querier, device registry.DeviceID, jobID string, number int64) (jobs.Execution, error) {
@@ -220,17 +224,19 @@ func release(t *tx, job string, device registry.DeviceID, above int64) error {
 
 // asleepAfter is for how long a queued execution counts as in flight. A device
 // that is connected takes it within seconds; one that is not may be away for
-// weeks, and its job waits for it without holding up the others.
+// weeks, and its job waits for it without holding up the others. Nor does one do
+// so that was queued by a clock that ran ahead, until it is as late as that.
 const asleepAfter = 10 * time.Minute
 
 // InFlight returns how many executions, of whatever job, are in progress or
 // were queued within the last ten minutes.
 func (h Jobs) InFlight(ctx context.Context) (int, error) {
 	var n int
+	now := h.s.now()
 	err := h.s.look(ctx, func(q querier) error {
 		return q.row(`SELECT (SELECT coalesce(sum(n), 0) FROM tallies WHERE what IN (SELECT id FROM jobs) AND state = 'IN_PROGRESS')
-			+ (SELECT count(*) FROM executions INDEXED BY executions_fresh WHERE status = 'QUEUED' AND queued > ?)`,
-			nanos(h.s.now().Add(-asleepAfter))).Scan(&n)
+			+ (SELECT count(*) FROM executions INDEXED BY executions_fresh WHERE status = 'QUEUED' AND queued BETWEEN ? AND ?)`,
+			nanos(now.Add(-asleepAfter))+1, nanos(now.Add(asleepAfter))).Scan(&n)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("count executions in flight: %w", err)
@@ -243,11 +249,13 @@ const timeOutMost = 1000
 
 // TimeOut ends executions that are in progress since before a time as
 // TIMED_OUT and returns their devices, at most 1,000: ask again until it
-// returns none.
+// returns none. One that began as far ahead of now as that time lies behind was
+// begun by a clock that ran ahead, and would take a place in flight until then.
 func (h Jobs) TimeOut(ctx context.Context, startedBefore time.Time) ([]registry.DeviceID, error) {
 	ended, err := commitFor(ctx, h.s, func(t *tx) ([]registry.DeviceID, error) {
 		late, err := collect(t, scanExecution, `SELECT `+executionColumns+` FROM executions INDEXED BY executions_started
-			WHERE status = 'IN_PROGRESS' AND started < ? ORDER BY started`+atMost, nanos(startedBefore), timeOutMost)
+			WHERE status = 'IN_PROGRESS' AND (started < ? OR started > ?) ORDER BY started`+atMost,
+			nanos(startedBefore), nanos(t.now.Add(t.now.Sub(startedBefore))), timeOutMost)
 		if err != nil {
 			return nil, err
 		}

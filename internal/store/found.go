@@ -98,8 +98,12 @@ func (h Certificates) found(t *tx, c certificate.Certificate, read time.Time) (F
 		return FoundLeft, nil // whoever had it made may be about to use it
 	case !known:
 		c.Kind = certificate.Adopted
-		if err := mayUse(t, c.Issuer, c.Chain); err != nil {
-			return FoundLeft, nil //nolint:nilerr // of a CA that was retired here: it is to stay out
+		err := mayUse(t, c.Issuer, c.Chain)
+		if errors.Is(err, certificate.ErrDistrusted) {
+			return FoundLeft, nil // of a CA that was retired here: it is to stay out
+		}
+		if err != nil {
+			return FoundLeft, err
 		}
 		return FoundNew, insert(t, "", c)
 	}

@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"testing"
 	"time"
@@ -104,6 +105,18 @@ func TestRetiredWhileOff(t *testing.T) {
 	w.clock.add(time.Hour)
 	if got := w.found(c, w.clock.Now()); got != store.FoundLeft || w.standingOf(c) != certificate.Inactive {
 		t.Errorf("what was retired is %s: %q", w.standingOf(c), got)
+	}
+}
+
+// TestFoundUnread: that it cannot be told whether a certificate's CA is trusted does
+// not leave it out, as if its CA were retired: SQLite may have ended the transaction
+// by that, and with it what others write.
+func TestFoundUnread(t *testing.T) {
+	w := open(t)
+	c := foreign(t, "c", certificate.Active)
+	w.ok(w.Write(w.ctx, fmt.Sprintf(`INSERT INTO authorities VALUES ('a', '%s', 'line', x'ff', 1, 2)`, c.Issuer)))
+	if got, err := w.Certificates().Found(w.ctx, c, w.clock.Now(), func() bool { return false }); err == nil {
+		t.Errorf("found %q", got)
 	}
 }
 

@@ -45,11 +45,16 @@ func join(t *tx, id registry.DeviceID) error {
 	return t.audit(Event{Kind: GroupAdded, Device: id})
 }
 
-// again lets a member wait for a new execution if its newest one has ended: it
-// has not acked, or it would not be a member any more.
+// asked is the condition that a member g waits for its execution, or has one that
+// has not ended. Of any other nothing is to be expected until it is added again.
+const asked = `(g.waits <> 0 OR coalesce((SELECT e.status IN ('QUEUED', 'IN_PROGRESS') FROM executions e
+	WHERE e.device = g.device` + newestFirst + ` LIMIT 1), 0))`
+
+// again lets a member wait for a new execution if it is not asked: it has not
+// acked, or it would not be a member any more.
 func again(t *tx, id registry.DeviceID) error {
 	newest, some, err := newestOf(t, id)
-	if err != nil || !some || !newest.Status.Terminal() {
+	if err != nil || some && !newest.Status.Terminal() {
 		return err
 	}
 	return t.change(`UPDATE members SET waits = ? WHERE device = ?`, nanos(t.now), id)
@@ -60,7 +65,7 @@ func again(t *tx, id registry.DeviceID) error {
 func (h Group) Remove(ctx context.Context, id registry.DeviceID, since time.Time) error {
 	err := h.s.commit(ctx, func(t *tx) error {
 		from, there, err := single(t, value[int64], `SELECT since FROM members WHERE device = ?`, id)
-		if err != nil || !there || !since.IsZero() && from >= nanos(since) {
+		if err != nil || !there || !since.IsZero() && from >= nanos(since) && from <= nanos(t.now) {
 			return err
 		}
 		return leave(t, id, since)
@@ -77,6 +82,9 @@ func leave(t *tx, id registry.DeviceID, since time.Time) error {
 	if err != nil || !left {
 		return err
 	}
+	if err := wake(t, id); err != nil { // a campaign may have waited for it
+		return err
+	}
 	queued, err := collect(t, scanExecution, `SELECT `+executionColumns+` FROM executions
 		WHERE device = ? AND status = 'QUEUED'`, id)
 	if err != nil {
@@ -86,9 +94,10 @@ func leave(t *tx, id registry.DeviceID, since time.Time) error {
 }
 
 // drop takes a device out that is a member since before a time, or since whenever
-// for the zero time, and reports whether it was.
+// for the zero time, and reports whether it was. Who became one at a time that has
+// not come yet was added before, by a clock that ran ahead.
 func drop(t *tx, id registry.DeviceID, since time.Time) (bool, error) {
-	n, err := t.exec(`DELETE FROM members WHERE device = ?1 AND (?2 = 0 OR since < ?2)`, id, nanos(since))
+	n, err := t.exec(`DELETE FROM members WHERE device = ?1 AND (?2 = 0 OR since < ?2 OR since > ?3)`, id, nanos(since), nanos(t.now))
 	if err != nil || n == 0 {
 		return false, err
 	}

@@ -80,16 +80,36 @@ func newestJob(q querier) (jobs.Job, bool, error) {
 	return single(q, scanJob, `SELECT `+jobColumns+` FROM jobs ORDER BY place DESC LIMIT 1`)
 }
 
+// theJob returns the newest job, or ErrNoJob.
+func theJob(q querier) (jobs.Job, error) {
+	job, some, err := newestJob(q)
+	if err == nil && !some {
+		err = ErrNoJob
+	}
+	return job, err
+}
+
+// Canceled reports whether the newest job was canceled, without a look at those who
+// wait for it. ErrNoJob before the first Ensure.
+func (h Jobs) Canceled(ctx context.Context) (bool, error) {
+	var job jobs.Job
+	err := h.s.look(ctx, func(q querier) (err error) {
+		job, err = theJob(q)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("state of the job: %w", err)
+	}
+	return job.State == jobs.Canceled, nil
+}
+
 // Status implements jobs.Continuous. ErrNoJob before the first Ensure.
 func (h Jobs) Status(ctx context.Context) (jobs.Status, error) {
 	status := jobs.Status{Executions: map[protocol.JobStatus]int{}}
 	err := h.s.view(ctx, func(q querier) error {
-		job, some, err := newestJob(q)
+		job, err := theJob(q)
 		if err != nil {
 			return err
-		}
-		if !some {
-			return ErrNoJob
 		}
 		status.Job = job
 		tallied, err := tallies(q, job.ID)

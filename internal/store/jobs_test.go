@@ -433,6 +433,25 @@ func TestDevicesThatSleepTakeNoPlaceInFlight(t *testing.T) {
 	}
 }
 
+// Those who sleep would otherwise take the places of all others until the time comes
+// at which their jobs were queued.
+func TestDevicesQueuedByAClockThatRanAheadTakeNoPlaceInFlight(t *testing.T) {
+	const ahead = 365 * 24 * time.Hour
+	w := open(t)
+	w.ensure(job)
+	w.member("asleep")
+	w.clock.add(ahead)
+	w.wantReleased(9, "asleep")
+	inFlight := func() int { return must[int](t)(w.Jobs().InFlight(w.ctx)) }
+	if n := inFlight(); n != 1 {
+		t.Errorf("%d in flight, want 1", n)
+	}
+	w.clock.add(-ahead)
+	if n := inFlight(); n != 0 {
+		t.Errorf("%d in flight once the clock was put right, want none", n)
+	}
+}
+
 func TestWhoWaitsForAJob(t *testing.T) {
 	w := open(t)
 	w.ensure(job)
@@ -452,4 +471,56 @@ func TestWhoWaitsForAJob(t *testing.T) {
 	want(true)
 	w.wantReleased(9, "d1")
 	want(false)
+}
+
+// TestMemberOfAClockThatRanAhead leaves with its rotation all the same, and what it
+// had of the job then is not its newest.
+func TestMemberOfAClockThatRanAhead(t *testing.T) {
+	const ahead = 365 * 24 * time.Hour
+	w := open(t)
+	w.ensure(job)
+	w.clock.add(ahead)
+	for _, id := range []registry.DeviceID{"d1", "d2"} {
+		w.member(id)
+		w.wantReleased(9, id)
+	}
+	w.set("d2", protocol.JobFailed)
+	w.clock.add(-ahead)
+	w.ok(w.Group().Remove(w.ctx, "d1", w.clock.Now()))
+	if members := must[[]rotation.Member](t)(w.Group().Members(w.ctx, "", 9)); len(members) != 1 {
+		t.Errorf("members %v, want d2", members)
+	}
+	for range 3 { // it waits, has its job, and has it still
+		w.ok(w.Group().Add(w.ctx, "d2"))
+		w.clock.add(time.Second)
+		w.ok(w.Group().Add(w.ctx, "d2"))
+		_ = must[[]registry.DeviceID](t)(w.Jobs().Release(w.ctx, 9))
+	}
+	w.wantPending("d2", "job-1/2 QUEUED")
+}
+
+// TestInProgressByAClockThatRanAhead: what a device began then, and never ended, takes
+// a place in flight no longer than another's.
+func TestInProgressByAClockThatRanAhead(t *testing.T) {
+	const ahead, day = 365 * 24 * time.Hour, 24 * time.Hour
+	w := open(t)
+	w.ensure(job)
+	begins := func(id registry.DeviceID) {
+		w.member(id)
+		w.wantReleased(9, id)
+		w.set(id, protocol.JobInProgress)
+	}
+	w.clock.add(ahead)
+	begins("d1")
+	w.clock.add(-ahead)
+	begins("d2")
+	timedOut := func() []registry.DeviceID {
+		return must[[]registry.DeviceID](t)(w.Jobs().TimeOut(w.ctx, w.clock.Now().Add(-day)))
+	}
+	if got := timedOut(); len(got) != 1 || got[0] != "d1" {
+		t.Errorf("timed out: %v, want d1", got)
+	}
+	if got := timedOut(); len(got) != 0 {
+		t.Errorf("timed out: %v, want none", got)
+	}
 }

@@ -83,10 +83,15 @@ func (h Outbox) Told(ctx context.Context, topic string) (string, error) {
 	return h.s.Meta(ctx, "told "+topic)
 }
 
+// putOffMost is longer than any notice is put off. What is due still later was put
+// off, or told, by a clock that ran ahead.
+const putOffMost = 24 * time.Hour
+
 // Due returns notices whose turn it is, at most so many.
 func (h Outbox) Due(ctx context.Context, now time.Time, most int) (due []Notice, err error) {
 	err = h.s.view(ctx, func(q querier) (err error) {
-		due, err = collect(q, scanNotice, `SELECT id, kind, at, detail, attempts FROM outbox WHERE due <= ? ORDER BY due, id`+atMost, nanos(now), limit(most))
+		due, err = collect(q, scanNotice, `SELECT id, kind, at, detail, attempts FROM outbox WHERE due <= ? OR due > ? ORDER BY due, id`+atMost,
+			nanos(now), nanos(now.Add(putOffMost)), limit(most))
 		return err
 	})
 	return due, wrapOutbox("read", err)

@@ -111,13 +111,15 @@ func noted(was, is rotation.Retirement) []Event {
 }
 
 // RemovedSince returns when each retirement was carried out, or the first half of
-// one that deletes, of those since a time.
+// one that deletes, of those since a time. What was removed at a time that has not
+// come yet was so before, by a clock that ran ahead.
 func (h Journal) RemovedSince(ctx context.Context, since time.Time) (removals []time.Time, err error) {
 	err = h.s.view(ctx, func(q querier) (err error) {
 		removals, err = collect(q, func(row scanner) (time.Time, error) {
 			at, err := value[int64](row)
 			return moment(at), err
-		}, `SELECT deactivated FROM retirements WHERE deactivated <> 0 AND deactivated >= ? ORDER BY deactivated`, nanos(since))
+		}, `SELECT deactivated FROM retirements WHERE deactivated <> 0 AND deactivated BETWEEN ? AND ? ORDER BY deactivated`,
+			nanos(since), nanos(h.s.now()))
 		return err
 	})
 	if err != nil {
