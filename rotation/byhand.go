@@ -117,7 +117,7 @@ func (c *Closer) Undo(ctx context.Context, id registry.DeviceID) (Undone, error)
 		return Undone{}, c.nothingBack(ctx, id, replaced)
 	}
 	undone := Undone{Rotation: r}
-	undone.Back, undone.Lost, err = c.broughtBack(ctx, id, replaced)
+	undone.Back, undone.Lost, err = c.broughtBack(ctx, id, replaced, r.Undone)
 	return undone, err
 }
 
@@ -160,8 +160,8 @@ func (c *Closer) replacedBy(ctx context.Context, r Rotation, h History) ([]certi
 }
 
 // broughtBack says of each certificate whether it is the device's and ACTIVE,
-// or why not.
-func (c *Closer) broughtBack(ctx context.Context, id registry.DeviceID, replaced []certificate.ID) (back []certificate.ID, lost []Lost, err error) {
+// or why not. Those that are not written as undone the world could not bring back.
+func (c *Closer) broughtBack(ctx context.Context, id registry.DeviceID, replaced, written []certificate.ID) (back []certificate.ID, lost []Lost, err error) {
 	held, err := c.Inventory.Held(ctx, id)
 	if err != nil {
 		return nil, nil, fmt.Errorf("certificates of %s: %w", id, err)
@@ -169,6 +169,8 @@ func (c *Closer) broughtBack(ctx context.Context, id registry.DeviceID, replaced
 	for _, one := range replaced {
 		h, ok := certificate.Find(held, one)
 		switch {
+		case !slices.Contains(written, one):
+			lost = append(lost, Lost{one, "was revoked or deleted by somebody else, outside certvendor"})
 		case !ok:
 			lost = append(lost, Lost{one, "was deleted, or is another device's alone by now"})
 		case h.Standing != certificate.Active:
@@ -183,7 +185,7 @@ func (c *Closer) broughtBack(ctx context.Context, id registry.DeviceID, replaced
 }
 
 func (c *Closer) nothingBack(ctx context.Context, id registry.DeviceID, replaced []certificate.ID) error {
-	_, lost, err := c.broughtBack(ctx, id, replaced)
+	_, lost, err := c.broughtBack(ctx, id, replaced, replaced)
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,9 @@ type Change struct {
 	// ACTIVE again, but for what is deleted or revoked, or was given up by
 	// another device that shares it.
 	// If nothing is the device's and ACTIVE then, nothing is written, and
-	// Advance returns ErrNothingBack.
+	// Advance returns ErrNothingBack, or a Refused that says why. What somebody
+	// has revoked or deleted outside the store is not in Rotation.Undone of the
+	// rotation that it returns.
 	Undo bool
 	// Ending is what the steps behind the rotation come to. A journal that
 	// keeps the registry and the group as well does by the same commit those

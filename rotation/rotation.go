@@ -203,11 +203,12 @@ func (h History) Keyed(key certificate.KeyID) *Rotation {
 }
 
 // NewKeys counts the certificates that were signed for a key of the device's
-// own since a time.
-func (h History) NewKeys(since time.Time) int {
+// own since a time, until now. What was signed at a time that has not come yet was
+// by a clock that ran ahead: it would count until then.
+func (h History) NewKeys(since, now time.Time) int {
 	n := 0
 	for _, r := range h.Rotations {
-		if r.Certificate != "" && !r.ByPackage && r.Opened.After(since) {
+		if r.Certificate != "" && !r.ByPackage && r.Opened.After(since) && !r.Opened.After(now) {
 			n++
 		}
 	}

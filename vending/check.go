@@ -12,9 +12,16 @@ import (
 	"github.com/certvendor/certvendor/rotation"
 )
 
-// supersededQuiet is how long a request with a superseded key is taken for a
+// supersededQuiet is how long a request with what was superseded is taken for a
 // late duplicate, which is not worth an alarm.
 const supersededQuiet = 10 * time.Minute
+
+// justSuperseded reports whether a request with a rotation's key, or package, may be
+// a late duplicate; before it was superseded too, by a clock that was set back since,
+// but not for as long as that ran ahead.
+func (v *Vendor) justSuperseded(r rotation.Rotation) bool {
+	return r.State == rotation.Superseded && v.Now().Sub(r.ClosedAt).Abs() < supersededQuiet
+}
 
 // check holds a request against every rule, cheapest first, and returns the
 // rotation to open and the order for the issuer. It changes nothing.
@@ -84,7 +91,8 @@ func (v *Vendor) mayBringKey(a admission) error {
 }
 
 func (v *Vendor) newKeysLeft(a admission) int {
-	return v.config.NewKeys - a.history.NewKeys(v.Now().Add(-v.config.NewKeysPer))
+	now := v.Now()
+	return v.config.NewKeys - a.history.NewKeys(now.Add(-v.config.NewKeysPer), now)
 }
 
 // mayUseKey refuses a key that was used: one whose certificate was proven or
@@ -95,7 +103,7 @@ func (v *Vendor) mayUseKey(ctx context.Context, a admission, key certificate.Key
 	r := a.history.Keyed(key)
 	if r != nil && r.State == rotation.Superseded {
 		switch {
-		case v.Now().Sub(r.ClosedAt) < supersededQuiet:
+		case v.justSuperseded(*r):
 			return later(supersededQuiet, nil)
 		case !a.profile.ReuseKey || a.history.Current() != nil:
 			return explain(protocol.CSRRejected, "key superseded, make a new one")

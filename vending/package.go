@@ -88,7 +88,7 @@ func (v *Vendor) mayVendPackage(a admission, id certificate.ID) error {
 	switch {
 	case r == nil, r.State == rotation.Abandoned, r.State.Open(), r.State == rotation.Stale:
 		return nil
-	case r.State == rotation.Superseded && v.Now().Sub(r.ClosedAt) < supersededQuiet:
+	case v.justSuperseded(*r):
 		return later(supersededQuiet, nil)
 	}
 	return explain(protocol.NoPackage, "the package was superseded or used, create a new one")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -24,6 +25,7 @@ import (
 	"github.com/certvendor/certvendor/jobs"
 	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
+	"github.com/certvendor/certvendor/rotation"
 	"github.com/certvendor/certvendor/vending"
 )
 
@@ -98,7 +100,7 @@ func TestRefusedByAWS(t *testing.T) {
 			t.Parallel()
 			k := refusedCourse(t, c.f)
 			c.f.times = 100
-			if got := k.once(k.old, protocol.Get, k.csr()); got.accepted() || got.Message != c.want {
+			if got := k.refusal(k.csr()); got.accepted() || got.Message != c.want {
 				t.Errorf("answered %+v, want %s", got, c.want)
 			}
 			if left := k.actives(); len(left) > 0 {
@@ -131,7 +133,7 @@ func TestCAThatCannotBeHad(t *testing.T) {
 					})
 				}
 			})
-			if got := c.once(c.old, protocol.Get, c.csr()); got.Message != want {
+			if got := c.refusal(c.csr()); got.Message != want {
 				t.Errorf("answered %+v, want %s", got, want)
 			}
 			if left := c.actives(); len(left) > 0 {
@@ -223,17 +225,11 @@ func TestRevokedAtAWSStaysSo(t *testing.T) {
 	f := &refusal{}
 	var ca vending.Issuer
 	c := refusedCourse(t, f, func(config *Config) { ca, _ = config.Issuer(nil) })
-	revoked := func(id certificate.ID) {
-		t.Helper()
-		_, err := c.clients.IoT.UpdateCertificate(c.ctx, &iot.UpdateCertificateInput{
-			CertificateId: new(string(id)), NewStatus: types.CertificateStatusRevoked,
-		})
-		c.must(err)
-	}
 	vended := c.rotate()
-	revoked(c.old)
-	if undone, err := c.closer.Undo(c.ctx, courseThing); err == nil {
-		t.Errorf("undone: %+v", undone)
+	c.revokedAtAWS(c.old)
+	var refused rotation.Refused
+	if undone, err := c.closer.Undo(c.ctx, courseThing); !errors.As(err, &refused) || !strings.Contains(refused.Why, "is REVOKED at AWS IoT") {
+		t.Errorf("undone: %+v, %v", undone, err)
 	}
 	waiting := c.pack(ca, "certificates/"+courseThing+".zip", func(id certificate.ID) map[string]string {
 		return map[string]string{"certificateid": string(id)}
@@ -242,16 +238,12 @@ func TestRevokedAtAWSStaysSo(t *testing.T) {
 	if _, err := c.world.inventory.Held(c.ctx, courseThing); err != nil { // the store knows it as INACTIVE
 		t.Fatal(err)
 	}
-	revoked(waiting)
+	c.revokedAtAWS(waiting)
 	if got := c.once(vended, protocol.Get, ""); got.accepted() {
 		t.Errorf("answered %+v", got)
 	}
 	_ = c.world.inventory.Settle(c.ctx)
-	for _, id := range []certificate.ID{c.old, waiting} {
-		if is := c.statusAtAWS(id); is != types.CertificateStatusRevoked {
-			t.Errorf("certificate %.8s was REVOKED, and is %s", id, is)
-		}
-	}
+	c.wantStatus(types.CertificateStatusRevoked, c.old, waiting)
 }
 
 // Where no policy is configured for a certificate that inherits none, the get is
@@ -263,7 +255,7 @@ func TestCase43NoPolicy(t *testing.T) {
 		PolicyName: new(oldPolicy), Target: new(c.world.inventory.names.certificate(c.old)),
 	})
 	c.must(err)
-	if got := c.once(c.old, protocol.Get, c.csr()); got.Message != protocol.PolicyFailed {
+	if got := c.refusal(c.csr()); got.Message != protocol.PolicyFailed {
 		t.Errorf("answered %+v", got)
 	}
 	if f.called("/certificate/register") {

@@ -59,7 +59,7 @@ func TestMorePoliciesThanACertificateCanHave(t *testing.T) {
 		_, err = c.clients.IoT.AttachPolicy(c.ctx, &iot.AttachPolicyInput{PolicyName: &name, Target: &target})
 		c.must(err)
 	}
-	if got := c.once(c.old, protocol.Get, c.csr()); got.accepted() || got.Message != protocol.PolicyFailed {
+	if got := c.refusal(c.csr()); got.accepted() || got.Message != protocol.PolicyFailed {
 		t.Fatalf("got %+v", got)
 	}
 	c.wantNothingIssued()
@@ -101,7 +101,7 @@ func TestCAThatIsInactive(t *testing.T) {
 		CertificateId: new(string(id)), NewStatus: types.CACertificateStatusInactive,
 	})
 	c.must(err)
-	if got := c.once(c.old, protocol.Get, c.csr()); got.accepted() || got.Message != protocol.NoCA {
+	if got := c.refusal(c.csr()); got.accepted() || got.Message != protocol.NoCA {
 		t.Fatalf("got %+v", got)
 	}
 	c.wantNothingIssued()
@@ -146,6 +146,15 @@ func TestCAThatBecomesInactive(t *testing.T) {
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestThingThatIsNotThere: an operator who explains it is not told that it gets a job.
+func TestThingThatIsNotThere(t *testing.T) {
+	c := newCourse(t, certificate.Deactivate, nil)
+	c.must(c.world.group.Joins(c.ctx, courseThing))
+	if err := c.world.group.Joins(c.ctx, "nobody"); err == nil || !strings.Contains(err.Error(), "AWS IoT has no thing nobody") {
+		t.Errorf("got %v", err)
+	}
+}
 
 // TestThingInTooManyGroups: one that cannot join is said once, keeps nobody up
 // and gets its job when it has room.

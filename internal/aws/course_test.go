@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"encoding/json"
@@ -33,6 +34,7 @@ type course struct {
 	closer  *rotation.Closer
 	mode    certificate.Mode
 	grace   time.Duration
+	retire  rotation.Scope // "" is Replaced
 
 	old     certificate.ID
 	key     crypto.Signer
@@ -123,7 +125,7 @@ func (c *course) account() string {
 func (c *course) serve() {
 	b := c.world.Backend()
 	terms := rotation.Terms{
-		Previous: c.mode, Grace: c.grace, Retire: rotation.Replaced, TTL: 720 * time.Hour, Settle: time.Minute,
+		Previous: c.mode, Grace: c.grace, Retire: cmp.Or(c.retire, rotation.Replaced), TTL: 720 * time.Hour, Settle: time.Minute,
 		Recent: 24 * time.Hour, MaxRetirePerHour: 1000, Status: rotation.DefaultStatus, SeenSince: c.world.Restored(),
 	}
 	clock := rotation.NewClock(c.clock.Now, c.clock.Elapsed, c.clock.Now(), time.Hour)
@@ -172,6 +174,20 @@ func (c *course) ask(over certificate.ID, action protocol.Action, body string) r
 	}
 	c.t.Fatalf("%s is refused for ever", action)
 	return reply{}
+}
+
+// refusal asks once, and again only where moto failed a call of its own accord, as
+// it does where much goes on at a time.
+func (c *course) refusal(body string) (last reply) {
+	c.t.Helper()
+	for range 5 {
+		before := moto.failed.Load()
+		last = c.once(c.old, protocol.Get, body)
+		if last.Message != protocol.TryAgainLater || moto.failed.Load() == before {
+			return last
+		}
+	}
+	return last
 }
 
 // once asks once, and returns the answer.

@@ -182,6 +182,9 @@ func (i *Inventory) describe(ctx context.Context, id certificate.ID) (certificat
 	if d.CreationDate != nil {
 		c.Created = *d.CreationDate
 	}
+	if c.Standing != certificate.Revoked {
+		i.valid.put(id, struct{}{})
+	}
 	if c.Policies, err = i.policies(ctx, id); err == nil {
 		i.said.put(id, c.Policies)
 	}

@@ -53,6 +53,7 @@ type Inventory struct {
 	refused func()
 
 	said     *recent[certificate.ID, []string]  // the policies that AWS has just listed
+	valid    *recent[certificate.ID, struct{}]  // what AWS had not REVOKED when it was read
 	back     *recent[certificate.ID, time.Time] // see speaks
 	presence *Presence                          // nil: there is no table
 	looked   *recent[registry.DeviceID, struct{}]
@@ -158,6 +159,23 @@ func (i *Inventory) activate(ctx context.Context, id certificate.ID) error {
 		return fmt.Errorf("certificate %s at AWS: %w", id, certificate.ErrRevoked)
 	}
 	return i.setStatus(ctx, id, types.CertificateStatusActive)
+}
+
+// deactivate makes a certificate INACTIVE, unless it is gone. One that somebody has
+// made REVOKED at AWS stays so: from INACTIVE an undo brings it back.
+func (i *Inventory) deactivate(ctx context.Context, id certificate.ID) error {
+	if _, lately := i.valid.get(id); !lately {
+		out, err := i.iot.DescribeCertificate(ctx, &iot.DescribeCertificateInput{CertificateId: new(string(id))})
+		switch {
+		case isNotFound(err):
+			return nil
+		case err != nil:
+			return fmt.Errorf("describe certificate %s: %w", id, err)
+		case out.CertificateDescription.Status == types.CertificateStatusRevoked:
+			return nil
+		}
+	}
+	return unlessGone(i.setStatus(ctx, id, types.CertificateStatusInactive))
 }
 
 // setStatus is idempotent.

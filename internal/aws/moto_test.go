@@ -22,6 +22,7 @@ var moto struct {
 	err     error
 	process *exec.Cmd
 	account atomic.Int64
+	failed  atomic.Int64 // calls, of moto's own accord
 }
 
 func TestMain(m *testing.M) {
@@ -91,7 +92,11 @@ type otherAccount struct {
 
 func (o otherAccount) RoundTrip(r *http.Request) (*http.Response, error) {
 	r.Header.Set("x-moto-account-id", o.account)
-	return o.next.RoundTrip(r)
+	answer, err := o.next.RoundTrip(r)
+	if err != nil || answer.StatusCode >= http.StatusInternalServerError {
+		moto.failed.Add(1)
+	}
+	return answer, err
 }
 
 // newAccount returns the number of an account that nobody has used.

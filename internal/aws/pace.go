@@ -99,11 +99,13 @@ func newPacer(w *World, c Config) *Pacer {
 }
 
 // rotatedSince reports whether a device has acked, or finished a rotation, since
-// a time.
+// a time. What bears a time that is yet to come was before, by a clock that ran ahead.
 func (w *World) rotatedSince(ctx context.Context, id registry.DeviceID, since time.Time) (bool, error) {
 	history, err := w.store.Journal().Find(ctx, id)
+	now := w.config.Now()
+	is := func(at time.Time) bool { return at.After(since) && !at.After(now) }
 	return slices.ContainsFunc(history.Rotations, func(r rotation.Rotation) bool {
-		return r.AckedAt.After(since) || r.State == rotation.Finished && r.ClosedAt.After(since)
+		return is(r.AckedAt) || r.State == rotation.Finished && is(r.ClosedAt)
 	}), err
 }
 

@@ -158,8 +158,9 @@ func (p *Pacer) compare(ctx context.Context, e jobs.Execution, running map[runs]
 		return err
 	case there != nil:
 		return p.set(ctx, e, protocol.JobStatus(there.Status), detailsOf(there))
-	case e.Status == protocol.JobQueued && p.now().Sub(e.QueuedAt) > appears:
-		// A crash may have come between the store and AWS.
+	case e.Status == protocol.JobQueued && p.now().Sub(e.QueuedAt).Abs() > appears:
+		// A crash may have come between the store and AWS; before it was queued
+		// too, by a clock that was set back since.
 		return p.give(ctx, e.Device)
 	case e.Status == protocol.JobInProgress:
 		// Somebody has deleted it, or its job. Left as it is it would take a

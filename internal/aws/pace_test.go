@@ -12,6 +12,7 @@ import (
 	"github.com/certvendor/certvendor/jobs"
 	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
+	"github.com/certvendor/certvendor/rotation"
 )
 
 func noon() *backendtest.Clock {
@@ -153,18 +154,24 @@ func TestRerun(t *testing.T) {
 // TestCutOffBeforeAWS: a member that the store has given its turn, and whose
 // adding a crash has cut off, is added when AWS knows nothing of it.
 func TestCutOffBeforeAWS(t *testing.T) {
-	fake, clock := newFake(), noon()
-	w := fake.open(t, clock)
-	w.ensure(t)
-	fleet(t, w, 3)
-	if _, err := w.jobs.Release(t.Context(), 10); err != nil { // and then the process died
-		t.Fatal(err)
-	}
-	w.pacedRound(t, clock)
-	w.pacedRound(t, clock)
-	w.pacedRound(t, clock)
-	if len(fake.group) != 3 {
-		t.Errorf("in the thing group: %v", fake.group)
+	for name, ahead := range map[string]time.Duration{"": 0, "by a clock that ran ahead": 365 * 24 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			fake, clock := newFake(), noon()
+			w := fake.open(t, clock)
+			w.ensure(t)
+			clock.Jump(ahead)
+			fleet(t, w, 3)
+			if _, err := w.jobs.Release(t.Context(), 10); err != nil { // and then the process died
+				t.Fatal(err)
+			}
+			clock.Jump(-ahead)
+			w.pacedRound(t, clock)
+			w.pacedRound(t, clock)
+			w.pacedRound(t, clock)
+			if len(fake.group) != 3 {
+				t.Errorf("in the thing group: %v", fake.group)
+			}
+		})
 	}
 }
 
@@ -185,6 +192,27 @@ func TestAddedByOthers(t *testing.T) {
 	wantStatus(t, w, map[registry.DeviceID]protocol.JobStatus{ // and their turn has come
 		"other-0": protocol.JobQueued, "other-4": protocol.JobQueued,
 	})
+}
+
+// TestAddedByOthersAfterAClockThatRanAhead: a thing that has rotated then is not taken
+// for one that is about to leave the thing group until that time comes.
+func TestAddedByOthersAfterAClockThatRanAhead(t *testing.T) {
+	fake, clock := newFake(), noon()
+	w := fake.open(t, clock)
+	w.ensure(t)
+	fake.add("other-0")
+	r := rotation.Rotation{Device: "other-0", Number: 1, State: rotation.Vended, Opened: clock.Now()}
+	r, err := w.store.Journal().Open(t.Context(), r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.State, r.AckedAt = rotation.Finished, clock.Now().AddDate(1, 0, 0)
+	r.ClosedAt = r.AckedAt
+	if _, err := w.store.Journal().Advance(t.Context(), rotation.Change{Rotation: r}); err != nil {
+		t.Fatal(err)
+	}
+	w.pacedRound(t, clock)
+	wantStatus(t, w, map[registry.DeviceID]protocol.JobStatus{"other-0": protocol.JobQueued})
 }
 
 // TestHeldInPages: case 79. All certificates of a thing are considered, with

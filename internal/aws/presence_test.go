@@ -289,7 +289,7 @@ func TestTheTableIsReadBeforeAnAck(t *testing.T) {
 // its new certificate and is on the old one, as AWS lets it: that stays, until the
 // device is on the new one again or a person decides.
 func TestGoneBackBeforeAWSIsTold(t *testing.T) {
-	for name, table := range map[string]bool{"table": true, "requests": false, "undone": true} {
+	for name, table := range map[string]bool{"table": true, "requests": false, "undone": true, "set back": false} {
 		t.Run(name, func(t *testing.T) {
 			f := &refusal{method: "PUT", path: "/certificates/", status: 503, code: "ServiceUnavailableException"}
 			k := refusedCourse(t, f, func(config *Config) {
@@ -321,9 +321,18 @@ func TestGoneBackBeforeAWSIsTold(t *testing.T) {
 			f.times = 0
 			f.mu.Unlock()
 
+			if name == "set back" { // all of that was by a clock that ran ahead
+				c.clock.Jump(-3 * time.Hour)
+			}
 			works(c.old)
 			if err := c.world.inventory.Settle(c.ctx); !errors.As(err, &rotation.Kept{}) {
 				t.Errorf("settled: %v", err)
+			}
+			if name == "set back" {
+				if is := c.statusAtAWS(c.old); is != iottypes.CertificateStatusActive {
+					t.Errorf("the certificate that the device is on is %s", is)
+				}
+				return
 			}
 			if all, err := c.retire(); err != nil || !all[0].Reverted || !strings.Contains(all[0].Why, "rotation undo "+courseThing) {
 				t.Errorf("%v, retirements %+v", err, all)

@@ -159,7 +159,7 @@ func (i *Inventory) carryOut(ctx context.Context, device registry.DeviceID, id c
 	case !at.Held:
 		return i.detach(ctx, string(device), id)
 	case at.Standing == certificate.Inactive:
-		return unlessGone(i.setStatus(ctx, id, types.CertificateStatusInactive))
+		return i.deactivate(ctx, id)
 	}
 	return nil
 }

@@ -51,7 +51,9 @@ func (i *Inventory) wentBack(ctx context.Context, device registry.DeviceID, id c
 		}
 	}
 	for _, h := range held {
-		if h.ID != id {
+		// What was seen at a time that has not come yet was so by a clock that ran
+		// ahead: nobody knows whether it was later.
+		if h.ID != id && !h.LastSeen.After(i.now()) {
 			see(h.ID, h.LastSeen)
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/store"
 	"github.com/certvendor/certvendor/registry"
-	"github.com/certvendor/certvendor/rotation"
 )
 
 const settlePage = 100
@@ -79,15 +78,30 @@ func (i *Inventory) conform(ctx context.Context, m store.Mark) error {
 		}
 		return i.remove(ctx, m.Certificate) // it never left the process, or is gone
 	case at.Begun, at.Holders == 0 && at.Standing == certificate.Active:
-		return unlessGone(i.setStatus(ctx, m.Certificate, types.CertificateStatusInactive))
+		return i.deactivate(ctx, m.Certificate)
 	}
 	if err := i.mayBeTold(ctx, m.Device, m.Certificate); err != nil {
 		return err
 	}
-	if err := unlessGone(i.setStatus(ctx, m.Certificate, statusOf(at.Standing))); err != nil {
+	if err := i.stand(ctx, m.Certificate, at.Standing); err != nil {
 		return err
 	}
 	return i.conformHolders(ctx, m.Certificate)
+}
+
+// stand makes a certificate stand at AWS as it does here, unless it is gone there.
+// One that somebody has made REVOKED there stays so.
+func (i *Inventory) stand(ctx context.Context, id certificate.ID, standing certificate.Standing) error {
+	switch standing {
+	case certificate.Active:
+		if err := i.activate(ctx, id); !errors.Is(err, certificate.ErrRevoked) {
+			return unlessGone(err)
+		}
+		return nil
+	case certificate.Revoked:
+		return unlessGone(i.setStatus(ctx, id, types.CertificateStatusRevoked))
+	}
+	return i.deactivate(ctx, id)
 }
 
 // conformHolders attaches a certificate to the things that hold it, and
@@ -116,63 +130,6 @@ func (i *Inventory) conformHolders(ctx context.Context, id certificate.ID) error
 				return err
 			}
 		}
-	}
-	return nil
-}
-
-// Journal is the store's, where undoing a rotation brings back at AWS first
-// what it had replaced.
-type Journal struct {
-	store.Journal
-	inventory *Inventory
-}
-
-var _ rotation.Journal = Journal{}
-
-// Advance implements rotation.Journal.
-func (j Journal) Advance(ctx context.Context, c rotation.Change) (rotation.Rotation, error) {
-	if !c.Undo {
-		return j.Journal.Advance(ctx, c)
-	}
-	var ends []func(bool) error
-	finish := func(done bool) error {
-		var errs []error
-		for _, end := range ends {
-			errs = append(errs, end(done))
-		}
-		return errors.Join(errs...)
-	}
-	for _, id := range c.Rotation.Undone {
-		end, err := j.inventory.begin(ctx, c.Rotation.Device, id)
-		if err != nil {
-			return c.Rotation, errors.Join(err, finish(false))
-		}
-		if err := j.inventory.bringBack(ctx, c.Rotation.Device, id); err != nil {
-			// One that is REVOKED at AWS is not to become INACTIVE there.
-			return c.Rotation, errors.Join(err, end(errors.Is(err, certificate.ErrRevoked)), finish(false))
-		}
-		ends = append(ends, end)
-	}
-	r, err := j.Journal.Advance(ctx, c)
-	return r, errors.Join(err, finish(err == nil))
-}
-
-// bringBack makes a certificate at AWS what undoing is about to make it in the
-// store.
-func (i *Inventory) bringBack(ctx context.Context, device registry.DeviceID, id certificate.ID) error {
-	at, err := i.rows.Place(ctx, device, id)
-	switch {
-	case err != nil:
-		return err
-	case at.Standing != certificate.Active && at.Standing != certificate.Inactive,
-		at.Standing == certificate.Inactive && !at.Held && at.Holders > 0, !at.Was:
-		return nil // the store will not bring it back
-	}
-	if err := i.activate(ctx, id); err != nil {
-		return refuse(nil, err)
-	}
-	if !at.Held {
-		return i.attach(ctx, device, id)
 	}
 	return nil
 }

@@ -214,9 +214,10 @@ func (w *World) join(n names) {
 		views:   newRecent[registry.DeviceID, view](viewKept, remembering, c.Now),
 		fresh:   newRecent[registry.DeviceID, struct{}](freshEvery, remembering, c.Now),
 		looked:  newRecent[registry.DeviceID, struct{}](lookAgain, remembering, c.Now), presence: c.Presence,
-		said: newRecent[certificate.ID, []string](policiesKept, remembering, c.Now),
-		back: newRecent[certificate.ID, time.Time](backKept, remembering, c.Now),
-		log:  c.Log, now: c.Now, atWork: map[certificate.ID]int{},
+		said:  newRecent[certificate.ID, []string](policiesKept, remembering, c.Now),
+		valid: newRecent[certificate.ID, struct{}](viewKept, remembering, c.Now),
+		back:  newRecent[certificate.ID, time.Time](backKept, remembering, c.Now),
+		log:   c.Log, now: c.Now, atWork: map[certificate.ID]int{},
 		restored: w.restored.At, known: newRecent[registry.DeviceID, struct{}](readKept, remembering, c.Now),
 	}
 	if issuer, remembers := w.issuer.(interface{ Forget() }); remembers {

@@ -69,8 +69,11 @@ func (h Anchors) Prepare(ctx context.Context, id certificate.ID, der []byte) err
 	return nil
 }
 
+// prepareServer enters a CA behind all others, whatever the clock did.
 func prepareServer(t *tx, id certificate.ID, der []byte) error {
-	if err := t.change(`INSERT INTO server_authorities VALUES (?, ?, ?, 0) ON CONFLICT (id) DO NOTHING`, id, der, nanos(t.now)); err != nil {
+	if err := t.change(`INSERT INTO server_authorities VALUES (?1, ?2,
+		(SELECT max(?3, coalesce(max(prepared), 0) + 1) FROM server_authorities), 0) ON CONFLICT (id) DO NOTHING`,
+		id, der, nanos(t.now)); err != nil {
 		return err
 	}
 	return t.audit(Event{Kind: ServerCAPrepared, Certificate: id, Detail: map[string]string{"der": base64.StdEncoding.EncodeToString(der)}})

@@ -207,6 +207,10 @@ func TestNoteOfARetirement(t *testing.T) {
 			t.Errorf("removed since %s: %v", since, got)
 		}
 	}
+	w.clock.add(-time.Minute) // it was done by a clock that ran ahead
+	if got := must[[]time.Time](t)(w.Journal().RemovedSince(w.ctx, start.Add(-time.Hour))); len(got) != 0 {
+		t.Errorf("removed before the clock was put right: %v", got)
+	}
 	w.wantEvents("d1", "device.added", "certificate.registered", "rotation.state vended", "retirement.written",
 		"retirement.reverted", "retirement.put_off", "retirement.returned", "retirement.deactivated", "retirement.done")
 }

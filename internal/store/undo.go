@@ -22,15 +22,36 @@ func undo(t *tx, of rotation.Rotation) error {
 		if err != nil {
 			return err
 		}
-		if back {
-			active++
-		}
 		if err := closeUndone(t, r); err != nil {
+			return err
+		}
+		if !back {
+			continue
+		}
+		active++
+		if err := closeOlder(t, of, id); err != nil {
 			return err
 		}
 	}
 	if active == 0 {
 		return rotation.ErrNothingBack
+	}
+	return nil
+}
+
+// closeOlder closes what older rotations still owe of a certificate that is
+// brought back: a retirement of theirs would take it away all the same.
+func closeOlder(t *tx, of rotation.Rotation, id certificate.ID) error {
+	older, err := collect(t, scanRetirement, `SELECT `+retirementColumns+` FROM retirements
+		WHERE device = ? AND certificate = ? AND rotation < ? AND done = 0 ORDER BY rotation`, of.Device, id, of.Number)
+	if err != nil {
+		return err
+	}
+	for _, r := range older {
+		r.Done, r.Why, r.Reverted = t.now, rotation.WhyUndone, false
+		if err := note(t, r); err != nil {
+			return err
+		}
 	}
 	return nil
 }

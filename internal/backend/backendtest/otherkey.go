@@ -23,6 +23,8 @@ func keyScenarios() []scenario {
 		{"abandoned_key_that_was_seen_is_used", abandonedSeenKey},
 		{"key_of_another_device_is_refused_for_ever", foreignKey},
 		{"new_keys_are_limited_and_repeats_are_free", newKeysLimited},
+		{"new_keys_by_a_clock_that_ran_ahead_do_not_count", newKeysClockAhead},
+		{"superseded_key_by_a_clock_that_ran_ahead", supersededClockAhead},
 	}
 }
 
@@ -211,4 +213,36 @@ func newKeysLimited(t *testing.T, open Open) {
 	d.Get(last, NewKey()).Refused(protocol.TooManyRequests)
 	r.Advance(25 * time.Hour)
 	d.Take(last)
+}
+
+// newKeysClockAhead: once the clock is put right, a device is not kept waiting for
+// as long as it ran ahead: its certificate ends before that.
+func newKeysClockAhead(t *testing.T, open Open) {
+	const ahead = 365 * 24 * time.Hour
+	r := start(t, open, func(s *Setup) { s.Config.NewKeys = 3 })
+	d := r.Device("d")
+	r.clock.Jump(ahead)
+	for range 3 {
+		d.Take(d.First)
+	}
+	d.Get(d.First, NewKey()).Refused(protocol.TooManyRequests)
+	r.clock.Jump(-ahead)
+	for range 3 {
+		d.Take(d.First)
+	}
+	d.Get(d.First, NewKey()).Refused(protocol.TooManyRequests)
+}
+
+// supersededClockAhead: nor is it told for so long to try a key again that never
+// opens.
+func supersededClockAhead(t *testing.T, open Open) {
+	const ahead = 365 * 24 * time.Hour
+	r := start(t, open)
+	d := r.Device("d")
+	r.clock.Jump(ahead)
+	one := d.Take(d.First)
+	d.Take(d.First)
+	d.Get(d.First, one.Key).Refused(protocol.TryAgainLater)
+	r.clock.Jump(-ahead)
+	d.Get(d.First, one.Key).Refused(protocol.CSRRejected)
 }

@@ -19,6 +19,7 @@ func undoScenarios() []scenario {
 		{"shared_certificate_is_held_again", undoShared},
 		{"never_used_leftovers_stay_away", undoLeftovers},
 		{"older_leftovers_stay_away_with_scope_all", undoOlderLeftovers},
+		{"older_retirements_of_it_are_closed_too", undoOwedTwice},
 		{"nothing_finished_is_refused", undoNothing},
 		{"proven_and_not_finished_is_refused", undoProven},
 		{"twice_changes_nothing", undoTwice},
@@ -180,6 +181,27 @@ func undoOlderLeftovers(t *testing.T, open Open) {
 	r.Sweep()
 	d.Want(certificate.Active, one, two)
 	d.Want(certificate.Inactive, lost)
+}
+
+// undoOwedTwice: the device went back to its first certificate, and rotated over
+// that once more, so that two rotations owe the removal of it.
+func undoOwedTwice(t *testing.T, open Open) {
+	r := start(t, open, grace(48*time.Hour))
+	d, one := r.rotated("d")
+	r.must(d.Connect(d.First))
+	two := d.Take(d.First)
+	d.Ack(two).OK()
+	r.must(d.Connect(two))
+	if back := d.Undo().Back; len(back) != 1 || back[0] != d.First.ID {
+		t.Errorf("brought back %v, want the first", back)
+	}
+	r.Advance(49 * time.Hour)
+	r.must(d.Connect(two))
+	r.Sweep()
+	d.Want(certificate.Active, d.First, one, two)
+	if left, _ := d.retirement(d.First); left.Done.IsZero() || left.Why != rotation.WhyUndone {
+		t.Errorf("retirement %+v, want it closed", left)
+	}
 }
 
 func undoNothing(t *testing.T, open Open) {
