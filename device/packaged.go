@@ -28,6 +28,7 @@ const (
 func (a *Agent) obtainPackage(ctx context.Context, c *connection, w work) error {
 	var reply protocol.GetAccepted
 	r := request{action: protocol.Get, topics: w.topics, take: func(payload []byte) error {
+		reply = protocol.GetAccepted{}
 		if err := protocol.Decode(payload, &reply); err != nil {
 			return err
 		}

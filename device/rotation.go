@@ -170,6 +170,7 @@ var errInUse = errors.New("the certificate is the one in use")
 // readIssued takes an answer only if its certificate is for the candidate's
 // key, and new: an answer to an earlier request may still be under way.
 func (a *Agent) readIssued(payload []byte, into *issuance) error {
+	*into = issuance{} // nothing stays of an answer that was passed over
 	if err := protocol.Decode(payload, &into.reply); err != nil {
 		return err
 	}

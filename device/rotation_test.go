@@ -358,3 +358,42 @@ func TestSupersededKeyIsReplaced(t *testing.T) {
 		t.Error("the refused key was used again")
 	}
 }
+
+// An answer that belongs to something else leaves nothing in the one that fits: no
+// trust anchors, no nonce, no link.
+func TestAnAnswerThatIsPassedOverLeavesNothing(t *testing.T) {
+	w, other := newWorld(t), newWorld(t)
+	cfg := w.provision()
+	stranger := w.leaf(deviceUnderTest, newKey(t).Public())
+	w.script(func() {
+		w.onGet = func(n int) (any, bool) {
+			return protocol.GetAccepted{
+				Certificate: string(encodeChain(chainOf(stranger))), TrustAnchors: string(encodeChain(chainOf(other.ca))),
+			}, n > 1
+		}
+	})
+	if err := open(t, cfg).Rotate(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	checkRotated(t, w, cfg, 1)
+	if a := open(t, cfg); a.anchors.text != "" || w.trusted != "" {
+		t.Errorf("took %q and acked %q", a.anchors.text, w.trusted)
+	}
+	w.servePackage(t, nil)
+	w.script(func() {
+		w.onGet = func(n int) (any, bool) {
+			if n == 3 {
+				return protocol.GetAccepted{Location: "https://127.0.0.1:1/"}, false
+			}
+			return protocol.GetAccepted{}, n > 4
+		}
+	})
+	var seen diary
+	cfg.Flow, cfg.Event = ByPackage, seen.note
+	if err := open(t, cfg).Rotate(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	if waits := seen.of(Waiting); len(waits) != 2 || !errors.Is(waits[1].Err, ErrNoAnswer) {
+		t.Errorf("waited for %+v", waits)
+	}
+}
