@@ -97,9 +97,18 @@ func (a *Agent) download(ctx context.Context, link string) ([]byte, error) {
 	if request.URL.Scheme != "https" {
 		return nil, errors.New("the link is not https")
 	}
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: a.packageRoots(), Time: a.clock}
+	content, err := load(request, cfg)
+	if moment, ok := a.notYet(err); ok {
+		return load(request, at(cfg, moment))
+	}
+	return content, err
+}
+
+func load(request *http.Request, cfg *tls.Config) ([]byte, error) {
 	transport := &http.Transport{
 		Proxy:             http.ProxyFromEnvironment,
-		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: a.packageRoots(), Time: a.clock},
+		TLSClientConfig:   cfg,
 		DisableKeepAlives: true,
 		ForceAttemptHTTP2: true,
 	}
