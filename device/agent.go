@@ -111,6 +111,7 @@ func (a *Agent) exclusively(work func() error) error {
 	defer a.busy.Store(false)
 	err := a.store.exclusively(func() error {
 		a.setCurrent()
+		a.loadAnchors()
 		return work()
 	})
 	if errors.Is(err, ErrInUse) {

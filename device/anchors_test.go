@@ -79,3 +79,19 @@ func TestDamagedAnchors(t *testing.T) {
 		t.Errorf("acked %q", w.trusted)
 	}
 }
+
+// What another agent took in the same directory meanwhile is used, as the pair is
+// that it obtained.
+func TestAnchorsThatAnotherAgentTook(t *testing.T) {
+	w, next := newWorld(t), newWorld(t)
+	cfg := w.provision()
+	waits := open(t, cfg)
+	w.script(func() { w.anchors = string(encodeChain(chainOf(w.ca, next.ca))) })
+	if err := open(t, cfg).Rotate(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	w.script(func() { w.server = next.serverTLS() })
+	if err := waits.Rotate(deadline(t)); err != nil {
+		t.Error(err)
+	}
+}
