@@ -25,6 +25,7 @@ type Agent struct {
 	unseen  int           // looks for a job in a row that nobody answered
 	lost    int           // renewals in a row that ended with their connection
 	resumed int           // how often the candidate's work was taken up again
+	begun   attempts      // at the latest job
 	glance  time.Duration // how often it is seen whether a renewal is due
 	anchors anchors       // what servers are verified by
 
