@@ -146,7 +146,12 @@ func (c *connection) alive() bool {
 	}
 }
 
+// deliver passes over what the broker had retained: it answers nothing that is asked
+// now, whoever it was for.
 func (c *connection) deliver(m mqtt.Message) {
+	if m.Retained() {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for l := range c.listeners {
