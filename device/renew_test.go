@@ -393,3 +393,21 @@ func TestBrokerThatClosesUponTheRequestIsNotAskedForEver(t *testing.T) {
 		t.Errorf("%d gets", w.gets)
 	}
 }
+
+// A broker may close the connection upon a request that its policy does not allow,
+// as AWS IoT does: where that is the jobs', the device renews still.
+func TestRenewalNeedsNoRightToAskForJobs(t *testing.T) {
+	w, cfg, seen := aging(t, 70*time.Hour)
+	for _, end := range []string{"/jobs/start-next", "/jobs/$next/get"} {
+		if err := w.broker.AddHook(&cutAt{end: end, w: w, on: true}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop := running(t, cfg)
+	eventually(t, func() bool { return seen.count(Promoted) == 1 || seen.count(Disconnected) == 20 })
+	stop()
+	if seen.count(Promoted) == 0 {
+		t.Fatalf("not renewed over %d connections", seen.count(Connected))
+	}
+	checkRotated(t, w, cfg, 1)
+}
