@@ -73,7 +73,8 @@ func (a *Agent) install(ctx context.Context, c *connection, w work) (ended bool,
 		if !errors.Is(err, ErrCandidate) {
 			return a.store.state.Candidate == nil, err
 		}
-		if works := a.followJobs(ctx, c); works != nil {
+		// The topics of the get, for it may have no right to those of jobs.
+		if works := a.listenFor(ctx, c, request{action: protocol.Get, topics: w.topics}); works != nil {
 			return false, errors.Join(err, works)
 		}
 	}
