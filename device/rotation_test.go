@@ -397,3 +397,21 @@ func TestAnAnswerThatIsPassedOverLeavesNothing(t *testing.T) {
 		t.Errorf("waited for %+v", waits)
 	}
 }
+
+// What gives no reason refuses nothing: neither the rotation nor its job ends by it.
+func TestRefusalWithoutAReasonIsNoAnswer(t *testing.T) {
+	w := newWorld(t)
+	cfg := w.provision()
+	w.queueJob("rotate-1", protocol.NewJobDocument(protocol.DefaultTopics()))
+	w.script(func() {
+		w.onGet = func(n int) (any, bool) { return protocol.Rejected{}, n > 1 }
+		w.onAck = func(n int) (any, bool) { return protocol.Rejected{}, n > 1 }
+	})
+	if err := open(t, cfg).RunOnce(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	checkRotated(t, w, cfg, 1)
+	if len(w.updates) != 1 || w.updates[0].Status != protocol.JobSucceeded {
+		t.Errorf("job updates %+v", w.updates)
+	}
+}
