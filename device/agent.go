@@ -23,8 +23,10 @@ type Agent struct {
 
 	// Of whoever is at work:
 	unseen  int           // looks for a job in a row that nobody answered
+	barred  int           // connections in a row that ended when they were asked about jobs
 	lost    int           // renewals in a row that ended with their connection
 	resumed int           // how often the candidate's work was taken up again
+	begun   attempts      // at the latest job
 	glance  time.Duration // how often it is seen whether a renewal is due
 	anchors anchors       // what servers are verified by
 
@@ -111,6 +113,7 @@ func (a *Agent) exclusively(work func() error) error {
 	defer a.busy.Store(false)
 	err := a.store.exclusively(func() error {
 		a.setCurrent()
+		a.loadAnchors()
 		return work()
 	})
 	if errors.Is(err, ErrInUse) {
@@ -202,18 +205,26 @@ func (a *Agent) unfinished(ctx context.Context, c *connection) (work, bool) {
 }
 
 // await returns the rotation job, or the renewal once due says so, even where
-// nobody answers about jobs. Where it finds neither it returns an error.
+// nobody answers about jobs, or whoever asks is disconnected. Where it finds neither
+// it returns an error.
 func (a *Agent) await(ctx context.Context, c *connection, due func() bool) (work, error) {
 	notices, stop := c.listen(a.jobTopic("notify-next"))
 	defer stop()
 	for {
+		if a.barred >= maxUnseen && due() {
+			return a.renewal(ctx, c), nil
+		}
 		w, found, err := a.pendingJob(ctx, c)
+		if err == nil {
+			a.barred = 0
+		}
 		switch {
 		case found:
 			return w, nil
 		case ctx.Err() != nil:
 			return work{}, ctx.Err()
 		case !c.alive():
+			a.barred++
 			return work{}, cmp.Or(err, ErrConnectionLost)
 		case due():
 			return a.renewal(ctx, c), nil

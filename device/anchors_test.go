@@ -79,3 +79,55 @@ func TestDamagedAnchors(t *testing.T) {
 		t.Errorf("acked %q", w.trusted)
 	}
 }
+
+// What another agent took in the same directory meanwhile is used, as the pair is
+// that it obtained.
+func TestAnchorsThatAnotherAgentTook(t *testing.T) {
+	w, next := newWorld(t), newWorld(t)
+	cfg := w.provision()
+	waits := open(t, cfg)
+	w.script(func() { w.anchors = string(encodeChain(chainOf(w.ca, next.ca))) })
+	if err := open(t, cfg).Rotate(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	w.script(func() { w.server = next.serverTLS() })
+	if err := waits.Rotate(deadline(t)); err != nil {
+		t.Error(err)
+	}
+}
+
+// A set that was wrong cuts nobody off, also not one that verifies the broker by a
+// set that came before.
+func TestAnchorsThatWereWrong(t *testing.T) {
+	w, next := newWorld(t), newWorld(t)
+	cfg := w.provision()
+	good, wrong := string(encodeChain(chainOf(w.ca, next.ca))), string(encodeChain(chainOf(newWorld(t).ca)))
+	w.script(func() { w.anchors = good })
+	if err := open(t, cfg).Rotate(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	w.script(func() { w.server = next.serverTLS() })
+	for _, sent := range []string{wrong, string(encodeChain(chainOf(newWorld(t).ca))), good} {
+		w.script(func() { w.anchors = sent })
+		if err := open(t, cfg).Rotate(deadline(t)); err != nil {
+			t.Fatal(err)
+		}
+		a := open(t, cfg)
+		if a.anchors.text != sent || w.trusted != protocol.AnchorsSHA256(sent) {
+			t.Errorf("took %q, acked %q", a.anchors.text, w.trusted)
+		}
+		if former := a.anchors.former != nil; former != (sent != good) {
+			t.Errorf("keeps what it had before: %t", former)
+		}
+	}
+	// By what was verified last nothing else is: a CA that was abandoned is nobody.
+	w.script(func() { w.anchors = string(encodeChain(chainOf(next.ca))) })
+	if err := open(t, cfg).Rotate(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	third := newWorld(t)
+	w.script(func() { w.anchors, w.server = "", third.serverTLS() })
+	if err := open(t, cfg).Rotate(deadline(t)); err == nil {
+		t.Error("verified a broker by a CA that it was never told of")
+	}
+}

@@ -117,6 +117,9 @@ func refusal(action protocol.Action, payload []byte) (retryAfter int, err error)
 	if err := protocol.Decode(payload, &rejected); err != nil {
 		return 0, fmt.Errorf("%w that can be read: %w", ErrNoAnswer, err)
 	}
+	if rejected.Message == "" {
+		return 0, fmt.Errorf("%w that gives a reason", ErrNoAnswer)
+	}
 	refused := &Refused{Action: action, Reason: rejected.Message, Detail: rejected.Detail}
 	if rejected.RetryAfter > 0 || slices.Contains(passing, rejected.Message) {
 		return rejected.RetryAfter, fmt.Errorf("%w: %s", errNotYet, refused.Error())

@@ -18,10 +18,10 @@ func (a *Agent) clock() time.Time {
 	return now
 }
 
-// notYet returns the moment at which to verify a broker once more, after a
+// notYet returns the moment at which to verify a server once more, after a
 // failure: where the clock is proven to be behind, the beginning of a
 // certificate that has not begun yet by what the device knows. Everything
-// about the broker is verified at that moment, and it is not remembered.
+// about the server is verified at that moment, and it is not remembered.
 func (a *Agent) notYet(failure error) (time.Time, bool) {
 	var invalid x509.CertificateInvalidError
 	if !errors.As(failure, &invalid) || invalid.Reason != x509.Expired || invalid.Cert == nil {

@@ -3,6 +3,8 @@ package device
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -49,9 +51,14 @@ func (a *Agent) connect(ctx context.Context, clientID string, certificate tls.Ce
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	socket := make(chan net.Conn, 1)
+	settled := false
 	c.client = mqtt.NewClient(a.options(clientID, c).
 		SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) {
-			conn, err := a.dial(ctx, address, certificate)
+			conn, err := a.dial(ctx, address, certificate, a.anchors.roots)
+			settled = err == nil
+			if a.anchors.former != nil && errors.As(err, new(*tls.CertificateVerificationError)) {
+				conn, err = a.dial(ctx, address, certificate, a.anchors.former)
+			}
 			if err == nil {
 				socket <- conn
 			}
@@ -74,11 +81,14 @@ func (a *Agent) connect(ctx context.Context, clientID string, certificate tls.Ce
 	if err := token.Error(); err != nil {
 		return nil, fmt.Errorf("connect as %s: %w", clientID, err)
 	}
+	if settled {
+		a.settleAnchors()
+	}
 	return c, nil
 }
 
-func (a *Agent) dial(ctx context.Context, address string, certificate tls.Certificate) (net.Conn, error) {
-	cfg := a.tls(address, certificate)
+func (a *Agent) dial(ctx context.Context, address string, certificate tls.Certificate, roots *x509.CertPool) (net.Conn, error) {
+	cfg := a.tls(address, certificate, roots)
 	conn, err := (&tls.Dialer{Config: cfg}).DialContext(ctx, "tcp", address)
 	if moment, ok := a.notYet(err); ok {
 		return (&tls.Dialer{Config: at(cfg, moment)}).DialContext(ctx, "tcp", address)
@@ -102,11 +112,11 @@ func (a *Agent) options(clientID string, c *connection) *mqtt.ClientOptions {
 		SetConnectionLostHandler(func(mqtt.Client, error) { close(c.lost) })
 }
 
-func (a *Agent) tls(address string, certificate tls.Certificate) *tls.Config {
+func (a *Agent) tls(address string, certificate tls.Certificate, roots *x509.CertPool) *tls.Config {
 	host, _, _ := net.SplitHostPort(address)
 	cfg := &tls.Config{
 		MinVersion: tls.VersionTLS12,
-		RootCAs:    a.anchors.roots,
+		RootCAs:    roots,
 		ServerName: host,
 		Time:       a.clock,
 		// Whatever CAs the broker names: it may trust an issuing CA without
@@ -136,7 +146,12 @@ func (c *connection) alive() bool {
 	}
 }
 
+// deliver passes over what the broker had retained: it answers nothing that is asked
+// now, whoever it was for.
 func (c *connection) deliver(m mqtt.Message) {
+	if m.Retained() {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for l := range c.listeners {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/certvendor/certvendor/protocol"
 )
 
 func TestTakeOverUsesOneClientID(t *testing.T) {
@@ -70,4 +72,35 @@ func TestBrokerOfAnotherCAIsNotTrusted(t *testing.T) {
 	if unknown := (x509.UnknownAuthorityError{}); !errors.As(err, &unknown) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// What a broker has retained on the topics of answers was not meant for what is asked
+// now: an ack that nobody heard must not be taken for one that was answered.
+func TestRetainedMessagesAnswerNothing(t *testing.T) {
+	w := newWorld(t)
+	seen := new(diary)
+	cfg := w.provision()
+	cfg.Event, cfg.Retry.Reply = seen.note, 50*time.Millisecond
+	w.script(func() { w.onAck = func(int) (any, bool) { return nil, false } })
+	topics := protocol.DefaultTopics()
+	for topic, reply := range map[string]any{
+		topics.Accepted(deviceUnderTest, protocol.Ack): protocol.AckAccepted{DeviceID: deviceUnderTest, Action: protocol.Ack, Message: "OK"},
+		topics.Rejected(deviceUnderTest, protocol.Get): protocol.Rejected{DeviceID: deviceUnderTest, Action: protocol.Get, Message: protocol.NotAllowed},
+	} {
+		if err := w.broker.Publish(topic, protocol.Encode(reply), true, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := open(t, cfg)
+	old := a.Current()
+	err := a.Rotate(deadline(t))
+	if isRefused(err) || seen.count(Acknowledged) != 0 || seen.count(Promoted) != 0 || !a.store.current.chain[0].Equal(old.Leaf) {
+		t.Errorf("%v; acknowledged %d times, of which the vendor took none", err, seen.count(Acknowledged))
+	}
+	w.script(func() { w.onAck = nil })
+	cfg.Retry.Reply = time.Second
+	if err := open(t, cfg).Rotate(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	checkRotated(t, w, cfg, 1)
 }

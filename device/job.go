@@ -90,7 +90,10 @@ func (a *Agent) jobQuestion(suffix, token string, body any, reply *protocol.JobE
 		message:  message{topic: topic, payload: protocol.Encode(body)},
 		accepted: topic + "/accepted", rejected: topic + "/rejected",
 		token: token,
-		take:  func(payload []byte) error { return protocol.Decode(payload, reply) },
+		take: func(payload []byte) error {
+			*reply = protocol.JobExecutionReply{}
+			return protocol.Decode(payload, reply)
+		},
 	}
 }
 

@@ -28,6 +28,7 @@ const (
 func (a *Agent) obtainPackage(ctx context.Context, c *connection, w work) error {
 	var reply protocol.GetAccepted
 	r := request{action: protocol.Get, topics: w.topics, take: func(payload []byte) error {
+		reply = protocol.GetAccepted{}
 		if err := protocol.Decode(payload, &reply); err != nil {
 			return err
 		}
@@ -96,9 +97,18 @@ func (a *Agent) download(ctx context.Context, link string) ([]byte, error) {
 	if request.URL.Scheme != "https" {
 		return nil, errors.New("the link is not https")
 	}
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: a.packageRoots(), Time: a.clock}
+	content, err := load(request, cfg)
+	if moment, ok := a.notYet(err); ok {
+		return load(request, at(cfg, moment))
+	}
+	return content, err
+}
+
+func load(request *http.Request, cfg *tls.Config) ([]byte, error) {
 	transport := &http.Transport{
 		Proxy:             http.ProxyFromEnvironment,
-		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: a.packageRoots(), Time: a.clock},
+		TLSClientConfig:   cfg,
 		DisableKeepAlives: true,
 		ForceAttemptHTTP2: true,
 	}

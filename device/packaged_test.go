@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func chainOf(certificates ...*x509.Certificate) []*x509.Certificate { return certificates }
@@ -57,7 +58,7 @@ func (w *world) servePackage(t *testing.T, first func(n int64, rw http.ResponseW
 			_, _ = rw.Write(content)
 		}
 	}))
-	server.TLS = w.serverTLS()
+	server.TLS = w.server.Clone() // the broker's
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	w.script(func() {
@@ -118,4 +119,19 @@ func TestLinkNeverReachesAnError(t *testing.T) {
 			t.Errorf("%q: got %v", link, err)
 		}
 	}
+}
+
+// Where packages come from is verified as the broker is: by a clock that stays in
+// 1970 its certificate may not have begun either.
+func TestPackageReachesADeviceWhoseClockIsBehind(t *testing.T) {
+	w := newWorld(t)
+	w.from = -100 * time.Hour
+	cfg := w.provision()
+	w.script(func() { w.server = w.serverFor(-10*time.Hour, 300*24*time.Hour) })
+	w.servePackage(t, nil)
+	cfg.Flow, cfg.Now = ByPackage, func() time.Time { return time.Unix(0, 0) }
+	if err := open(t, cfg).Rotate(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	checkRotated(t, w, cfg, 0)
 }

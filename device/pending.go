@@ -44,7 +44,24 @@ func (a *Agent) pendingJob(ctx context.Context, c *connection) (work, bool, erro
 		return work{}, false, nil
 	}
 	a.tell(Event{Kind: JobReceived, Job: job.ID})
-	return work{job: job, topics: document.topics(a.cfg.Topics)}, true, nil
+	begun := candidate{Job: job, Topics: document.topics(a.cfg.Topics)}
+	return work{job: job, topics: a.topics(ctx, c, begun, a.begins(job))}, true, nil
+}
+
+// begins returns how often in a row the job was begun before: one that has left
+// no candidate, as where packages are downloaded, is begun anew each time.
+func (a *Agent) begins(job jobReference) (before int) {
+	if !job.is(a.begun.job) {
+		a.begun = attempts{job: job}
+	}
+	a.begun.n++
+	return a.begun.n - 1
+}
+
+// attempts is how often in a row a job was begun.
+type attempts struct {
+	job jobReference
+	n   int
 }
 
 // look returns the next pending job without starting it, nil if there is none,

@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -58,6 +60,9 @@ func cutWorld(t *testing.T, mode string) (w *world, cfg Config, wantIssued int) 
 	case "fixed key":
 		w.provisionFixed(&cfg)
 	case "anchors":
+		if err := os.WriteFile(filepath.Join(cfg.Directory, anchorsFile), encodeChain(chainOf(w.ca)), 0o600); err != nil {
+			t.Fatal(err)
+		}
 		w.anchors = string(encodeChain([]*x509.Certificate{w.ca, newWorld(t).ca}))
 	}
 	if mode == "renewal" {
@@ -119,6 +124,9 @@ func cutOnce(t *testing.T, mode string, n int) (cut bool) {
 	// What was acked is on the disk, whenever the power went.
 	if w.anchors != "" && (w.trusted != protocol.AnchorsSHA256(w.anchors) || open(t, cfg).anchors.text != w.anchors) {
 		t.Errorf("%s: acked trust anchors %q", where, w.trusted)
+	}
+	if open(t, cfg).anchors.former != nil {
+		t.Errorf("%s: the trust anchors before are kept", where)
 	}
 	if mode != "renewal" && (len(w.updates) != 1 || w.updates[0].Status != protocol.JobSucceeded) {
 		t.Errorf("%s: job updates %+v", where, w.updates)

@@ -3,6 +3,7 @@ package device
 import (
 	"crypto"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -45,8 +46,12 @@ func provision(directory string, certificate []byte, key crypto.Signer, write fu
 		return err
 	}
 	defer release()
-	if _, err := os.Stat(filepath.Join(directory, stateFile)); err == nil {
+	// Only where there surely is none: what it names would be removed.
+	switch _, err := os.Lstat(filepath.Join(directory, stateFile)); {
+	case err == nil:
 		return ErrProvisioned
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
 	}
 	s := &store{directory: directory, cut: noCut}
 	// What a power cut left behind: it may be the key of another attempt.

@@ -73,7 +73,8 @@ func (a *Agent) install(ctx context.Context, c *connection, w work) (ended bool,
 		if !errors.Is(err, ErrCandidate) {
 			return a.store.state.Candidate == nil, err
 		}
-		if works := a.followJobs(ctx, c); works != nil {
+		// The topics of the get, for it may have no right to those of jobs.
+		if works := a.listenFor(ctx, c, request{action: protocol.Get, topics: w.topics}); works != nil {
 			return false, errors.Join(err, works)
 		}
 	}
@@ -170,6 +171,7 @@ var errInUse = errors.New("the certificate is the one in use")
 // readIssued takes an answer only if its certificate is for the candidate's
 // key, and new: an answer to an earlier request may still be under way.
 func (a *Agent) readIssued(payload []byte, into *issuance) error {
+	*into = issuance{} // nothing stays of an answer that was passed over
 	if err := protocol.Decode(payload, &into.reply); err != nil {
 		return err
 	}

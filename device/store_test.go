@@ -210,3 +210,32 @@ func TestKeysAreReadInEveryForm(t *testing.T) {
 		}
 	}
 }
+
+// A directory whose state.json leads nowhere, because a disk is not mounted, may
+// hold a pair: it is not provisioned again.
+func TestProvisionLeavesWhatItCannotLookAt(t *testing.T) {
+	for name, target := range map[string]string{"nowhere": "away/state.json", "itself": stateFile} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			cfg := w.provision()
+			path := filepath.Join(cfg.Directory, stateFile)
+			if err := errors.Join(os.Rename(path, path+".away"), os.Symlink(target, path)); err != nil {
+				t.Fatal(err)
+			}
+			key := newKey(t)
+			text, err := encodeKey(key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := Provision(cfg.Directory, encodeChain(chainOf(w.leaf("x", key.Public()))), text); !errors.Is(err, ErrProvisioned) {
+				t.Errorf("got %v", err)
+			}
+			if err := os.Rename(path+".away", path); err != nil {
+				t.Fatal(err)
+			}
+			if !w.takes(open(t, cfg).store.current) {
+				t.Error("the pair is another one")
+			}
+		})
+	}
+}

@@ -44,6 +44,20 @@ func TestTopicsThatWerePutRightAreUsed(t *testing.T) {
 		stop()
 		checkRotated(t, w, cfg, 1)
 	})
+	t.Run("by the configuration, for a package", func(t *testing.T) {
+		w := newWorld(t)
+		w.servePackage(t, nil)
+		seen := new(diary)
+		cfg := w.provision()
+		cfg.Event, cfg.Flow = seen.note, ByPackage
+		w.script(func() { w.denySub = denied })
+		w.queueJob("rotate-1", protocol.NewJobDocument(topicsUnder("slip")))
+		running(t, cfg)
+		eventually(t, func() bool { return seen.count(Promoted) >= 1 || seen.count(Disconnected) >= 20 })
+		if seen.count(Promoted) == 0 {
+			t.Error("20 connections on topics that nobody answers:", seen.of(Disconnected)[19].Err)
+		}
+	})
 	slip, slipInAck := protocol.NewJobDocument(topicsUnder("slip")), protocol.NewJobDocument(protocol.DefaultTopics())
 	slipInAck.Ack = protocol.JobTopics{Subscribe: "slip/{thingName}/ack/+", Publish: "slip/{thingName}/ack"}
 	for name, c := range map[string]struct {

@@ -2,6 +2,7 @@ package device
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	mqtt "github.com/mochi-mqtt/server/v2"
@@ -62,7 +63,7 @@ func (w *world) jobNow() *protocol.JobExecution {
 	return &now
 }
 
-// cutAt ends the connection at a publish on a topic with this end.
+// cutAt ends the connection at a publish or a subscription to what has this end.
 type cutAt struct {
 	mqtt.HookBase
 	end string
@@ -76,7 +77,8 @@ func (h *cutAt) Provides(b byte) bool { return b == mqtt.OnPacketRead }
 func (h *cutAt) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
 	h.w.mu.Lock()
 	defer h.w.mu.Unlock()
-	if h.on && pk.FixedHeader.Type == packets.Publish && strings.HasSuffix(pk.TopicName, h.end) {
+	subscribes := slices.ContainsFunc(pk.Filters, func(s packets.Subscription) bool { return strings.HasSuffix(s.Filter, h.end) })
+	if h.on && (subscribes || pk.FixedHeader.Type == packets.Publish && strings.HasSuffix(pk.TopicName, h.end)) {
 		cl.Stop(errors.New("cut by the test"))
 		return pk, packets.ErrRejectPacket
 	}

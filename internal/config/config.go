@@ -440,8 +440,8 @@ type Broker struct {
 	// for get, ack and jobs only. Default 0s.
 	Expired time.Duration `yaml:"expired"`
 	// MaxUnfinished is how many connections may be waiting for, or be in, their
-	// TLS handshake and CONNECT at a time; beyond it new ones are closed.
-	// Default 4096.
+	// TLS handshake and CONNECT at a time; beyond it, or half of it from one
+	// address but loopback, new ones are closed. Default 4096.
 	MaxUnfinished int `yaml:"max_unfinished"`
 	// MaxConnectionsPerDevice is how many connections one device may have;
 	// one more takes the place of the one that was silent longest. Default 8.

@@ -109,10 +109,12 @@ func readConnect(client *mqtt.Client) (pk packets.Packet, code packets.Code, err
 }
 
 // welcome gives an accepted connection its session, tells the client, and sends
-// what the session holds. Messages that come meanwhile wait behind the CONNACK.
+// what the session holds. Messages that come meanwhile wait behind the CONNACK. A
+// session that was to end with the former connection has ended with it, also where
+// this one took over from it (MQTT 3.1.1, 3.1.2.4).
 func (b *Broker) welcome(l *mqttLink, client *mqtt.Client, clean bool) bool {
 	former, resumed := b.server.Clients.Get(client.ID)
-	if resumed && clean {
+	if resumed && (clean || storedFor(former) <= 0) {
 		b.forget(client.ID)
 		resumed = false
 	}

@@ -25,6 +25,7 @@ type mqttLink struct {
 	raw      net.Conn
 	limits   BrokerLimits
 
+	slots    *slots // of its address; nil: it needs none
 	release  func() // gives the slot back
 	finished sync.Once
 	deadline time.Time // by when the CONNECT must be accepted

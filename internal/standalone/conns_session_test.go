@@ -143,3 +143,40 @@ func TestASessionThatAcknowledgesNothingIsGivenNoMore(t *testing.T) {
 		t.Errorf("%d counted, not 5", n)
 	}
 }
+
+// Who takes over from a connection gets no session that was to end with it: what it
+// was sent, and what it subscribed to, was nobody else's.
+func TestATakeoverResumesOnlyWhatIsKept(t *testing.T) {
+	keep := func(pk *packets.Packet) {
+		pk.Connect.Clean = false
+		pk.Properties.SessionExpiryInterval, pk.Properties.SessionExpiryIntervalFlag = 60, true
+	}
+	const topic = "cdf/certificates/dev1/get/accepted"
+	w := startBroker(t)
+	cert := w.ca.device("dev1")
+	for _, version := range []func(*packets.Packet){func(*packets.Packet) {}, v5} {
+		former := w.raw(cert, "dev1", version)
+		former.subscribe(1, topic)
+		for _, kept := range []bool{false, true} {
+			next := w.handshake(cert)
+			if ack, err := next.tryConnect("dev1", version, keep); err != nil || ack.SessionPresent != kept {
+				t.Fatalf("session present: %t, not %t; %v", ack.SessionPresent, kept, err)
+			}
+			former.expectEnd()
+			if n := len(w.server.Topics.Subscribers(topic).Subscriptions); n != 0 && !kept {
+				t.Error("the subscription is there still")
+			}
+			if codes := next.subscribe(1, topic); codes[0] != 1 {
+				t.Error(codes)
+			}
+			next.publish(2, "cdf/certificates/dev1/get", "{}")
+			next.expect(packets.Publish)
+			former = next
+		}
+	}
+	w.conns.mu.Lock()
+	defer w.conns.mu.Unlock()
+	if n := len(w.conns.sessions["dev1"]["dev1"].filters); n != 1 {
+		t.Errorf("%d subscriptions are counted", n)
+	}
+}

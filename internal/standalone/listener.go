@@ -21,8 +21,10 @@ type door struct {
 	slots      map[netip.Addr]*slots
 }
 
-// slots are those of one address.
+// slots are those of one address: of a network of 64 bits where it is IPv6, for
+// whoever has one address there has them all (RFC 4291, 2.5.4).
 type slots struct {
+	of    netip.Addr
 	taken chan struct{} // as many as are at work
 	users int           // at work or waiting
 }
@@ -75,16 +77,38 @@ func wait(stop <-chan struct{}, d time.Duration) {
 	}
 }
 
+// enter lets nobody take more than half of the places, who might keep all others out
+// of them without showing a certificate.
 func (d *door) enter(raw net.Conn) (*mqttLink, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.draining || d.unfinished >= d.limits.Unfinished {
+	s := d.slotsOf(addressOf(raw))
+	if d.draining || d.unfinished >= d.limits.Unfinished || s != nil && s.users >= max(d.limits.Unfinished/2, 1) {
 		return nil, false
 	}
 	link := newMQTTLink(raw, d.limits)
+	if link.slots = s; s != nil {
+		d.slots[s.of] = s
+		s.users++
+	}
 	d.unfinished++
 	d.open[link] = struct{}{}
 	return link, true
+}
+
+// slotsOf returns nil for loopback, which needs none: there stands a proxy, a tunnel
+// or a simulated fleet, and nobody else.
+func (d *door) slotsOf(addr netip.Addr) *slots {
+	if addr.IsLoopback() {
+		return nil
+	}
+	if network, err := addr.Prefix(64); err == nil && addr.Is6() {
+		addr = network.Addr()
+	}
+	if s := d.slots[addr]; s != nil {
+		return s
+	}
+	return &slots{of: addr, taken: make(chan struct{}, d.limits.Slots)}
 }
 
 func (d *door) leave(link *mqttLink) {
@@ -96,37 +120,18 @@ func (d *door) leave(link *mqttLink) {
 }
 
 // slot waits, off the accept loop, until the connection's address has a slot.
-// It reports false if the door closed meanwhile. Loopback needs none: there
-// stands a proxy, a tunnel or a simulated fleet, and nobody else.
+// It reports false if the door closed meanwhile.
 func (d *door) slot(link *mqttLink, stop <-chan struct{}) bool {
-	addr := addressOf(link.raw)
-	if addr.IsLoopback() {
+	s := link.slots
+	if s == nil {
 		return true
 	}
-	d.mu.Lock()
-	s := d.slots[addr]
-	if s == nil {
-		s = &slots{taken: make(chan struct{}, d.limits.Slots)}
-		d.slots[addr] = s
-	}
-	s.users++
-	d.mu.Unlock()
-
 	select {
 	case s.taken <- struct{}{}:
-		link.release = func() { <-s.taken; d.quit(addr, s) }
+		link.release = func() { <-s.taken }
 		return true
 	case <-stop:
-		d.quit(addr, s)
 		return false
-	}
-}
-
-func (d *door) quit(addr netip.Addr, s *slots) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if s.users--; s.users == 0 {
-		delete(d.slots, addr)
 	}
 }
 
@@ -139,6 +144,11 @@ func (d *door) finish(link *mqttLink) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.unfinished--
+		if s := link.slots; s != nil {
+			if s.users--; s.users == 0 {
+				delete(d.slots, s.of)
+			}
+		}
 	})
 }
 

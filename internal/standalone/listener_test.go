@@ -222,3 +222,40 @@ func (b *Broker) slotsTaken() (n int) {
 	}
 	return n
 }
+
+// Whoever opens connections and shows no certificate keeps those who come from
+// elsewhere out of nothing.
+func TestOneAddressCannotTakeEveryPlace(t *testing.T) {
+	for name, evil := range map[string][]string{
+		"of one address":       {"192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.1"},
+		"of one IPv6 network":  {"2001:db8::1", "2001:db8::2", "2001:db8::3:4", "2001:db8::ffff:0:0:1"},
+		"of one mapped to one": {"192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1", "::ffff:192.0.2.1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			from := make(chan string, len(evil)+1)
+			w := startBrokerOn(t, func(l net.Listener) net.Listener {
+				return &wrappedListener{l, func() (net.Conn, error) {
+					c, err := l.Accept()
+					if err != nil {
+						return nil, err
+					}
+					return &remoteConn{c, &net.TCPAddr{IP: net.ParseIP(<-from), Port: 1000}}, nil
+				}}
+			}, func(c *BrokerConfig) { c.Limits.Unfinished, c.Limits.Slots = len(evil), 1 })
+			for _, address := range evil {
+				from <- address
+				conn, err := net.Dial("tcp", w.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+			}
+			eventually(t, "half of them are refused", func() bool {
+				return w.unfinished() == len(evil)/2 && w.Stats().Refused[RefusedCrowded] == int64(len(evil)/2)
+			})
+			from <- "198.51.100.7"
+			w.connect(w.ca.device("dev1"), "dev1").Disconnect(0)
+			close(from)
+		})
+	}
+}
