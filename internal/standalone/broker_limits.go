@@ -19,6 +19,7 @@ type BrokerLimits struct {
 	Subscriptions int           // of one device, over all its sessions; 50
 	Pending       int           // messages waiting to be written to one connection; 256
 	Unacked       int           // messages one session holds that were not acknowledged; 1,024
+	UnackedOctets int           // the same, in octets of their payloads; 1 MiB
 	StoredSession time.Duration // after its last connection closed; 1 h
 	Keepalive     time.Duration // the longest that a device may ask for; 1,200 s
 	JobRequests   float64       // job requests a second of one connection, twice as many at once; 20
@@ -34,6 +35,7 @@ func (l BrokerLimits) orDefaults() BrokerLimits {
 		Subscriptions: or(l.Subscriptions, 50),
 		Pending:       or(l.Pending, 256),
 		Unacked:       or(l.Unacked, 1024),
+		UnackedOctets: or(l.UnackedOctets, 1<<20),
 		StoredSession: or(l.StoredSession, time.Hour),
 		Keepalive:     or(l.Keepalive, 1200*time.Second),
 		JobRequests:   or(l.JobRequests, 20),

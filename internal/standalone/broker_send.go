@@ -11,6 +11,8 @@ import (
 
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/certvendor/certvendor/protocol"
 )
 
 // request is a request that is being served, and the connection that it came over.
@@ -69,7 +71,7 @@ func (b *Broker) route(pk packets.Packet, served *request) {
 func (b *Broker) deliver(client *mqtt.Client, to packets.Subscription, pk *packets.Packet) *mqttLink {
 	l := client.Net.Conn.(*mqttLink)
 	held := client.State.Inflight
-	if held.Len() >= b.limits.Unacked {
+	if b.isFull(held, len(pk.Payload)) {
 		b.counts.unacked.Add(1)
 		return nil
 	}
@@ -102,6 +104,19 @@ func (b *Broker) deliver(client *mqtt.Client, to packets.Subscription, pk *packe
 		return nil
 	}
 	return l
+}
+
+// isFull reports whether a session holds too much to be given so many octets more.
+// They are counted only where they might be too many.
+func (b *Broker) isFull(held *mqtt.Inflight, more int) bool {
+	n := held.Len()
+	if n >= b.limits.Unacked || n < b.limits.UnackedOctets/protocol.MaxPacket {
+		return n >= b.limits.Unacked
+	}
+	for _, pk := range held.GetAll(false) {
+		more += len(pk.Payload)
+	}
+	return more > b.limits.UnackedOctets
 }
 
 // flush writes what waits for the connection, unless somebody does already.

@@ -127,20 +127,27 @@ func TestUnsubscribingMakesRoom(t *testing.T) {
 }
 
 func TestASessionThatAcknowledgesNothingIsGivenNoMore(t *testing.T) {
-	w := startBroker(t, func(c *BrokerConfig) { c.Limits.Unacked = 10 })
-	r := w.raw(w.ca.device("dev1"), "dev1", keepSession)
-	r.subscribe(1, "$aws/things/dev1/jobs/notify")
-	_ = r.conn.Close()
-	eventually(t, "it is stored", func() bool { return w.Connections() == 0 })
-	for range 15 {
-		_ = w.Publish(t.Context(), "$aws/things/dev1/jobs/notify", []byte(strings.Repeat("x", 1000)))
-	}
-	client, _ := w.server.Clients.Get("dev1")
-	if n := client.State.Inflight.Len(); n != 10 {
-		t.Errorf("%d messages are held, not 10", n)
-	}
-	if n := w.Stats().Unacked; n != 5 {
-		t.Errorf("%d counted, not 5", n)
+	for name, limit := range map[string]func(*BrokerLimits){
+		"messages": func(l *BrokerLimits) { l.Unacked = 10 },
+		"octets":   func(l *BrokerLimits) { l.UnackedOctets = 10_500 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := startBroker(t, func(c *BrokerConfig) { limit(&c.Limits) })
+			r := w.raw(w.ca.device("dev1"), "dev1", keepSession)
+			r.subscribe(1, "$aws/things/dev1/jobs/notify")
+			_ = r.conn.Close()
+			eventually(t, "it is stored", func() bool { return w.Connections() == 0 })
+			for range 15 {
+				_ = w.Publish(t.Context(), "$aws/things/dev1/jobs/notify", []byte(strings.Repeat("x", 1000)))
+			}
+			client, _ := w.server.Clients.Get("dev1")
+			if n := client.State.Inflight.Len(); n != 10 {
+				t.Errorf("%d messages are held, not 10", n)
+			}
+			if n := w.Stats().Unacked; n != 5 {
+				t.Errorf("%d counted, not 5", n)
+			}
+		})
 	}
 }
 
