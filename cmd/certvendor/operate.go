@@ -49,11 +49,11 @@ func (c *cli) job() *cobra.Command {
 func frozenText(f control.Frozen) string {
 	switch {
 	case f.Vending && f.Retiring:
-		return fmt.Sprintf("vending and retiring since %s: %s", when(f.At), f.Why)
+		return fmt.Sprintf("vending and retiring since %s: %s", when(f.At), plain(f.Why))
 	case f.Vending:
-		return fmt.Sprintf("vending since %s: %s", when(f.At), f.Why)
+		return fmt.Sprintf("vending since %s: %s", when(f.At), plain(f.Why))
 	case f.Retiring:
-		return fmt.Sprintf("retiring since %s: %s", when(f.At), f.Why)
+		return fmt.Sprintf("retiring since %s: %s", when(f.At), plain(f.Why))
 	}
 	return "nothing"
 }
