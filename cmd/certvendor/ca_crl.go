@@ -32,9 +32,11 @@ func (c *cli) caCRL() *cobra.Command {
 			}
 			crl.PEM = ""
 			return c.print(crl, func(w io.Writer) {
-				fmt.Fprintf(w, "%s: CRL %d with %d certificates; the next one is due by %s\n", out, crl.Number, crl.Entries, when(crl.NextUpdate))
+				fmt.Fprintf(w, "%s: CRL %d with %s; the next one is due by %s\n",
+					out, crl.Number, counted(crl.Entries, "certificate", "certificates"), when(crl.NextUpdate))
 				if crl.Others > 0 {
-					fmt.Fprintf(w, "%d revoked certificates of other CAs are not in it: only their CAs can list them\n", crl.Others)
+					fmt.Fprintf(w, "%s not in it: only their CAs can list them\n",
+						counted(crl.Others, "revoked certificate of another CA is", "revoked certificates of other CAs are"))
 				}
 			})
 		}),

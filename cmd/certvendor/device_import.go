@@ -128,7 +128,7 @@ func importSummary(results []imported) string {
 		}
 		in[r.Device] = true
 	}
-	text := fmt.Sprintf("%d devices: %d taken in or changed, %d unchanged", len(in), len(changed), len(in)-len(changed))
+	text := fmt.Sprintf("%s: %d taken in or changed, %d unchanged", counted(len(in), "device", "devices"), len(changed), len(in)-len(changed))
 	if failed > 0 {
 		text += fmt.Sprintf("; %d of %d lines failed", failed, len(results))
 	}

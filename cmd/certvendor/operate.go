@@ -107,14 +107,15 @@ func (c *cli) audit() *cobra.Command {
 			var broken *control.Error
 			switch {
 			case err == nil:
-				return c.say(verdict{OK: true, Events: n}, "the audit holds together: %d events", n)
+				return c.say(verdict{OK: true, Events: n}, "the audit holds together: %s", counted(n, "event", "events"))
 			case !errors.As(err, &broken):
 				return err
 			case c.json:
 				return errors.Join(c.printJSON(verdict{Events: n, Why: broken.Text}), errReported)
 			}
-			return fmt.Errorf("%s; %d events before it hold together. Stop nothing and repair nothing: "+
-				"compare with the copies of audit/*.jsonl on another machine; each file is named by its first row", broken.Text, n)
+			return fmt.Errorf("%s; %s together. Stop nothing and repair nothing: "+
+				"compare with the copies of audit/*.jsonl on another machine; each file is named by its first row", broken.Text,
+				counted(n, "event before it holds", "events before it hold"))
 		}),
 	})
 }

@@ -194,6 +194,14 @@ func assignments(m map[string]string, between string) string {
 	return strings.Join(all, between)
 }
 
+// counted writes how many there are, in the words for one or for several.
+func counted[N int | int64](n N, one, several string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, several)
+}
+
 // counts writes how many there are of each, sorted.
 func counts[K ~string](m map[K]int) string {
 	var all []string
