@@ -16,7 +16,7 @@ import (
 
 func (c *cli) caCRL() *cobra.Command {
 	var out, ca string
-	var lifetime time.Duration
+	lifetime := 7 * 24 * time.Hour
 	cmd := &cobra.Command{
 		Use: "crl --out FILE [--next-update 168h] [--ca ID]", Short: "Have the issuing CA sign a list of what is revoked and not expired, for others", Args: cobra.NoArgs,
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, _ []string) error {
@@ -42,7 +42,7 @@ func (c *cli) caCRL() *cobra.Command {
 		}),
 	}
 	cmd.Flags().StringVar(&out, "out", "", "the file to write, in PEM; one that is there is replaced")
-	cmd.Flags().DurationVar(&lifetime, "next-update", 7*24*time.Hour, "how long it is good for: sign the next one before that")
+	cmd.Flags().Var((*span)(&lifetime), "next-update", "how long it is good for: sign the next one before that")
 	cmd.Flags().StringVar(&ca, "ca", "", "the CA that signs it, by its id: a former one lists what it has issued itself (default the one that issues)")
 	return cmd
 }

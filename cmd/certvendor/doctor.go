@@ -33,7 +33,7 @@ type diagnosis struct {
 func (c *cli) doctor() *cobra.Command {
 	var thing string
 	var look bool
-	var patience time.Duration
+	patience := 30 * time.Second
 	cmd := &cobra.Command{
 		Use: "doctor [--look | --thing NAME]", Short: "Say whether everything is as the program needs it, and what to do where it is not",
 		Args: cobra.NoArgs,
@@ -69,7 +69,7 @@ with 1 if something has failed.`,
 	}
 	cmd.Flags().StringVar(&thing, "thing", "", "look at this thing only; changes nothing")
 	cmd.Flags().BoolVar(&look, "look", false, "try no rotation; changes nothing")
-	cmd.Flags().DurationVar(&patience, "patience", 30*time.Second, "how long to wait for each thing that AWS or the daemon is to do")
+	cmd.Flags().Var((*span)(&patience), "patience", "how long to wait for each thing that AWS or the daemon is to do")
 	return cmd
 }
 
