@@ -81,7 +81,7 @@ func syncRequest(ctx context.Context, daemon *control.Client, from string, args 
 	asked.Source = "names"
 	names, err := readSyncNames(args[0])
 	if err != nil {
-		return asked, err
+		return asked, fmt.Errorf("inventory sync: %w", err)
 	}
 	return asked, daemon.NameForSync(ctx, names)
 }
