@@ -176,7 +176,7 @@ func (e *examination) daemon(ctx context.Context) *control.Client {
 	case errors.As(err, &refused):
 		e.say("daemon", app.Failed, "see its log", "it runs: %v", err)
 	default:
-		e.say("daemon", app.Unknown, "start it, and run this again", "%v", err)
+		e.say("daemon", app.Unknown, "see to that, and run this again", "%v", err)
 		daemon.Close()
 		return nil
 	}
