@@ -23,7 +23,10 @@ func (c *cli) caRotate() *cobra.Command {
 With --server, prepare another CA for the certificates of the listeners: from then
 on every get is answered with both as trust anchors. Once every device has
 acknowledged them, --server --finish uses it. Until then it is refused; --force N
-names how many devices may be cut off. --server --abandon forgets it instead.`,
+names how many devices may be cut off. --server --abandon forgets it instead.
+
+To ask a daemon over TCP, name it before the verb: certvendor --server HOST:PORT
+--operator-cert FILE --operator-key FILE ca rotate.`,
 		Args: cobra.NoArgs,
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, _ []string) error {
 			switch {
