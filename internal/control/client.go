@@ -130,9 +130,14 @@ func (r request) encode() (io.Reader, error) {
 
 // unreachable says in one line why nobody answered, and what to do.
 func (c *Client) unreachable(err error) error {
+	var unverified *tls.CertificateVerificationError
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
+	case errors.As(err, &unverified):
+		return fmt.Errorf("the certificate of the daemon on %s is not trusted (%w): --server-ca names what verifies it", c.at, unverified.Err)
+	case errors.Is(err, syscall.ECONNREFUSED) && c.base.Scheme == "https":
+		return fmt.Errorf("no daemon answers on %s: start `certvendor serve`, or name its control.tls.listen with --server", c.at)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("no daemon answers on %s: start `certvendor serve`, or name its --config or --socket", c.at)
 	case errors.Is(err, fs.ErrPermission):
