@@ -110,16 +110,20 @@ func thisBuild() build {
 	return b
 }
 
+func (b build) String() string {
+	text := "certvendor " + b.Version
+	if b.Revision != "" {
+		text += ", revision " + b.Revision
+	}
+	return text + ", " + b.Go
+}
+
 func (c *cli) version() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Say which version this is", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			b := thisBuild()
-			text := "certvendor " + b.Version
-			if b.Revision != "" {
-				text += ", revision " + b.Revision
-			}
-			return c.say(b, "%s, %s", text, b.Go)
+			return c.say(b, "%s", b)
 		},
 	}
 }
