@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -94,7 +95,10 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 		return nil, err
 	}
 	target := c.base
-	target.Path, target.RawQuery = r.path, r.query.Encode()
+	if target.Path, err = unescaped(r.path); err != nil {
+		return nil, err
+	}
+	target.RawPath, target.RawQuery = r.path, r.query.Encode()
 	sent, err := http.NewRequestWithContext(ctx, r.method, target.String(), body)
 	if err != nil {
 		return nil, fmt.Errorf("ask the daemon: %w", err)
@@ -112,6 +116,17 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 		refused.Error = "the daemon answered " + response.Status
 	}
 	return nil, &Error{response.StatusCode, refused.Error}
+}
+
+// unescaped returns a path as it is meant, of one whose names are escaped. It refuses
+// names that would make it another path.
+func unescaped(path string) (string, error) {
+	for name := range strings.SplitSeq(strings.TrimPrefix(path, "/"), "/") {
+		if name == "" || name == "." || name == ".." {
+			return "", fmt.Errorf("%q is no name", name)
+		}
+	}
+	return url.PathUnescape(path)
 }
 
 func (r request) encode() (io.Reader, error) {
