@@ -148,7 +148,7 @@ func (c *cli) reportLine(bar *progress, r imported) {
 	case r.Unchanged && !c.json && !isTerminal(c.out):
 		fmt.Fprintf(c.out, "line %d: device %s: unchanged\n", r.Line, r.Device)
 	case !c.json && !isTerminal(c.out):
-		took := "no certificate"
+		took := "no certificate in the line"
 		if r.CertificateID != "" {
 			took = short(r.CertificateID)
 		}
