@@ -109,6 +109,14 @@ func TestGates(t *testing.T) {
 	}
 }
 
+func TestWhyACanaryCannotPass(t *testing.T) {
+	s := Spec{Canary: Canary{Size: Share{Count: 10}}}.WithDefaults()
+	const want = "1 of the canary's 10 devices failed, 1 skipped or late, and 9 must pass"
+	if why := s.tooMany(outlook{tally: Tally{0: {Passed: 8, Failed: 1, Late: 1}, 1: {Pending: 90}}}); why != want {
+		t.Errorf("aborts for %q, want %q", why, want)
+	}
+}
+
 // TestNoCanary: where there is none, nothing is asked of one.
 func TestNoCanary(t *testing.T) {
 	s := Spec{}.WithDefaults()

@@ -39,7 +39,7 @@ func (s Spec) tooMany(o outlook) string {
 	if lost := o.count(0, Failed, Skipped, Late); lost > 0 && size-lost < need {
 		away := ""
 		if n := o.count(0, Skipped, Late); n > 0 {
-			away = fmt.Sprintf(", %d were skipped or late", n)
+			away = fmt.Sprintf(", %d skipped or late", n)
 		}
 		return fmt.Sprintf("%d of the canary's %d devices failed%s, and %d must pass", o.count(0, Failed), size, away, need)
 	}

@@ -180,7 +180,7 @@ func (p *Planner) Plan(pace Pace) Plan {
 
 // Threaten adds a risk that every device of the plan runs.
 func (p *Plan) Threaten(what string) {
-	r := Risk{What: what, Devices: p.Devices}
+	r := Risk{What: what, Devices: p.Devices, Such: []registry.DeviceID{}}
 	for _, m := range p.Members[:min(suchMost, len(p.Members))] {
 		r.Such = append(r.Such, m.Device)
 	}

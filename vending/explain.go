@@ -115,7 +115,7 @@ func (v *Vendor) findAdmission(ctx context.Context, a admission) []Finding {
 	device, err := v.registered(ctx, a.Device)
 	all := []Finding{finding("registry", err, "known since %s", until(device.Added))}
 	if errors.Is(err, registry.ErrUnknown) {
-		all[0].Says = fmt.Sprintf("not in the registry: `certvendor device add %s` enters it", a.Device)
+		all[0].Says = fmt.Sprintf("not in the registry: `certvendor device add %s --out DIR` enters it", a.Device)
 	}
 	if err == nil {
 		all = append(all, finding("blocked", notBlocked(device), "not blocked"))

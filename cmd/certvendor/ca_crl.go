@@ -16,7 +16,7 @@ import (
 
 func (c *cli) caCRL() *cobra.Command {
 	var out, ca string
-	var lifetime time.Duration
+	lifetime := 7 * 24 * time.Hour
 	cmd := &cobra.Command{
 		Use: "crl --out FILE [--next-update 168h] [--ca ID]", Short: "Have the issuing CA sign a list of what is revoked and not expired, for others", Args: cobra.NoArgs,
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, _ []string) error {
@@ -32,15 +32,17 @@ func (c *cli) caCRL() *cobra.Command {
 			}
 			crl.PEM = ""
 			return c.print(crl, func(w io.Writer) {
-				fmt.Fprintf(w, "%s: CRL %d with %d certificates; the next one is due by %s\n", out, crl.Number, crl.Entries, when(crl.NextUpdate))
+				fmt.Fprintf(w, "%s: CRL %d with %s; the next one is due by %s\n",
+					out, crl.Number, counted(crl.Entries, "certificate", "certificates"), when(crl.NextUpdate))
 				if crl.Others > 0 {
-					fmt.Fprintf(w, "%d revoked certificates of other CAs are not in it: only their CAs can list them\n", crl.Others)
+					fmt.Fprintf(w, "%s not in it: only their CAs can list them\n",
+						counted(crl.Others, "revoked certificate of another CA is", "revoked certificates of other CAs are"))
 				}
 			})
 		}),
 	}
 	cmd.Flags().StringVar(&out, "out", "", "the file to write, in PEM; one that is there is replaced")
-	cmd.Flags().DurationVar(&lifetime, "next-update", 7*24*time.Hour, "how long it is good for: sign the next one before that")
+	cmd.Flags().Var((*span)(&lifetime), "next-update", "how long it is good for: sign the next one before that")
 	cmd.Flags().StringVar(&ca, "ca", "", "the CA that signs it, by its id: a former one lists what it has issued itself (default the one that issues)")
 	return cmd
 }

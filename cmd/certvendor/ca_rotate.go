@@ -23,7 +23,10 @@ func (c *cli) caRotate() *cobra.Command {
 With --server, prepare another CA for the certificates of the listeners: from then
 on every get is answered with both as trust anchors. Once every device has
 acknowledged them, --server --finish uses it. Until then it is refused; --force N
-names how many devices may be cut off. --server --abandon forgets it instead.`,
+names how many devices may be cut off. --server --abandon forgets it instead.
+
+To ask a daemon over TCP, name it before the verb: certvendor --server HOST:PORT
+--operator-cert FILE --operator-key FILE ca rotate.`,
 		Args: cobra.NoArgs,
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, _ []string) error {
 			switch {
@@ -65,7 +68,8 @@ func (c *cli) prepareServer(ctx context.Context, daemon *control.Client) error {
 
 func (c *cli) finishServer(ctx context.Context, daemon *control.Client, cutOff int, agreed consent) error {
 	if cutOff > 0 {
-		question := fmt.Sprintf("Use the new server CA, and cut off up to %d devices that do not verify the broker by it.", cutOff)
+		question := fmt.Sprintf("Use the new server CA, and cut off up to %s verify the broker by it.",
+			counted(cutOff, "device that does not", "devices that do not"))
 		if err := c.confirm("ca rotate", agreed, question); err != nil {
 			return err
 		}
@@ -210,12 +214,12 @@ func (c *cli) retireCA(ctx context.Context, daemon *control.Client, asked contro
 }
 
 func usesText(u control.CAUses) string {
-	text := fmt.Sprintf("%d ACTIVE certificates of it are held", u.Certificates)
+	text := counted(u.Certificates, "ACTIVE certificate of it is held", "ACTIVE certificates of it are held")
 	if u.Birth > 0 {
-		text += fmt.Sprintf(" (%d of them birth certificates, which no rotation replaces)", u.Birth)
+		text += fmt.Sprintf(" (%s, which no rotation replaces)", counted(u.Birth, "of them a birth certificate", "of them birth certificates"))
 	}
 	if u.Packages > 0 {
-		text += fmt.Sprintf(", %d packages with one wait for their devices", u.Packages)
+		text += ", " + counted(u.Packages, "package with one waits for its device", "packages with one wait for their devices")
 	}
 	return text
 }

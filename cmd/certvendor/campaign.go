@@ -206,7 +206,7 @@ func printPlan(w io.Writer, p campaign.Plan) {
 }
 
 func printForecast(w io.Writer, p campaign.Plan) {
-	fmt.Fprintf(w, "%d devices take part, in waves of %s\n", p.Devices, strings.Trim(fmt.Sprint(p.Waves), "[]"))
+	fmt.Fprintf(w, "%s, in waves of %s\n", counted(p.Devices, "device takes part", "devices take part"), strings.Trim(fmt.Sprint(p.Waves), "[]"))
 	fmt.Fprintf(w, "%.1f a minute, by %s\n", p.Pace, p.Limit)
 	fmt.Fprintf(w, "takes %s, until %s, if every device is online and none fails", time.Duration(p.Seconds*float64(time.Second)).Round(time.Second), when(p.Forecast))
 	if p.Manual {
@@ -253,7 +253,8 @@ func (c *cli) campaignApply() *cobra.Command {
 			if made.Unchanged {
 				return c.say(made, "campaign %s is there already: %s", made.Name, made.State)
 			}
-			return c.say(made, "campaign %s runs: %d devices in %d waves, until about %s", made.Name, made.Devices, made.Waves, when(made.Forecast))
+			return c.say(made, "campaign %s runs: %s in %s, until about %s", made.Name,
+				counted(made.Devices, "device", "devices"), counted(made.Waves, "wave", "waves"), when(made.Forecast))
 		}),
 	}
 	f.add(cmd)

@@ -116,7 +116,7 @@ func (c *cli) showFile(ctx context.Context, path string) error {
 func (c *cli) printCertificate(s shown) error {
 	return c.print(s, func(w io.Writer) {
 		fmt.Fprintf(w, "certificate  %s\nsubject      %s\nissuer       %s\nserial       %s\nkey          %s, id %s\nvalid        %s to %s\n",
-			s.ID, dash(s.Subject), dash(s.Issuer), s.Serial, s.Key, s.KeyID, when(s.NotBefore), when(s.NotAfter))
+			s.ID, dash(plain(s.Subject)), dash(plain(s.Issuer)), s.Serial, s.Key, s.KeyID, when(s.NotBefore), when(s.NotAfter))
 		if !s.Known {
 			fmt.Fprintln(w, "standing     not known to the daemon")
 			return

@@ -68,10 +68,14 @@ said on the standard error. Look at the comments in it before you use it.`,
 	}
 }
 
-// wrong prints each line of an error.
+// wrong prints each line of an error, or all of them as JSON.
 func (c *cli) wrong(err error) error {
-	for line := range strings.Lines(err.Error()) {
-		fmt.Fprintln(c.errs, "certvendor: "+strings.TrimSpace(line))
+	problems := strings.Split(strings.TrimSpace(err.Error()), "\n")
+	if c.json {
+		return errors.Join(c.printJSON(map[string]any{"config": c.config, "ok": false, "problems": problems}), errReported)
+	}
+	for _, problem := range problems {
+		fmt.Fprintln(c.errs, "certvendor: "+strings.TrimSpace(problem))
 	}
 	return errReported
 }
@@ -106,16 +110,20 @@ func thisBuild() build {
 	return b
 }
 
+func (b build) String() string {
+	text := "certvendor " + b.Version
+	if b.Revision != "" {
+		text += ", revision " + b.Revision
+	}
+	return text + ", " + b.Go
+}
+
 func (c *cli) version() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Say which version this is", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			b := thisBuild()
-			text := "certvendor " + b.Version
-			if b.Revision != "" {
-				text += ", revision " + b.Revision
-			}
-			return c.say(b, "%s, %s", text, b.Go)
+			return c.say(b, "%s", b)
 		},
 	}
 }

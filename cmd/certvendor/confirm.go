@@ -48,11 +48,7 @@ const maxNamed = 10
 
 // devicesText is how many devices there are, and which.
 func devicesText(names []string) string {
-	word := "devices"
-	if len(names) == 1 {
-		word = "device"
-	}
-	text := fmt.Sprintf("%d %s (%s", len(names), word, strings.Join(names[:min(len(names), maxNamed)], ", "))
+	text := fmt.Sprintf("%s (%s", counted(len(names), "device", "devices"), strings.Join(names[:min(len(names), maxNamed)], ", "))
 	if more := len(names) - maxNamed; more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
 	}

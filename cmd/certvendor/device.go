@@ -90,7 +90,7 @@ func printDevice(w io.Writer, d control.DeviceDetail) {
 		fmt.Fprintf(w, "device      %s\nremoved     it is not in the registry any more; this is what is on record\n\n", d.Name)
 	} else {
 		fmt.Fprintf(w, "device      %s\nadded       %s\nblocked     %s\nattributes  %s\nin group    %s\n\n",
-			d.Name, when(d.Added), yes(d.Blocked), pairs(d.Attributes), member)
+			d.Name, when(d.Added), yes(d.Blocked), plain(pairs(d.Attributes)), member)
 	}
 	section(w, "CERTIFICATE STANDING KIND KEY EXPIRES SEEN CONNECTED SHARED", d.Certificates, func(h control.Certificate) []string {
 		return []string{

@@ -40,7 +40,7 @@ makes the exit code 1.`,
 		RunE: c.ask(func(ctx context.Context, daemon *control.Client, args []string) error {
 			lines, err := readCSV(args[0])
 			if err != nil {
-				return err
+				return fmt.Errorf("device import: %w", err)
 			}
 			return c.importLines(ctx, daemon, filepath.Dir(args[0]), lines)
 		}),
@@ -66,7 +66,7 @@ type imported struct {
 func readCSV(path string) ([]csvLine, error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("device import: %w", err)
+		return nil, err
 	}
 	defer file.Close()
 	reader := csv.NewReader(file)
@@ -80,7 +80,7 @@ func readCSV(path string) ([]csvLine, error) {
 			return lines, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("import %s: %w", path, err)
+			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		number, _ := reader.FieldPos(0)
 		if len(lines) == 0 && strings.EqualFold(strings.TrimPrefix(fields[0], "\ufeff"), "name") {
@@ -128,7 +128,7 @@ func importSummary(results []imported) string {
 		}
 		in[r.Device] = true
 	}
-	text := fmt.Sprintf("%d devices: %d taken in or changed, %d unchanged", len(in), len(changed), len(in)-len(changed))
+	text := fmt.Sprintf("%s: %d taken in or changed, %d unchanged", counted(len(in), "device", "devices"), len(changed), len(in)-len(changed))
 	if failed > 0 {
 		text += fmt.Sprintf("; %d of %d lines failed", failed, len(results))
 	}
@@ -148,7 +148,7 @@ func (c *cli) reportLine(bar *progress, r imported) {
 	case r.Unchanged && !c.json && !isTerminal(c.out):
 		fmt.Fprintf(c.out, "line %d: device %s: unchanged\n", r.Line, r.Device)
 	case !c.json && !isTerminal(c.out):
-		took := "no certificate"
+		took := "no certificate in the line"
 		if r.CertificateID != "" {
 			took = short(r.CertificateID)
 		}

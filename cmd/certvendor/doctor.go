@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/app"
 	"github.com/certvendor/certvendor/internal/config"
 	"github.com/certvendor/certvendor/internal/control"
@@ -33,7 +34,7 @@ type diagnosis struct {
 func (c *cli) doctor() *cobra.Command {
 	var thing string
 	var look bool
-	var patience time.Duration
+	patience := 30 * time.Second
 	cmd := &cobra.Command{
 		Use: "doctor [--look | --thing NAME]", Short: "Say whether everything is as the program needs it, and what to do where it is not",
 		Args: cobra.NoArgs,
@@ -69,7 +70,7 @@ with 1 if something has failed.`,
 	}
 	cmd.Flags().StringVar(&thing, "thing", "", "look at this thing only; changes nothing")
 	cmd.Flags().BoolVar(&look, "look", false, "try no rotation; changes nothing")
-	cmd.Flags().DurationVar(&patience, "patience", 30*time.Second, "how long to wait for each thing that AWS or the daemon is to do")
+	cmd.Flags().Var((*span)(&patience), "patience", "how long to wait for each thing that AWS or the daemon is to do")
 	return cmd
 }
 
@@ -175,14 +176,15 @@ func (e *examination) daemon(ctx context.Context) *control.Client {
 	case errors.As(err, &refused):
 		e.say("daemon", app.Failed, "see its log", "it runs: %v", err)
 	default:
-		e.say("daemon", app.Unknown, "start it, and run this again", "%v", err)
+		e.say("daemon", app.Unknown, "see to that, and run this again", "%v", err)
 		daemon.Close()
 		return nil
 	}
 	return daemon
 }
 
-// explained asks the daemon what a get of the device would meet.
+// explained asks the daemon what a get of the device would meet. Over a certificate
+// that is not ACTIVE none comes.
 func (e *examination) explained(ctx context.Context, name string) {
 	daemon := e.daemon(ctx)
 	if daemon == nil {
@@ -195,17 +197,43 @@ func (e *examination) explained(ctx context.Context, name string) {
 		e.say("get", app.Failed, "", "%v", err)
 		return
 	}
+	standingOf := standingsOf(ctx, daemon, name)
+	said := false
 	for _, a := range found.Answers {
+		if standing, ok := standingOf[a.Over]; ok && standing != certificate.Active {
+			continue
+		}
+		said = true
 		check := "get, " + a.With
 		if a.Over != "" {
 			check += ", over " + short(a.Over)
 		}
-		if a.Accepted {
+		switch {
+		case a.Accepted:
 			e.say(check, app.Healthy, "", "would be accepted")
-			continue
+		case a.With == "package" && a.Reason == protocol.NoPackage:
+			e.say(check, app.Healthy, "", "no package waits for it, which a device that makes its keys does not need")
+		default:
+			e.say(check, app.Failed, "certvendor explain "+name+" says which rule", "would be answered %s: %s", a.Reason, a.Says)
 		}
-		e.say(check, app.Failed, "certvendor explain "+name+" says which rule", "would be answered %s: %s", a.Reason, a.Says)
 	}
+	if !said {
+		e.say("get", app.Failed, "certvendor device add "+name+" --out DIR --another", "none of its certificates is ACTIVE")
+	}
+}
+
+// standingsOf returns those of a device's certificates, none of one that the daemon does
+// not know.
+func standingsOf(ctx context.Context, daemon *control.Client, name string) map[certificate.ID]certificate.Standing {
+	all := map[certificate.ID]certificate.Standing{}
+	d, err := daemon.Device(ctx, name)
+	if err != nil {
+		return all // its gets are refused, which says why
+	}
+	for _, c := range d.Certificates {
+		all[c.ID] = c.Standing
+	}
+	return all
 }
 
 // alone looks at a world of this machine, as far as its daemon tells.

@@ -248,7 +248,7 @@ func (t *trial) clean(ctx context.Context) {
 		t.say("cleaning up", app.Failed, "take it away in AWS IoT", "left: %s", strings.Join(left, "; "))
 		return
 	}
-	t.say("cleaning up", app.Healthy, "", "all that was made is gone, %d resources", gone)
+	t.say("cleaning up", app.Healthy, "", "all that was made is gone, %s", counted(gone, "resource", "resources"))
 }
 
 // forget has the daemon know the thing no more.

@@ -81,7 +81,7 @@ func syncRequest(ctx context.Context, daemon *control.Client, from string, args 
 	asked.Source = "names"
 	names, err := readSyncNames(args[0])
 	if err != nil {
-		return asked, err
+		return asked, fmt.Errorf("inventory sync: %w", err)
 	}
 	return asked, daemon.NameForSync(ctx, names)
 }
@@ -168,18 +168,19 @@ func printSync(w io.Writer, s control.Sync) {
 		fmt.Fprintf(w, "ended         %s\n", when(s.Ended))
 	}
 	fmt.Fprintf(w, "everything    %s\n", dash(when(s.Whole)))
-	fmt.Fprintf(w, "listed        %d things, %d certificates, %d findings\n", s.Listed.Things, s.Listed.Certificates, s.Listed.Findings)
+	fmt.Fprintf(w, "listed        %s, %s, %s\n", counted(s.Listed.Things, "thing", "things"),
+		counted(s.Listed.Certificates, "certificate", "certificates"), counted(s.Listed.Findings, "finding", "findings"))
 	fmt.Fprintf(w, "read          %d of %d, %d given up\n", s.Read, s.Total, s.Failed)
 	f := s.Found
 	fmt.Fprintf(w, "found         %d new, %d ACTIVE there no more, %d ACTIVE there again, %d with other policies, %d that differ and stay as they are here\n",
 		f.New, f.Off, f.On, f.Policies, f.Left)
 	if s.Alien > 0 {
-		fmt.Fprintf(w, "no devices    %d things, which the registry does not know or a person has removed\n", s.Alien)
+		fmt.Fprintf(w, "no devices    %s, which the registry does not know or a person has removed\n", counted(s.Alien, "thing", "things"))
 	}
 	if s.Why != "" {
 		fmt.Fprintf(w, "failed last   %s\n", oneLine(errors.New(s.Why)))
 	}
-	fmt.Fprintf(w, "in the store  %d devices, %d certificates\n", s.Devices, s.Certificates)
+	fmt.Fprintf(w, "in the store  %s, %s\n", counted(s.Devices, "device", "devices"), counted(s.Certificates, "certificate", "certificates"))
 }
 
 // readSyncNames reads things and certificates from a file. A first line that

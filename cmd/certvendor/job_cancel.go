@@ -19,8 +19,9 @@ func (c *cli) jobCancel(show func(control.Job) error) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			question := fmt.Sprintf("Cancel job %s: %d devices that have it and have not begun lose it, %d wait for it in vain, %d that have begun go on.",
-				j.ID, j.Executions[protocol.JobQueued], j.Waiting, j.Executions[protocol.JobInProgress])
+			question := fmt.Sprintf("Cancel job %s: %s, %s for it in vain, %s on.", j.ID,
+				counted(j.Executions[protocol.JobQueued], "device that has it and has not begun loses it", "devices that have it and have not begun lose it"),
+				counted(j.Waiting, "waits", "wait"), counted(j.Executions[protocol.JobInProgress], "that has begun goes", "that have begun go"))
 			if err := c.confirm("job cancel", asked, question); err != nil {
 				return err
 			}

@@ -49,11 +49,11 @@ func (c *cli) job() *cobra.Command {
 func frozenText(f control.Frozen) string {
 	switch {
 	case f.Vending && f.Retiring:
-		return fmt.Sprintf("vending and retiring since %s: %s", when(f.At), f.Why)
+		return fmt.Sprintf("vending and retiring since %s: %s", when(f.At), plain(f.Why))
 	case f.Vending:
-		return fmt.Sprintf("vending since %s: %s", when(f.At), f.Why)
+		return fmt.Sprintf("vending since %s: %s", when(f.At), plain(f.Why))
 	case f.Retiring:
-		return fmt.Sprintf("retiring since %s: %s", when(f.At), f.Why)
+		return fmt.Sprintf("retiring since %s: %s", when(f.At), plain(f.Why))
 	}
 	return "nothing"
 }
@@ -107,14 +107,15 @@ func (c *cli) audit() *cobra.Command {
 			var broken *control.Error
 			switch {
 			case err == nil:
-				return c.say(verdict{OK: true, Events: n}, "the audit holds together: %d events", n)
+				return c.say(verdict{OK: true, Events: n}, "the audit holds together: %s", counted(n, "event", "events"))
 			case !errors.As(err, &broken):
 				return err
 			case c.json:
 				return errors.Join(c.printJSON(verdict{Events: n, Why: broken.Text}), errReported)
 			}
-			return fmt.Errorf("%s; %d events before it hold together. Stop nothing and repair nothing: "+
-				"compare with the copies of audit/*.jsonl on another machine; each file is named by its first row", broken.Text, n)
+			return fmt.Errorf("%s; %s together. Stop nothing and repair nothing: "+
+				"compare with the copies of audit/*.jsonl on another machine; each file is named by its first row", broken.Text,
+				counted(n, "event before it holds", "events before it hold"))
 		}),
 	})
 }

@@ -11,9 +11,11 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/term"
 
@@ -113,9 +115,31 @@ func table[T any](w io.Writer, columns string, entries []T, row func(T) []string
 	lines := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(lines, strings.Join(strings.Fields(columns), "\t"))
 	for _, entry := range entries {
-		fmt.Fprintln(lines, strings.Join(row(entry), "\t"))
+		cells := row(entry)
+		for i, cell := range cells {
+			cells[i] = plain(cell)
+		}
+		fmt.Fprintln(lines, strings.Join(cells, "\t"))
 	}
 	_ = lines.Flush() // whoever read has gone
+}
+
+// plain writes on one line, with escapes, what would break a table or steer a
+// terminal: subjects, attributes and reasons are what others have named.
+func plain(text string) string {
+	isOdd := func(r rune) bool { return r == utf8.RuneError || !strconv.IsGraphic(r) }
+	if !strings.ContainsFunc(text, isOdd) {
+		return text
+	}
+	var b strings.Builder
+	for _, r := range text {
+		if isOdd(r) {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
 }
 
 // slice turns a slice into something list can go through.
@@ -168,6 +192,14 @@ func assignments(m map[string]string, between string) string {
 		all = append(all, name+"="+m[name])
 	}
 	return strings.Join(all, between)
+}
+
+// counted writes how many there are, in the words for one or for several.
+func counted[N int | int64](n N, one, several string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, several)
 }
 
 // counts writes how many there are of each, sorted.

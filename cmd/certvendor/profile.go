@@ -13,7 +13,7 @@ import (
 
 func (c *cli) profile() *cobra.Command {
 	var out string
-	var lasts time.Duration
+	lasts := 10 * time.Second
 	cmd := &cobra.Command{
 		Use:   "profile cpu|allocs|heap|mutex|block --out FILE [--lasts 10s]",
 		Short: "Have the daemon watch itself at work, and write what go tool pprof reads",
@@ -43,6 +43,6 @@ of functions and numbers, and nothing of devices, keys or certificates.`,
 		}),
 	}
 	cmd.Flags().StringVar(&out, "out", "", "the file to write, as pprof reads it; one that is there is replaced")
-	cmd.Flags().DurationVar(&lasts, "lasts", 10*time.Second, "how long it watches, at most 5m")
+	cmd.Flags().Var((*span)(&lasts), "lasts", "how long it watches, at most 5m")
 	return cmd
 }

@@ -53,8 +53,8 @@ that has the store's commits, nothing is restored: that is the store.`,
 }
 
 func tellRestore(w io.Writer, r app.RestoreReport) {
-	fmt.Fprintf(w, "%s: restored from the backup of %s, and %d rows of the audit since, up to row %d of %s\n",
-		r.Data, when(r.Backup.At), r.Replayed, r.Row, when(r.Until))
+	fmt.Fprintf(w, "%s: restored from the backup of %s, and %s of the audit since, up to row %d of %s\n",
+		r.Data, when(r.Backup.At), counted(r.Replayed, "row", "rows"), r.Row, when(r.Until))
 	if r.Lossy {
 		fmt.Fprintf(w, "What was done after that row is lost: %s\n"+
 			"What was retired since may be active again. Retiring is frozen: look at the fleet, then `certvendor thaw retiring`.\n", r.Why)

@@ -62,6 +62,9 @@ func (c *cli) root() *cobra.Command {
 	)
 	root.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	root.SilenceUsage, root.SilenceErrors = true, true
+	root.TraverseChildren = true        // before its verb, --server is the daemon's address, also where a verb has a --server of its own
+	root.Version = thisBuild().String() // of --version, beside the verb
+	root.SetVersionTemplate("{{.Version}}\n")
 	saysWhatToGive(root)
 	root.PersistentFlags().StringVar(&c.config, "config", "config.yaml", "the configuration, which names the daemon's socket")
 	root.PersistentFlags().StringVar(&c.socket, "socket", "", "the daemon's socket, instead of the one in --config")

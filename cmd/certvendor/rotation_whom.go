@@ -55,12 +55,13 @@ func (w whom) devices(ctx context.Context, daemon *control.Client, verb string, 
 		}
 		return named{names: names}, nil
 	}
-	return named{names: args}, nil
+	return named{names: unique(args)}, nil
 }
 
 // maxNames bounds a file of names, in octets: some million of the longest.
 const maxNames = 128 << 20
 
+// readNames reads a file with a name a line, each once.
 func readNames(path string) (named, error) {
 	var text []byte
 	var err error
@@ -73,11 +74,12 @@ func readNames(path string) (named, error) {
 		return named{}, fmt.Errorf("read names: %w", err)
 	}
 	var found named
-	number := 0
+	number, seen := 0, map[string]bool{}
 	for line := range strings.Lines(string(text)) {
 		number++
 		name := strings.TrimSpace(line)
-		if name != "" && !strings.HasPrefix(name, "#") {
+		if name != "" && !strings.HasPrefix(name, "#") && !seen[name] {
+			seen[name] = true
 			found.names, found.lines = append(found.names, name), append(found.lines, number)
 		}
 	}

@@ -98,7 +98,7 @@ func (c *cli) takeDown(ctx context.Context, account *app.AccountSetup, how setti
 	if how.dryRun || n == 0 {
 		return c.showSetup(report)
 	}
-	question := fmt.Sprintf("Take %d resources out of the AWS account (%s): devices get no job and no answer any more.", n, strings.Join(report.names(), ", "))
+	question := fmt.Sprintf("Take %s out of the AWS account (%s): devices get no job and no answer any more.", counted(n, "resource", "resources"), strings.Join(report.names(), ", "))
 	if err := c.confirm("--remove", how.asked, question); err != nil {
 		return err
 	}

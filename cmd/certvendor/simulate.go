@@ -74,16 +74,16 @@ unless --keep is given; what the daemon recorded of them stays.`,
 	flags := cmd.Flags()
 	flags.IntVar(&f.devices, "devices", 0, "how many devices")
 	flags.StringVar(&f.firmware, "firmware", string(fleet.Agent), "what they run: agent or cdf")
-	flags.DurationVar(&f.installDelay, "install-delay", 0, "how long they stay on the old certificate after the vend")
+	flags.Var((*span)(&f.installDelay), "install-delay", "how long they stay on the old certificate after the vend")
 	flags.StringVar(&f.faults, "faults", "", "what goes wrong, and how likely: power-cut=0.2,lost-ack=0.1")
 	flags.Uint64Var(&f.seed, "seed", 0, "what the faults are drawn from (default any)")
 	flags.IntVar(&f.concurrency, "concurrency", 96, "how many devices are at work at a time")
-	flags.DurationVar(&f.stay, "stay", 0, "how long each device stays connected when it has rotated, and carries out further jobs; an interrupt ends it")
+	flags.Var((*span)(&f.stay), "stay", "how long each device stays connected when it has rotated, and carries out further jobs; an interrupt ends it")
 	flags.BoolVar(&f.await, "await-job", false, "wait for the job that an operator or a campaign gives the devices, instead of asking for it")
 	flags.BoolVar(&f.jobsFirst, "jobs-first", false, "give every device its job before the first one starts, so that the time is that of the rotations alone")
 	flags.BoolVar(&f.keep, "keep", false, "leave the devices, and their disks, where they are")
 	flags.StringVar(&f.broker, "broker", "", "the broker's address, instead of standalone.broker.listen in --config")
-	flags.DurationVar(&f.timeout, "timeout", 0, "when to give up (default as long as the daemon's pace needs, and ten minutes)")
+	flags.Var((*span)(&f.timeout), "timeout", "when to give up (default as long as the daemon's pace needs, and ten minutes)")
 	return cmd
 }
 

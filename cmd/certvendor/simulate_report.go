@@ -74,10 +74,10 @@ func (r simulateResult) words(w io.Writer) {
 		return []string{p.name, millis(p.P50), millis(p.P95), millis(p.P99)}
 	})
 	if r.Again > 0 {
-		fmt.Fprintf(w, "\n%d rotations more while they stayed", r.Again)
+		fmt.Fprintf(w, "\n%s more while they stayed", counted(r.Again, "rotation", "rotations"))
 	}
-	fmt.Fprintf(w, "\n%d of %d devices rotated in %.1f s, %.1f a second; %d violations; seed %d",
-		r.Rotated, r.Devices, r.Seconds, r.RotationsPerSecond, r.Violations, r.seed)
+	fmt.Fprintf(w, "\n%d of %d devices rotated in %.1f s, %.1f a second; %s; seed %d",
+		r.Rotated, r.Devices, r.Seconds, r.RotationsPerSecond, counted(r.Violations, "violation", "violations"), r.seed)
 	if r.jobsFirst {
 		fmt.Fprint(w, "; their jobs waited for them")
 	}

@@ -201,7 +201,7 @@ func TestSimulationInWords(t *testing.T) {
 	}
 	var out bytes.Buffer
 	result.words(&out)
-	for _, want := range []string{"connect  10", "1 of 3 devices rotated in 2.0 s, 0.5 a second; 1 violations; seed 42"} {
+	for _, want := range []string{"connect  10", "1 of 3 devices rotated in 2.0 s, 0.5 a second; 1 violation; seed 42"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("does not say %q:\n%s", want, out.String())
 		}

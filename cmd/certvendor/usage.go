@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/certvendor/certvendor/internal/config"
 )
 
 // saysWhatToGive makes every command below root answer wrong arguments and
@@ -61,6 +64,9 @@ func flagError(cmd *cobra.Command, err error) error {
 	case errors.As(err, &valued):
 		_, flag, _ := strings.Cut(err.Error(), `" for "`)
 		flag, _, _ = strings.Cut(flag, `"`)
+		if wrong := (notSpan{}); errors.As(err, &wrong) {
+			help = wrong.Error()
+		}
 		return fmt.Errorf("%s: %s cannot be %.80q: %s", verb(cmd), flag, valued.GetValue(), help)
 	case errors.As(err, &named) && strings.HasPrefix(err.Error(), "flag needs"):
 		return fmt.Errorf("%s: %s needs a value: %s", verb(cmd), dashed(named.GetSpecifiedName()), help)
@@ -69,6 +75,33 @@ func flagError(cmd *cobra.Command, err error) error {
 	}
 	return fmt.Errorf("%s: %w: %s", verb(cmd), err, help)
 }
+
+// span is a flag's duration, which may be in days, as the configuration's are.
+type span time.Duration
+
+// notSpan says how a duration is written, of one that is not.
+type notSpan struct{ error }
+
+// Set reads what was typed.
+func (s *span) Set(text string) error {
+	d, err := config.ParseDuration(text)
+	if err != nil {
+		return notSpan{err}
+	}
+	*s = span(d)
+	return nil
+}
+
+// String writes it for the help, which shows no default that is empty.
+func (s *span) String() string {
+	if *s == 0 {
+		return ""
+	}
+	return time.Duration(*s).String()
+}
+
+// Type is what the help calls it.
+func (*span) Type() string { return "duration" }
 
 func dashed(flag string) string {
 	if len(flag) == 1 {

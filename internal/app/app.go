@@ -267,10 +267,10 @@ func (a *App) Restrained(ctx context.Context) string {
 	}
 	frozen, err := a.backend.Brakes.Frozen(ctx)
 	if err == nil && frozen.Vending {
-		what = append(what, "vending is frozen: "+frozen.Why)
+		what = append(what, "vending is frozen: "+frozen.VendingWhy())
 	}
 	if err == nil && frozen.Retiring {
-		what = append(what, "retiring is frozen: "+frozen.Why)
+		what = append(what, "retiring is frozen: "+frozen.RetiringWhy())
 	}
 	if err := a.clock.Steady(); err != nil {
 		what = append(what, err.Error())

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/certvendor/certvendor/internal/config"
+	"github.com/certvendor/certvendor/internal/control"
 	"github.com/certvendor/certvendor/protocol"
 )
 
@@ -87,5 +89,22 @@ func TestDiskFull(t *testing.T) {
 	}
 	if _, err := w.client.VerifyAudit(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// What is frozen for reasons of its own is said with its own reason.
+func TestReadyzSaysWhyEachIsFrozen(t *testing.T) {
+	w := start(t, func(*config.Config) {})
+	for _, one := range []struct {
+		what control.What
+		why  string
+	}{{control.What{Vending: true}, "refusals"}, {control.What{Retiring: true}, "a doubt"}} {
+		if _, err := w.client.Freeze(t.Context(), one.what, one.why); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const want = "ready\nvending is frozen: refusals; retiring is frozen: a doubt\n"
+	if status, text := w.readyz(); status != http.StatusOK || text != want {
+		t.Errorf("/readyz says %d %q, want %q", status, text, want)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/aws/smithy-go/logging"
 	"github.com/aws/smithy-go/middleware"
 )
 
@@ -110,6 +111,7 @@ func Dial(ctx context.Context, account Account) (*Clients, error) {
 func (a Account) options() []func(*config.LoadOptions) error {
 	options := []func(*config.LoadOptions) error{
 		config.WithRetryer(a.retryer),
+		config.WithLogger(logging.Nop{}), // what fails is in the error: these lines are not of our log
 		config.WithAPIOptions([]func(*middleware.Stack) error{a.Quotas.join}),
 	}
 	if a.Region != "" {
@@ -146,9 +148,14 @@ func clients(c awssdk.Config, double bool) *Clients {
 func (c *Clients) Caller(ctx context.Context) (string, error) {
 	caller, err := c.STS.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
 	if err != nil {
-		return "", fmt.Errorf("ask AWS who we are: %w", err)
+		return "", nobody(err)
 	}
 	return deref(caller.Arn), nil
+}
+
+// nobody says that AWS did not tell who we are.
+func nobody(err error) error {
+	return fmt.Errorf("ask AWS who we are: %w: credentials come from the environment, aws.profile, aws.role, or the role of the machine", err)
 }
 
 // Account returns the number of the account that the calls are made in.

@@ -95,7 +95,7 @@ type Setup struct {
 func NewSetup(ctx context.Context, c SetupConfig) (*Setup, error) {
 	caller, err := c.Clients.STS.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
 	if err != nil {
-		return nil, fmt.Errorf("ask AWS who we are: %w", err)
+		return nil, nobody(err)
 	}
 	names, err := namesFrom(deref(caller.Arn), c.Clients.Config.Region)
 	if err != nil {

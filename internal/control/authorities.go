@@ -49,14 +49,22 @@ type CAUses struct {
 func (u CAUses) All() int { return u.Certificates + u.Packages }
 
 func (u CAUses) text() string {
-	text := fmt.Sprintf("%d ACTIVE certificates of it are held", u.Certificates)
+	text := counted(u.Certificates, "ACTIVE certificate of it is held", "ACTIVE certificates of it are held")
 	if u.Birth > 0 {
-		text += fmt.Sprintf(", %d of them birth certificates that no rotation replaces", u.Birth)
+		text += ", " + counted(u.Birth, "of them a birth certificate that no rotation replaces", "of them birth certificates that no rotation replaces")
 	}
 	if u.Packages > 0 {
-		text += fmt.Sprintf(", and %d packages with one wait for their devices", u.Packages)
+		text += ", and " + counted(u.Packages, "package with one waits for its device", "packages with one wait for their devices")
 	}
 	return text
+}
+
+// counted writes how many there are, in the words for one or for several.
+func counted(n int, one, several string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, several)
 }
 
 // CARetireRequest asks to retire a CA.

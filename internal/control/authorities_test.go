@@ -79,7 +79,7 @@ func TestRetireCA(t *testing.T) {
 		"unknown":         {CARetireRequest{ID: strings.Repeat("0", 12)}, "is none of the issuing CAs"},
 		"too short":       {CARetireRequest{ID: string(former[:11])}, "at least the first 12"},
 		"the issuing one": {CARetireRequest{ID: string(issuing), Lose: 9}, "is the one that issues"},
-		"in use":          {CARetireRequest{ID: string(former), Lose: 2}, "2 ACTIVE certificates of it are held, 1 of them birth"},
+		"in use":          {CARetireRequest{ID: string(former), Lose: 2}, "2 ACTIVE certificates of it are held, 1 of them a birth"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := w.RetireCA(w.ctx, c.asked)

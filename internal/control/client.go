@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -94,7 +95,10 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 		return nil, err
 	}
 	target := c.base
-	target.Path, target.RawQuery = r.path, r.query.Encode()
+	if target.Path, err = unescaped(r.path); err != nil {
+		return nil, err
+	}
+	target.RawPath, target.RawQuery = r.path, r.query.Encode()
 	sent, err := http.NewRequestWithContext(ctx, r.method, target.String(), body)
 	if err != nil {
 		return nil, fmt.Errorf("ask the daemon: %w", err)
@@ -114,6 +118,17 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 	return nil, &Error{response.StatusCode, refused.Error}
 }
 
+// unescaped returns a path as it is meant, of one whose names are escaped. It refuses
+// names that would make it another path.
+func unescaped(path string) (string, error) {
+	for name := range strings.SplitSeq(strings.TrimPrefix(path, "/"), "/") {
+		if name == "" || name == "." || name == ".." {
+			return "", fmt.Errorf("%q is no name", name)
+		}
+	}
+	return url.PathUnescape(path)
+}
+
 func (r request) encode() (io.Reader, error) {
 	switch body := r.body.(type) {
 	case nil:
@@ -130,9 +145,14 @@ func (r request) encode() (io.Reader, error) {
 
 // unreachable says in one line why nobody answered, and what to do.
 func (c *Client) unreachable(err error) error {
+	var unverified *tls.CertificateVerificationError
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
+	case errors.As(err, &unverified):
+		return fmt.Errorf("the certificate of the daemon on %s is not trusted (%w): --server-ca names what verifies it", c.at, unverified.Err)
+	case errors.Is(err, syscall.ECONNREFUSED) && c.base.Scheme == "https":
+		return fmt.Errorf("no daemon answers on %s: start `certvendor serve`, or name its control.tls.listen with --server", c.at)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("no daemon answers on %s: start `certvendor serve`, or name its --config or --socket", c.at)
 	case errors.Is(err, fs.ErrPermission):

@@ -64,8 +64,9 @@ func (s *Server) useServerCA(r *http.Request) (any, error) {
 	}
 	used, err := s.Servers.UseServerCA(r.Context(), asked.CutOff)
 	if cut := (CutOff{}); errors.As(err, &cut) {
-		return nil, refuse(http.StatusConflict, "%d devices have not said that they trust the new server CA, and would not connect: `certvendor ca show --missing` lists them; "+
-			"a campaign over all tells those that can be told, and --force %d cuts them off", cut.Devices, cut.Devices)
+		return nil, refuse(http.StatusConflict, "%s the new server CA, and would not connect: `certvendor ca show --missing` lists them; "+
+			"a campaign over all tells those that can be told, and --force %d cuts them off",
+			counted(cut.Devices, "device has not said that it trusts", "devices have not said that they trust"), cut.Devices)
 	}
 	return used, err
 }
