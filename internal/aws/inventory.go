@@ -52,10 +52,9 @@ type Inventory struct {
 	// INACTIVE there by now. Nil: nobody is.
 	refused func()
 
-	said     *recent[certificate.ID, []string]  // the policies that AWS has just listed
-	valid    *recent[certificate.ID, struct{}]  // what AWS had not REVOKED when it was read
-	back     *recent[certificate.ID, time.Time] // see speaks
-	presence *Presence                          // nil: there is no table
+	said     *recent[certificate.ID, []string] // the policies that AWS has just listed
+	valid    *recent[certificate.ID, struct{}] // what AWS had not REVOKED when it was read
+	presence *Presence                         // nil: there is no table
 	looked   *recent[registry.DeviceID, struct{}]
 
 	// Of a store that was restored, see restored.go.

@@ -287,9 +287,12 @@ func TestTheTableIsReadBeforeAnAck(t *testing.T) {
 
 // The removal is recorded, and AWS does not hear of it. Meanwhile the device has lost
 // its new certificate and is on the old one, as AWS lets it: that stays, until the
-// device is on the new one again or a person decides.
+// device is on the new one again or a person decides; also for the next process, and
+// however long that takes.
 func TestGoneBackBeforeAWSIsTold(t *testing.T) {
-	for name, table := range map[string]bool{"table": true, "requests": false, "undone": true, "set back": false} {
+	for name, table := range map[string]bool{
+		"table": true, "requests": false, "undone": true, "set back": false, "restarted": false, "days later": false,
+	} {
 		t.Run(name, func(t *testing.T) {
 			f := &refusal{method: "PUT", path: "/certificates/", status: 503, code: "ServiceUnavailableException"}
 			k := refusedCourse(t, f, func(config *Config) {
@@ -325,6 +328,15 @@ func TestGoneBackBeforeAWSIsTold(t *testing.T) {
 				c.clock.Jump(-3 * time.Hour)
 			}
 			works(c.old)
+			switch name {
+			case "restarted":
+				config := c.world.config
+				c.must(c.world.Close())
+				c.reopen(config)
+				c.clock.Advance(2 * time.Minute)
+			case "days later":
+				c.clock.Advance(72 * time.Hour)
+			}
 			if err := c.world.inventory.Settle(c.ctx); !errors.As(err, &rotation.Kept{}) {
 				t.Errorf("settled: %v", err)
 			}
