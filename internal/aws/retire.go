@@ -43,9 +43,12 @@ func (i *Inventory) Retire(ctx context.Context, r certificate.Removal) error {
 		return err
 	}
 	if marked {
-		if err := i.mayBeTold(ctx, r.Device, r.Certificate); err != nil {
-			return err
-		}
+		err = i.mayBeTold(ctx, r.Device, r.Certificate)
+	} else {
+		err = i.staysOff(ctx, r)
+	}
+	if err != nil {
+		return err
 	}
 	end, err := i.begin(ctx, r.Device, r.Certificate)
 	if err != nil {
@@ -96,6 +99,29 @@ func (i *Inventory) successorWorks(ctx context.Context, r certificate.Removal) e
 			latest.ID)}
 	}
 	return err
+}
+
+// staysOff keeps a certificate that is to be deleted, and that somebody else has
+// made ACTIVE at AWS since it was made INACTIVE: a device may work with it, and is
+// not heard here.
+func (i *Inventory) staysOff(ctx context.Context, r certificate.Removal) error {
+	if r.Mode != certificate.Delete {
+		return nil
+	}
+	at, err := i.rows.Place(ctx, r.Device, r.Certificate)
+	if err != nil || !at.Held || at.Standing != certificate.Inactive {
+		return err
+	}
+	out, err := i.iot.DescribeCertificate(ctx, &iot.DescribeCertificateInput{CertificateId: new(string(r.Certificate))})
+	switch {
+	case isNotFound(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("describe certificate %s: %w", r.Certificate, err)
+	case out.CertificateDescription.Status == types.CertificateStatusActive:
+		return rotation.Kept{Why: fmt.Sprintf("somebody has made it ACTIVE again at AWS IoT: `rotation undo %s`, or make it INACTIVE there", r.Device)}
+	}
+	return nil
 }
 
 // learnHolders takes into the store who else holds a certificate at AWS: what

@@ -32,6 +32,37 @@ func TestSuccessorThatOthersHaveDeactivatedJustifiesNothing(t *testing.T) {
 	c.wantRetired()
 }
 
+// The first half of a deletion is done. The new certificate does not work for what
+// the device does, and somebody makes the old one ACTIVE at AWS, where no request
+// tells of it: it is not deleted, until it is INACTIVE there again or a person has
+// undone the rotation.
+func TestWhatOthersHaveActivatedIsNotDeleted(t *testing.T) {
+	for name, undone := range map[string]bool{"undone": true, "INACTIVE again": false} {
+		t.Run(name, func(t *testing.T) {
+			c := newCourse(t, certificate.Delete, nil)
+			set := func(status types.CertificateStatus) {
+				t.Helper()
+				_, err := c.clients.IoT.UpdateCertificate(c.ctx, &iot.UpdateCertificateInput{CertificateId: new(string(c.old)), NewStatus: status})
+				c.must(err)
+			}
+			vended := c.turn()
+			set(types.CertificateStatusActive)
+			c.clock.Advance(30 * time.Minute)
+			c.wantKept("rotation undo " + courseThing)
+			if undone {
+				_, err := c.closer.Undo(c.ctx, courseThing)
+				c.must(err)
+				c.seen(c.old)
+				c.wantStatus(types.CertificateStatusActive, c.old)
+				return
+			}
+			set(types.CertificateStatusInactive)
+			c.quiet(vended)
+			c.wantWhole(vended)
+		})
+	}
+}
+
 // swept returns what has become of the one retirement after a sweep.
 func (c *course) swept() rotation.Retirement {
 	c.t.Helper()
