@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/iot"
@@ -73,7 +74,7 @@ const justSeen = 5 * time.Minute
 
 // successorWorks keeps a certificate if AWS does not let the one connect that the
 // device was seen on last: somebody else may have made that INACTIVE since, or
-// detached it, and the store does not hear of it.
+// detached it or its policies, and the store does not hear of it.
 func (i *Inventory) successorWorks(ctx context.Context, r certificate.Removal) error {
 	held, err := i.rows.Held(ctx, r.Device)
 	if err != nil {
@@ -98,7 +99,25 @@ func (i *Inventory) successorWorks(ctx context.Context, r certificate.Removal) e
 		return rotation.Kept{Why: fmt.Sprintf("AWS IoT does not have certificate %s, which the device was seen on last, attached to its thing: attach it there, or leave both",
 			latest.ID)}
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return i.mayDoSomething(ctx, r.Device, latest.ID)
+}
+
+// mayDoSomething returns a rotation.Kept if somebody has taken from a certificate
+// all the policies that it was registered with: what is left of it does not connect.
+// One that never had any lives by those of its thing's groups.
+func (i *Inventory) mayDoSomething(ctx context.Context, device registry.DeviceID, id certificate.ID) error {
+	policies, err := i.policies(ctx, id)
+	if err != nil || len(policies) > 0 {
+		return err
+	}
+	if policies, err = i.rows.RegisteredWith(ctx, device, id); err != nil || len(policies) == 0 {
+		return err
+	}
+	return rotation.Kept{Why: fmt.Sprintf("AWS IoT has no policy attached to certificate %s, which the device was seen on last and which had %s: attach one there, or leave both",
+		id, strings.Join(policies, ", "))}
 }
 
 // staysOff keeps a certificate that is to be deleted, and that somebody else has

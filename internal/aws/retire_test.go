@@ -107,6 +107,30 @@ func TestSuccessorThatOthersHaveDetachedJustifiesNothing(t *testing.T) {
 	c.wantRetired()
 }
 
+// Somebody has moved the policies of the new certificate to another, and the store
+// has heard of that or not: the new one cannot connect any more.
+func TestSuccessorWithoutItsPoliciesJustifiesNothing(t *testing.T) {
+	for name, heard := range map[string]bool{"heard": true, "not heard": false} {
+		t.Run(name, func(t *testing.T) {
+			c := newCourse(t, certificate.Deactivate, nil)
+			c.grace = time.Hour
+			c.serve()
+			vended := c.turn()
+			target := c.world.inventory.names.certificate(vended)
+			_, err := c.clients.IoT.DetachPolicy(c.ctx, &iot.DetachPolicyInput{PolicyName: new(oldPolicy), Target: &target})
+			c.must(err)
+			c.clock.Advance(2 * time.Hour)
+			if heard {
+				c.must(c.world.inventory.hear(c.ctx, vended))
+			}
+			c.wantKept("no policy attached to certificate " + string(vended))
+			_, err = c.clients.IoT.AttachPolicy(c.ctx, &iot.AttachPolicyInput{PolicyName: new(oldPolicy), Target: &target})
+			c.must(err)
+			c.wantRetired()
+		})
+	}
+}
+
 // A certificate that was taken from another thing, and that somebody has attached
 // to it again, is what that thing may work with, although the store does not have
 // it as its own. So it is with one whose other thing is not known here while AWS is
