@@ -143,6 +143,10 @@ func (i *Inventory) staysOff(ctx context.Context, r certificate.Removal) error {
 	return nil
 }
 
+// aloneFor is how long AWS's word that a thing has a certificate for itself spares
+// asking, as between a get and its ack: who detaches it may attach it to another.
+const aloneFor = time.Minute
+
 // learnHolders takes into the store who else holds a certificate at AWS: what
 // another thing works with is not to be deactivated, and what another thing has
 // is not to be deleted. It returns the things that it could not take in: one from
@@ -153,8 +157,8 @@ func (i *Inventory) learnHolders(ctx context.Context, device registry.DeviceID, 
 	if err != nil || !at.Held || at.Standing != certificate.Active && at.Standing != certificate.Inactive {
 		return nil, err
 	}
-	if seen, lately := i.views.get(device); lately && seen.attachment == types.ThingPrincipalTypeExclusiveThing {
-		return nil, nil // AWS lets no other thing have it
+	if seen, known := i.views.get(device); known && slices.Contains(seen.alone, id) && i.now().Sub(seen.read).Abs() < aloneFor {
+		return nil, nil
 	}
 	things, err := i.thingsOf(ctx, id)
 	for _, thing := range things {

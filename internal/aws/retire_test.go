@@ -131,6 +131,36 @@ func TestSuccessorWithoutItsPoliciesJustifiesNothing(t *testing.T) {
 	}
 }
 
+// AWS said that a thing has its certificate for itself, and somebody moves it to
+// another thing after that. Or the thing has one for itself, and this one not.
+func TestWhatIsNoThingsAloneIsKept(t *testing.T) {
+	for name, moved := range map[string]bool{"moved": true, "shared": false} {
+		t.Run(name, func(t *testing.T) {
+			fake, clock := newFake(), noon()
+			w := fake.open(t, clock)
+			id := fake.hold(t, w, clock, "a")
+			arn := fakeARN + "cert/" + string(id)
+			if !moved {
+				fake.hold(t, w, clock, "a") // which it has for itself
+				fake.principals["b"], fake.attachments = []string{arn}, map[string]string{arn: "NON_EXCLUSIVE_THING"}
+			}
+			if _, err := w.inventory.Held(t.Context(), "a"); err != nil {
+				t.Fatal(err)
+			}
+			if moved {
+				clock.Advance(10 * time.Minute)
+				fake.principals["a"], fake.principals["b"] = nil, []string{arn}
+			}
+			err := w.inventory.Retire(t.Context(), certificate.Removal{
+				Device: "a", Certificate: id, Mode: certificate.Deactivate, Allowed: func([]certificate.Holding) error { return nil },
+			})
+			if is := fake.statusOf(string(id)); err != nil || is != "ACTIVE" {
+				t.Errorf("%v, and what another thing has is %s", err, is)
+			}
+		})
+	}
+}
+
 // A certificate that was taken from another thing, and that somebody has attached
 // to it again, is what that thing may work with, although the store does not have
 // it as its own. So it is with one whose other thing is not known here while AWS is
