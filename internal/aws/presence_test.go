@@ -198,6 +198,28 @@ func TestOthersUnderTheDevicesName(t *testing.T) {
 	}
 }
 
+// A device whose certificates are not its alone connects under another name than its
+// own: the table has nothing of it, and so not that it has gone back, either.
+func TestUnderAnotherNameNobodyIsHeard(t *testing.T) {
+	c := newPresenceCourse(t)
+	connects := func(client string, id certificate.ID) {
+		c.clock.Advance(time.Second)
+		writes(t, c.clients, connectedSQL, event(client, "", string(id), c.clock.Now()))
+	}
+	vended := c.turn()
+	connects("serial-9", vended)
+	c.clock.Advance(time.Hour)
+	connects("serial-9", c.old)
+	c.clock.Advance(time.Hour)
+	if all := c.sweep(); len(all) != 1 || !all[0].Deactivated.IsZero() || !strings.Contains(all[0].Why, "client id") {
+		t.Fatalf("retirements %+v: the device is on the old certificate", all)
+	}
+	connects(courseThing+"/9", vended)
+	if all := c.sweep(); all[0].Deactivated.IsZero() {
+		t.Errorf("retirements %+v: it is heard now", all)
+	}
+}
+
 // A device that acks nothing is proven by its connection, but not by one of
 // before. Without a table nothing is taken away.
 func TestTheTableProves(t *testing.T) {
