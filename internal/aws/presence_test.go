@@ -198,6 +198,42 @@ func TestOthersUnderTheDevicesName(t *testing.T) {
 	}
 }
 
+// Two things share a certificate, and it was taken from the one when that worked with
+// its own. That has lost its own since and is on the shared one, as AWS lets it: when
+// the other thing gives it up, it stays ACTIVE until the one is on its own again.
+func TestFormerHolderThatCameBack(t *testing.T) {
+	c := newPresenceCourse(t)
+	i := c.world.inventory
+	issuer, err := c.world.config.Issuer(nil)
+	c.must(err)
+	own, err := issuer.Issue(c.ctx, certificate.Order{
+		Device: otherThing, Key: backendtest.NewKey().Public(), RawSubject: emptyName,
+		NotBefore: c.clock.Now(), NotAfter: c.clock.Now().Add(8760 * time.Hour),
+	})
+	c.must(err)
+	own.Standing, own.Kind = certificate.Active, certificate.Rotated
+	shared, err := i.lookUp(c.ctx, c.old)
+	c.must(err)
+	c.must(i.rows.Register(c.ctx, otherThing, own))
+	c.must(i.rows.Register(c.ctx, otherThing, shared))
+	connects := func(id certificate.ID) {
+		c.clock.Advance(time.Minute)
+		writes(t, c.clients, connectedSQL, event(otherThing, "", string(id), c.clock.Now()))
+	}
+	connects(c.old)
+	connects(own.ID)
+	vended := c.turn()
+	c.must(i.rows.Retire(c.ctx, certificate.Removal{
+		Device: otherThing, Certificate: c.old, Mode: certificate.Deactivate, Allowed: func([]certificate.Holding) error { return nil },
+	}))
+	connects(c.old)
+	c.clock.Advance(2 * time.Hour)
+	c.connects(vended)
+	c.wantKept("rotation undo " + otherThing)
+	connects(own.ID)
+	c.wantRetired()
+}
+
 // A device whose certificates are not its alone connects under another name than its
 // own: the table has nothing of it, and so not that it has gone back, either.
 func TestUnderAnotherNameNobodyIsHeard(t *testing.T) {

@@ -39,6 +39,9 @@ func (i *Inventory) Retire(ctx context.Context, r certificate.Removal) error {
 	case len(strangers) > 0:
 		return keptFor(strangers[0])
 	}
+	if err := i.formerHoldersCame(ctx, r); err != nil {
+		return err
+	}
 	marked, err := i.marks.Has(ctx, r.Certificate)
 	if err != nil {
 		return err

@@ -73,6 +73,31 @@ func (i *Inventory) wentBack(ctx context.Context, device registry.DeviceID, id c
 	}
 }
 
+// formerHoldersCame returns a rotation.Kept for a certificate that is about to be made
+// INACTIVE, if a device works with it from which it was taken while others held it
+// too: AWS has it detached from that thing, which need not keep it from connecting.
+func (i *Inventory) formerHoldersCame(ctx context.Context, r certificate.Removal) error {
+	at, err := i.rows.Place(ctx, r.Device, r.Certificate)
+	if err != nil || i.presence == nil || at.Standing != certificate.Active || at.Holders != 1 {
+		return err
+	}
+	former, err := i.rows.FormerHolders(ctx, r.Certificate)
+	if err != nil {
+		return err
+	}
+	for _, device := range former {
+		err := i.wentBack(ctx, device, r.Certificate)
+		if errors.As(err, &rotation.Kept{}) {
+			return rotation.Kept{Why: fmt.Sprintf("device %s, from which it was taken, has connected with it since: `rotation undo %s`, if it has lost its own",
+				device, device)}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // mayBeTold returns a rotation.Kept for a removal that is recorded already, and that
 // AWS may not have heard of, if somebody works with the certificate since: its device,
 // or another thing that somebody has given it to. A person who revokes is not asked.

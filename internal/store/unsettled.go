@@ -169,6 +169,20 @@ func (h Certificates) Holders(ctx context.Context, id certificate.ID) ([]registr
 	return holders, nil
 }
 
+// FormerHolders returns the devices from which a certificate was taken, by name.
+func (h Certificates) FormerHolders(ctx context.Context, id certificate.ID) ([]registry.DeviceID, error) {
+	var former []registry.DeviceID
+	err := h.s.look(ctx, func(q querier) (err error) {
+		former, err = collect(q, value[registry.DeviceID],
+			`SELECT device FROM holdings WHERE certificate = ? AND detached <> 0 ORDER BY device`, id)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("who held certificate %s: %w", id, err)
+	}
+	return former, nil
+}
+
 // Certificate returns a certificate of the inventory, or
 // certificate.ErrUnknown.
 func (h Certificates) Certificate(ctx context.Context, id certificate.ID) (certificate.Certificate, error) {
