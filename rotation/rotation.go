@@ -105,6 +105,10 @@ type Rotation struct {
 // life.
 func (r Rotation) Answers() bool { return r.State.Open() || r.State == Stale }
 
+// IsVended reports whether its certificate came as far as a reply. A stale one may
+// have been left before that, when it was signed and no more.
+func (r Rotation) IsVended() bool { return r.State.Ready() && !r.VendedAt.IsZero() }
+
 // IsProven reports whether the device was ever proven to use its certificate.
 func (r Rotation) IsProven() bool { return !r.ProvenAt.IsZero() }
 

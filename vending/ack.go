@@ -79,7 +79,7 @@ func (v *Vendor) tookAnchors(ctx context.Context, caller Caller, request protoco
 // connection where it is known, and only where it is not, a proof.
 func (v *Vendor) evidence(ctx context.Context, a admission, r rotation.Rotation, request protocol.AckRequest) (certificate.Evidence, error) {
 	switch {
-	case !r.State.Ready():
+	case !r.IsVended():
 		return "", explain(protocol.NotProven, "the rotation has no certificate yet")
 	case a.Certificate != "" && a.Certificate == r.Certificate:
 		return a.Evidence, nil

@@ -101,25 +101,27 @@ func (v *Vendor) issue(ctx context.Context, next *opening, order certificate.Ord
 	return c, nil
 }
 
-// isUsable reports whether the rotation's certificate has come as far as the
-// inventory, and has not expired since.
+// isUsable reports whether the rotation's certificate was vended, and has not
+// expired since.
 func (v *Vendor) isUsable(a admission, r rotation.Rotation) bool {
 	held, ok := certificate.Find(a.held, r.Certificate)
-	return ok && r.State.Ready() && v.Now().Before(held.NotAfter)
+	return ok && r.IsVended() && v.Now().Before(held.NotAfter)
 }
 
 // isSigned reports whether the rotation's certificate is durable and has not
-// come any further: the world failed to make it known.
+// come any further: the world failed to make it known, or, where that is long ago
+// and the rotation is stale, may have taken it for cut off.
 func (v *Vendor) isSigned(a admission, r rotation.Rotation) bool {
 	held, ok := certificate.Find(a.held, r.Certificate)
-	return ok && r.State == rotation.Issued && held.Standing == certificate.Active && v.Now().Before(held.NotAfter)
+	left := r.State == rotation.Issued || r.State == rotation.Stale && !r.IsVended()
+	return ok && left && held.Standing == certificate.Active && v.Now().Before(held.NotAfter)
 }
 
 // goOn vends a certificate that was signed for this key before: no second one
 // is issued for it.
 func (v *Vendor) goOn(ctx context.Context, a admission, left rotation.Rotation) (protocol.GetAccepted, error) {
 	held, _ := certificate.Find(a.held, left.Certificate)
-	left.Lease = rotation.Lease{Instance: v.config.Instance, Until: v.Now().Add(rotation.LeaseTime)}
+	left.State, left.Lease = rotation.Issued, rotation.Lease{Instance: v.config.Instance, Until: v.Now().Add(rotation.LeaseTime)}
 	r, err := v.Journal.Advance(ctx, rotation.Change{Rotation: left})
 	if err != nil {
 		return protocol.GetAccepted{}, lost(err)

@@ -43,6 +43,9 @@ func (a *App) setup(ctx context.Context) (err error) {
 		return err
 	}
 	a.clock = rotation.NewClock(a.now, nil, newest, a.config.Rotation.TTL)
+	if a.alone != nil {
+		a.alone.ByClock(a.clock.Steady)
+	}
 	profile := a.config.Profile()
 	profile.Terms.SeenSince = a.world.Restored()
 	a.closer = rotation.NewCloser(rotation.Ports{

@@ -23,6 +23,7 @@ import (
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/internal/app"
 	"github.com/certvendor/certvendor/internal/config"
+	"github.com/certvendor/certvendor/internal/control"
 	"github.com/certvendor/certvendor/protocol"
 )
 
@@ -236,5 +237,40 @@ func TestClockPutRight(t *testing.T) {
 			w.sweeps(t, true)
 			w.open(t, "dev", "dev/last", d.next)
 		})
+	}
+}
+
+// TestClockSetBeforeCARetires: by a clock that was set, the certificate of a device
+// has expired, and its CA is of no use to anybody. It is retired for that no more than
+// the certificate is.
+func TestClockSetBeforeCARetires(t *testing.T) {
+	var clock wall
+	w := startOn(t, &clock, -2*365*day, func(*config.Config) {})
+	a := w.actor(t, "asleep")
+	all, _, err := w.client.CAs(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	former := control.CARetireRequest{}
+	for _, ca := range all {
+		if ca.Role == "issuing" {
+			former.ID = string(ca.ID)
+		}
+	}
+	if _, err := w.client.RotateCA(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	clock.set(4 * 365 * day)
+	if told, err := w.client.RetireCA(t.Context(), former); err == nil {
+		t.Errorf("retired: %+v", told)
+	}
+	clock.set(0)
+	if s := w.standing(t, a, a.old); s != certificate.Active {
+		t.Fatalf("the certificate of %s is %s", a.name, s)
+	}
+	w.open(t, a.name, a.name, a.old).quiet()
+	former.Lose = 1
+	if told, err := w.client.RetireCA(t.Context(), former); err != nil || !told.Done {
+		t.Errorf("with leave: %+v, %v", told, err)
 	}
 }

@@ -27,7 +27,7 @@ func callsOfRotation(how Registration, previous certificate.Mode) map[string]int
 		calls["ListPrincipalThings"], calls["UpdateCertificate"] = 1, 1
 	case certificate.Delete:
 		calls["ListPrincipalThings"], calls["UpdateCertificate"] = 3, 2
-		calls["ListAttachedPolicies"], calls["DescribeThing"] = 2, 2
+		calls["ListAttachedPolicies"], calls["DescribeThing"], calls["DescribeCertificate"] = 2, 2, 2
 		calls["DetachThingPrincipal"], calls["DetachPolicy"], calls["DeleteCertificate"] = 1, 1, 1
 	}
 	return calls

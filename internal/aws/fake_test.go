@@ -217,7 +217,7 @@ func (f *fakeIoT) routes() http.Handler {
 		page, next := f.paged(r, "nextToken", f.principals[r.PathValue("thing")])
 		var all []map[string]any
 		for _, p := range page {
-			all = append(all, map[string]any{"principal": p, "thingPrincipalType": cmp.Or(f.attachment, "EXCLUSIVE_THING")})
+			all = append(all, map[string]any{"principal": p, "thingPrincipalType": cmp.Or(f.attachments[p], f.attachment, "EXCLUSIVE_THING")})
 		}
 		return 200, map[string]any{"thingPrincipalObjects": all, "nextToken": next}
 	})

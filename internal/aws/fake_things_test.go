@@ -38,11 +38,12 @@ const deleted = "DELETED"
 // fakeThings are the certificates of a fakeIoT. One that is not here is ACTIVE,
 // whatever it is.
 type fakeThings struct {
-	policies   map[string][]string // of a certificate; none here is three
-	registered []string            // certificates, in their order
-	ca, caKey  string              // PEM: what DescribeCACertificate and GetParameter answer
-	attachment string              // of certificates to things
-	meter      *fakeMeter
+	policies    map[string][]string // of a certificate; none here is three
+	registered  []string            // certificates, in their order
+	ca, caKey   string              // PEM: what DescribeCACertificate and GetParameter answer
+	attachment  string              // of certificates to things
+	attachments map[string]string   // of some, by their ARN
+	meter       *fakeMeter
 }
 
 // fakeMeter lets so many calls a second to each API through as AWS documents,

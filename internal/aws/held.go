@@ -24,8 +24,10 @@ const (
 
 // view is what AWS says of a thing's principals.
 type view struct {
-	attachment   types.ThingPrincipalType // of its certificates
+	read         time.Time
+	attachment   types.ThingPrincipalType // for one more certificate
 	certificates []certificate.ID
+	alone        []certificate.ID // of these, which no other thing can have meanwhile
 }
 
 // Held implements certificate.Inventory: what the store knows, with what AWS
@@ -83,7 +85,7 @@ func (i *Inventory) view(ctx context.Context, device registry.DeviceID) (view, e
 
 // attached asks AWS for a thing's principals. A thing that is not there has none.
 func (i *Inventory) attached(ctx context.Context, device registry.DeviceID) (view, error) {
-	var seen view
+	seen := view{read: i.now()}
 	pages := iot.NewListThingPrincipalsV2Paginator(i.iot, &iot.ListThingPrincipalsV2Input{ThingName: new(string(device))})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
@@ -97,6 +99,9 @@ func (i *Inventory) attached(ctx context.Context, device registry.DeviceID) (vie
 			if id, is := certificateID(deref(p.Principal)); is {
 				seen.certificates = append(seen.certificates, id)
 				seen.attachment = p.ThingPrincipalType
+				if p.ThingPrincipalType == types.ThingPrincipalTypeExclusiveThing {
+					seen.alone = append(seen.alone, id)
+				}
 			}
 		}
 	}

@@ -52,10 +52,9 @@ type Inventory struct {
 	// INACTIVE there by now. Nil: nobody is.
 	refused func()
 
-	said     *recent[certificate.ID, []string]  // the policies that AWS has just listed
-	valid    *recent[certificate.ID, struct{}]  // what AWS had not REVOKED when it was read
-	back     *recent[certificate.ID, time.Time] // see speaks
-	presence *Presence                          // nil: there is no table
+	said     *recent[certificate.ID, []string] // the policies that AWS has just listed
+	valid    *recent[certificate.ID, struct{}] // what AWS had not REVOKED when it was read
+	presence *Presence                         // nil: there is no table
 	looked   *recent[registry.DeviceID, struct{}]
 
 	// Of a store that was restored, see restored.go.
@@ -65,6 +64,8 @@ type Inventory struct {
 
 	mu     sync.Mutex
 	atWork map[certificate.ID]int // that AWS is being told about, by how many; settling: by Settle alone
+	// met are those of atWork about which several told AWS at a time.
+	met map[certificate.ID]bool
 }
 
 var _ certificate.Inventory = (*Inventory)(nil)
@@ -89,9 +90,10 @@ func (i *Inventory) begin(ctx context.Context, device registry.DeviceID, id cert
 }
 
 // end takes the mark away, unless somebody else is at work on the certificate
-// too: the last one does it then.
+// too, or was meanwhile: what they told AWS may have arrived in either order, and
+// Settle makes it right.
 func (i *Inventory) end(ctx context.Context, id certificate.ID, done bool) error {
-	if last := i.leaveWork(id); !last || !done {
+	if alone := i.leaveWork(id); !alone || !done {
 		return nil
 	}
 	return i.marks.End(ctx, id)
@@ -108,20 +110,25 @@ func (i *Inventory) enterWork(id certificate.ID, alone bool) bool {
 	case alone:
 		i.atWork[id] = settling
 	default:
-		i.atWork[id]++
+		if i.atWork[id]++; i.atWork[id] > 1 {
+			i.met[id] = true
+		}
 	}
 	return true
 }
 
-func (i *Inventory) leaveWork(id certificate.ID) (last bool) {
+// leaveWork reports whether nobody else was at work on the certificate since
+// enterWork.
+func (i *Inventory) leaveWork(id certificate.ID) (alone bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	alone = !i.met[id]
 	i.atWork[id]--
-	if i.atWork[id] > 0 {
-		return false
+	if i.atWork[id] <= 0 {
+		delete(i.atWork, id)
+		delete(i.met, id)
 	}
-	delete(i.atWork, id)
-	return true
+	return alone
 }
 
 // Activate implements certificate.Inventory.

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/certvendor/certvendor/certificate"
 	"github.com/certvendor/certvendor/registry"
 	"github.com/certvendor/certvendor/rotation"
+	"github.com/certvendor/certvendor/vending"
 )
 
 const (
@@ -26,27 +28,45 @@ const (
 	presencePage  = 200
 )
 
-// look takes into the store what the table of presence knows of a device. What
-// is no certificate of its own is let go.
-func (i *Inventory) look(ctx context.Context, device registry.DeviceID) error {
+// look takes into the store what the table of presence knows of a device, and
+// returns that. What is no certificate of its own is let go.
+func (i *Inventory) look(ctx context.Context, device registry.DeviceID) ([]vending.Caller, error) {
 	callers, more, err := i.presence.Of(ctx, device)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	own := false
 	for _, c := range callers {
 		err := i.Seen(ctx, certificate.Sighting{Device: c.Device, Certificate: c.Certificate, At: c.At, Evidence: c.Evidence})
 		if err != nil && !errors.Is(err, certificate.ErrNotHeld) && !errors.Is(err, certificate.ErrNotActive) {
-			return err
+			return nil, err
 		}
 		own = own || !errors.Is(err, certificate.ErrNotHeld)
 	}
 	i.looked.put(device, struct{}{})
 	if more && !own {
-		return rotation.Kept{Why: fmt.Sprintf("the newest %d connections under the device's name are with certificates of others: "+
+		return nil, rotation.Kept{Why: fmt.Sprintf("the newest %d connections under the device's name are with certificates of others: "+
 			"nobody knows which of its own it was last on", newestRead)}
 	}
-	return nil
+	return callers, nil
+}
+
+// isHeard returns a rotation.Kept if the table of presence does not have the
+// connection over which a device was seen last. It connects under another name then,
+// with a certificate that it may share: that it has gone back would not be heard
+// either.
+func (i *Inventory) isHeard(ctx context.Context, device registry.DeviceID, callers []vending.Caller) error {
+	held, err := i.rows.Held(ctx, device)
+	if err != nil {
+		return err
+	}
+	latest, seen := certificate.Latest(held)
+	there := slices.ContainsFunc(callers, func(c vending.Caller) bool { return c.Certificate == latest.ID })
+	if there || !seen || latest.Evidence == certificate.Proof {
+		return nil
+	}
+	return rotation.Kept{Why: fmt.Sprintf("the table of presence does not have the device's connection with certificate %s: "+
+		"its client id must begin with its name, or the certificate be attached to it alone", latest.ID)}
 }
 
 // lookBefore looks for the device once more before something is taken from it:
@@ -68,14 +88,16 @@ func (i *Inventory) lookBefore(ctx context.Context, r certificate.Removal) error
 	if _, lately := i.looked.get(r.Device); lately && keeps != nil {
 		return nil
 	}
-	err = i.look(ctx, r.Device)
+	callers, err := i.look(ctx, r.Device)
 	switch {
 	case err != nil && keeps != nil:
 		return keeps
 	case errors.Is(err, ErrNoTable):
 		return rotation.Kept{Why: err.Error()}
+	case err != nil || keeps != nil:
+		return err
 	}
-	return err
+	return i.isHeard(ctx, r.Device, callers)
 }
 
 // watchPresence looks for devices that were vended a certificate and have not
@@ -130,7 +152,7 @@ func (w *World) lookAround(ctx context.Context, after registry.DeviceID) (regist
 // with its new certificate: it will come back with the old one for as long as it
 // has that.
 func (w *World) lookFor(ctx context.Context, r rotation.Rotation) error {
-	if err := w.inventory.look(ctx, r.Device); err != nil {
+	if _, err := w.inventory.look(ctx, r.Device); err != nil {
 		return err
 	}
 	refused, err := w.inventory.presence.Refused(ctx, r.Device, r.Certificate)

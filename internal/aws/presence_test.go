@@ -198,6 +198,64 @@ func TestOthersUnderTheDevicesName(t *testing.T) {
 	}
 }
 
+// Two things share a certificate, and it was taken from the one when that worked with
+// its own. That has lost its own since and is on the shared one, as AWS lets it: when
+// the other thing gives it up, it stays ACTIVE until the one is on its own again.
+func TestFormerHolderThatCameBack(t *testing.T) {
+	c := newPresenceCourse(t)
+	i := c.world.inventory
+	issuer, err := c.world.config.Issuer(nil)
+	c.must(err)
+	own, err := issuer.Issue(c.ctx, certificate.Order{
+		Device: otherThing, Key: backendtest.NewKey().Public(), RawSubject: emptyName,
+		NotBefore: c.clock.Now(), NotAfter: c.clock.Now().Add(8760 * time.Hour),
+	})
+	c.must(err)
+	own.Standing, own.Kind = certificate.Active, certificate.Rotated
+	shared, err := i.lookUp(c.ctx, c.old)
+	c.must(err)
+	c.must(i.rows.Register(c.ctx, otherThing, own))
+	c.must(i.rows.Register(c.ctx, otherThing, shared))
+	connects := func(id certificate.ID) {
+		c.clock.Advance(time.Minute)
+		writes(t, c.clients, connectedSQL, event(otherThing, "", string(id), c.clock.Now()))
+	}
+	connects(c.old)
+	connects(own.ID)
+	vended := c.turn()
+	c.must(i.rows.Retire(c.ctx, certificate.Removal{
+		Device: otherThing, Certificate: c.old, Mode: certificate.Deactivate, Allowed: func([]certificate.Holding) error { return nil },
+	}))
+	connects(c.old)
+	c.clock.Advance(2 * time.Hour)
+	c.connects(vended)
+	c.wantKept("rotation undo " + otherThing)
+	connects(own.ID)
+	c.wantRetired()
+}
+
+// A device whose certificates are not its alone connects under another name than its
+// own: the table has nothing of it, and so not that it has gone back, either.
+func TestUnderAnotherNameNobodyIsHeard(t *testing.T) {
+	c := newPresenceCourse(t)
+	connects := func(client string, id certificate.ID) {
+		c.clock.Advance(time.Second)
+		writes(t, c.clients, connectedSQL, event(client, "", string(id), c.clock.Now()))
+	}
+	vended := c.turn()
+	connects("serial-9", vended)
+	c.clock.Advance(time.Hour)
+	connects("serial-9", c.old)
+	c.clock.Advance(time.Hour)
+	if all := c.sweep(); len(all) != 1 || !all[0].Deactivated.IsZero() || !strings.Contains(all[0].Why, "client id") {
+		t.Fatalf("retirements %+v: the device is on the old certificate", all)
+	}
+	connects(courseThing+"/9", vended)
+	if all := c.sweep(); all[0].Deactivated.IsZero() {
+		t.Errorf("retirements %+v: it is heard now", all)
+	}
+}
+
 // A device that acks nothing is proven by its connection, but not by one of
 // before. Without a table nothing is taken away.
 func TestTheTableProves(t *testing.T) {
@@ -287,9 +345,12 @@ func TestTheTableIsReadBeforeAnAck(t *testing.T) {
 
 // The removal is recorded, and AWS does not hear of it. Meanwhile the device has lost
 // its new certificate and is on the old one, as AWS lets it: that stays, until the
-// device is on the new one again or a person decides.
+// device is on the new one again or a person decides; also for the next process, and
+// however long that takes.
 func TestGoneBackBeforeAWSIsTold(t *testing.T) {
-	for name, table := range map[string]bool{"table": true, "requests": false, "undone": true, "set back": false} {
+	for name, table := range map[string]bool{
+		"table": true, "requests": false, "undone": true, "set back": false, "restarted": false, "days later": false,
+	} {
 		t.Run(name, func(t *testing.T) {
 			f := &refusal{method: "PUT", path: "/certificates/", status: 503, code: "ServiceUnavailableException"}
 			k := refusedCourse(t, f, func(config *Config) {
@@ -325,6 +386,15 @@ func TestGoneBackBeforeAWSIsTold(t *testing.T) {
 				c.clock.Jump(-3 * time.Hour)
 			}
 			works(c.old)
+			switch name {
+			case "restarted":
+				config := c.world.config
+				c.must(c.world.Close())
+				c.reopen(config)
+				c.clock.Advance(2 * time.Minute)
+			case "days later":
+				c.clock.Advance(72 * time.Hour)
+			}
 			if err := c.world.inventory.Settle(c.ctx); !errors.As(err, &rotation.Kept{}) {
 				t.Errorf("settled: %v", err)
 			}

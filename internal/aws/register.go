@@ -31,6 +31,8 @@ func (i *Inventory) Register(ctx context.Context, device registry.DeviceID, c ce
 	switch {
 	case at.Standing == certificate.Revoked:
 		return i.rows.Register(ctx, device, c) // which refuses it, or does nothing
+	case at.Held && c.Kind == certificate.Birth:
+		return i.rows.Register(ctx, device, c) // which only notes that it is one
 	case at.Held, at.Holders > 0 && at.Standing != certificate.Deleted:
 		c.Standing = at.Standing
 	case c.Standing == "":

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/iot"
@@ -38,14 +39,20 @@ func (i *Inventory) Retire(ctx context.Context, r certificate.Removal) error {
 	case len(strangers) > 0:
 		return keptFor(strangers[0])
 	}
+	if err := i.formerHoldersCame(ctx, r); err != nil {
+		return err
+	}
 	marked, err := i.marks.Has(ctx, r.Certificate)
 	if err != nil {
 		return err
 	}
 	if marked {
-		if err := i.mayBeTold(ctx, r.Device, r.Certificate); err != nil {
-			return err
-		}
+		err = i.mayBeTold(ctx, r.Device, r.Certificate)
+	} else {
+		err = i.staysOff(ctx, r)
+	}
+	if err != nil {
+		return err
 	}
 	end, err := i.begin(ctx, r.Device, r.Certificate)
 	if err != nil {
@@ -70,7 +77,7 @@ const justSeen = 5 * time.Minute
 
 // successorWorks keeps a certificate if AWS does not let the one connect that the
 // device was seen on last: somebody else may have made that INACTIVE since, or
-// detached it, and the store does not hear of it.
+// detached it or its policies, and the store does not hear of it.
 func (i *Inventory) successorWorks(ctx context.Context, r certificate.Removal) error {
 	held, err := i.rows.Held(ctx, r.Device)
 	if err != nil {
@@ -95,8 +102,53 @@ func (i *Inventory) successorWorks(ctx context.Context, r certificate.Removal) e
 		return rotation.Kept{Why: fmt.Sprintf("AWS IoT does not have certificate %s, which the device was seen on last, attached to its thing: attach it there, or leave both",
 			latest.ID)}
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return i.mayDoSomething(ctx, r.Device, latest.ID)
 }
+
+// mayDoSomething returns a rotation.Kept if somebody has taken from a certificate
+// all the policies that it was registered with: what is left of it does not connect.
+// One that never had any lives by those of its thing's groups.
+func (i *Inventory) mayDoSomething(ctx context.Context, device registry.DeviceID, id certificate.ID) error {
+	policies, err := i.policies(ctx, id)
+	if err != nil || len(policies) > 0 {
+		return err
+	}
+	if policies, err = i.rows.RegisteredWith(ctx, device, id); err != nil || len(policies) == 0 {
+		return err
+	}
+	return rotation.Kept{Why: fmt.Sprintf("AWS IoT has no policy attached to certificate %s, which the device was seen on last and which had %s: attach one there, or leave both",
+		id, strings.Join(policies, ", "))}
+}
+
+// staysOff keeps a certificate that is to be deleted, and that somebody else has
+// made ACTIVE at AWS since it was made INACTIVE: a device may work with it, and is
+// not heard here.
+func (i *Inventory) staysOff(ctx context.Context, r certificate.Removal) error {
+	if r.Mode != certificate.Delete {
+		return nil
+	}
+	at, err := i.rows.Place(ctx, r.Device, r.Certificate)
+	if err != nil || !at.Held || at.Standing != certificate.Inactive {
+		return err
+	}
+	out, err := i.iot.DescribeCertificate(ctx, &iot.DescribeCertificateInput{CertificateId: new(string(r.Certificate))})
+	switch {
+	case isNotFound(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("describe certificate %s: %w", r.Certificate, err)
+	case out.CertificateDescription.Status == types.CertificateStatusActive:
+		return rotation.Kept{Why: fmt.Sprintf("somebody has made it ACTIVE again at AWS IoT: `rotation undo %s`, or make it INACTIVE there", r.Device)}
+	}
+	return nil
+}
+
+// aloneFor is how long AWS's word that a thing has a certificate for itself spares
+// asking, as between a get and its ack: who detaches it may attach it to another.
+const aloneFor = time.Minute
 
 // learnHolders takes into the store who else holds a certificate at AWS: what
 // another thing works with is not to be deactivated, and what another thing has
@@ -108,8 +160,8 @@ func (i *Inventory) learnHolders(ctx context.Context, device registry.DeviceID, 
 	if err != nil || !at.Held || at.Standing != certificate.Active && at.Standing != certificate.Inactive {
 		return nil, err
 	}
-	if seen, lately := i.views.get(device); lately && seen.attachment == types.ThingPrincipalTypeExclusiveThing {
-		return nil, nil // AWS lets no other thing have it
+	if seen, known := i.views.get(device); known && slices.Contains(seen.alone, id) && i.now().Sub(seen.read).Abs() < aloneFor {
+		return nil, nil
 	}
 	things, err := i.thingsOf(ctx, id)
 	for _, thing := range things {

@@ -11,12 +11,9 @@ import (
 	"github.com/certvendor/certvendor/rotation"
 )
 
-// backKept is how long it is remembered that somebody spoke over a certificate
-// that is retired here and not at AWS.
-const backKept = 24 * time.Hour
-
-// speaks remembers that a device spoke over a certificate that is not ACTIVE here:
-// AWS lets it, because it was not told yet, and is not to be told then.
+// speaks notes that a device spoke over a certificate that is not ACTIVE here: AWS
+// lets it, because it was not told yet, and is not to be told then, by whichever
+// process.
 func (i *Inventory) speaks(ctx context.Context, s certificate.Sighting) error {
 	marked, err := i.marks.Has(ctx, s.Certificate)
 	if err != nil || !marked {
@@ -26,17 +23,17 @@ func (i *Inventory) speaks(ctx context.Context, s certificate.Sighting) error {
 	if at.IsZero() {
 		at = i.now()
 	}
-	if before, known := i.back.get(s.Certificate); !known || before.Before(at) {
-		i.back.put(s.Certificate, at)
-	}
-	return nil
+	return i.marks.Speak(ctx, s.Certificate, at)
 }
 
 // wentBack returns a rotation.Kept if a device works with a certificate whose
 // removal is recorded and of which AWS has not heard: between the two it may have
 // lost what it was proven to have. The one rule decided at another moment.
 func (i *Inventory) wentBack(ctx context.Context, device registry.DeviceID, id certificate.ID) error {
-	back, _ := i.back.get(id)
+	back, err := i.marks.Spoken(ctx, id)
+	if err != nil {
+		return err
+	}
 	held, err := i.rows.Held(ctx, device)
 	if err != nil {
 		return err
@@ -74,6 +71,31 @@ func (i *Inventory) wentBack(ctx context.Context, device registry.DeviceID, id c
 			id, back.UTC().Format(time.RFC3339), device),
 		Reverted: true,
 	}
+}
+
+// formerHoldersCame returns a rotation.Kept for a certificate that is about to be made
+// INACTIVE, if a device works with it from which it was taken while others held it
+// too: AWS has it detached from that thing, which need not keep it from connecting.
+func (i *Inventory) formerHoldersCame(ctx context.Context, r certificate.Removal) error {
+	at, err := i.rows.Place(ctx, r.Device, r.Certificate)
+	if err != nil || i.presence == nil || at.Standing != certificate.Active || at.Holders != 1 {
+		return err
+	}
+	former, err := i.rows.FormerHolders(ctx, r.Certificate)
+	if err != nil {
+		return err
+	}
+	for _, device := range former {
+		err := i.wentBack(ctx, device, r.Certificate)
+		if errors.As(err, &rotation.Kept{}) {
+			return rotation.Kept{Why: fmt.Sprintf("device %s, from which it was taken, has connected with it since: `rotation undo %s`, if it has lost its own",
+				device, device)}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mayBeTold returns a rotation.Kept for a removal that is recorded already, and that

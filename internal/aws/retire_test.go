@@ -32,6 +32,37 @@ func TestSuccessorThatOthersHaveDeactivatedJustifiesNothing(t *testing.T) {
 	c.wantRetired()
 }
 
+// The first half of a deletion is done. The new certificate does not work for what
+// the device does, and somebody makes the old one ACTIVE at AWS, where no request
+// tells of it: it is not deleted, until it is INACTIVE there again or a person has
+// undone the rotation.
+func TestWhatOthersHaveActivatedIsNotDeleted(t *testing.T) {
+	for name, undone := range map[string]bool{"undone": true, "INACTIVE again": false} {
+		t.Run(name, func(t *testing.T) {
+			c := newCourse(t, certificate.Delete, nil)
+			set := func(status types.CertificateStatus) {
+				t.Helper()
+				_, err := c.clients.IoT.UpdateCertificate(c.ctx, &iot.UpdateCertificateInput{CertificateId: new(string(c.old)), NewStatus: status})
+				c.must(err)
+			}
+			vended := c.turn()
+			set(types.CertificateStatusActive)
+			c.clock.Advance(30 * time.Minute)
+			c.wantKept("rotation undo " + courseThing)
+			if undone {
+				_, err := c.closer.Undo(c.ctx, courseThing)
+				c.must(err)
+				c.seen(c.old)
+				c.wantStatus(types.CertificateStatusActive, c.old)
+				return
+			}
+			set(types.CertificateStatusInactive)
+			c.quiet(vended)
+			c.wantWhole(vended)
+		})
+	}
+}
+
 // swept returns what has become of the one retirement after a sweep.
 func (c *course) swept() rotation.Retirement {
 	c.t.Helper()
@@ -74,6 +105,60 @@ func TestSuccessorThatOthersHaveDetachedJustifiesNothing(t *testing.T) {
 	_, err = c.clients.IoT.AttachThingPrincipal(c.ctx, &iot.AttachThingPrincipalInput{ThingName: new(courseThing), Principal: &target})
 	c.must(err)
 	c.wantRetired()
+}
+
+// Somebody has moved the policies of the new certificate to another, and the store
+// has heard of that or not: the new one cannot connect any more.
+func TestSuccessorWithoutItsPoliciesJustifiesNothing(t *testing.T) {
+	for name, heard := range map[string]bool{"heard": true, "not heard": false} {
+		t.Run(name, func(t *testing.T) {
+			c := newCourse(t, certificate.Deactivate, nil)
+			c.grace = time.Hour
+			c.serve()
+			vended := c.turn()
+			target := c.world.inventory.names.certificate(vended)
+			_, err := c.clients.IoT.DetachPolicy(c.ctx, &iot.DetachPolicyInput{PolicyName: new(oldPolicy), Target: &target})
+			c.must(err)
+			c.clock.Advance(2 * time.Hour)
+			if heard {
+				c.must(c.world.inventory.hear(c.ctx, vended))
+			}
+			c.wantKept("no policy attached to certificate " + string(vended))
+			_, err = c.clients.IoT.AttachPolicy(c.ctx, &iot.AttachPolicyInput{PolicyName: new(oldPolicy), Target: &target})
+			c.must(err)
+			c.wantRetired()
+		})
+	}
+}
+
+// AWS said that a thing has its certificate for itself, and somebody moves it to
+// another thing after that. Or the thing has one for itself, and this one not.
+func TestWhatIsNoThingsAloneIsKept(t *testing.T) {
+	for name, moved := range map[string]bool{"moved": true, "shared": false} {
+		t.Run(name, func(t *testing.T) {
+			fake, clock := newFake(), noon()
+			w := fake.open(t, clock)
+			id := fake.hold(t, w, clock, "a")
+			arn := fakeARN + "cert/" + string(id)
+			if !moved {
+				fake.hold(t, w, clock, "a") // which it has for itself
+				fake.principals["b"], fake.attachments = []string{arn}, map[string]string{arn: "NON_EXCLUSIVE_THING"}
+			}
+			if _, err := w.inventory.Held(t.Context(), "a"); err != nil {
+				t.Fatal(err)
+			}
+			if moved {
+				clock.Advance(10 * time.Minute)
+				fake.principals["a"], fake.principals["b"] = nil, []string{arn}
+			}
+			err := w.inventory.Retire(t.Context(), certificate.Removal{
+				Device: "a", Certificate: id, Mode: certificate.Deactivate, Allowed: func([]certificate.Holding) error { return nil },
+			})
+			if is := fake.statusOf(string(id)); err != nil || is != "ACTIVE" {
+				t.Errorf("%v, and what another thing has is %s", err, is)
+			}
+		})
+	}
 }
 
 // A certificate that was taken from another thing, and that somebody has attached

@@ -96,6 +96,35 @@ func TestUndoThatIsCutOff(t *testing.T) {
 	c.wantStatus(types.CertificateStatusActive, c.old, other)
 }
 
+// A person undoes a rotation while the sweep is telling AWS what it replaced: AWS
+// hears of both in the wrong order, and has it in the end as the store has it.
+func TestUndoWhileItIsRetired(t *testing.T) {
+	come := func() {}
+	c := newCourse(t, certificate.Deactivate, nil, beforeStatus(func() { come() }))
+	c.grace = time.Hour
+	c.serve()
+	vended := c.turn()
+	c.clock.Advance(2 * time.Hour)
+	c.seen(vended)
+	var back []certificate.ID
+	come = func() {
+		undone, err := c.closer.Undo(c.ctx, courseThing)
+		c.must(err)
+		back = undone.Back
+	}
+	_, err := c.closer.Sweep(c.ctx)
+	c.must(err)
+	if !slices.Equal(back, []certificate.ID{c.old}) {
+		t.Fatalf("brought back %v", back)
+	}
+	come = func() {}
+	c.must(c.world.inventory.Settle(c.ctx))
+	c.wantStatus(types.CertificateStatusActive, c.old, vended)
+	if marked, err := c.world.inventory.marks.Has(c.ctx, c.old); err != nil || marked {
+		t.Errorf("still marked: %t, %v", marked, err)
+	}
+}
+
 // What somebody has REVOKED at AWS stays so when it is retired after that, and
 // when what was cut off is brought to an end: an undo does not make it ACTIVE.
 func TestRetiringLeavesRevoked(t *testing.T) {

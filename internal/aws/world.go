@@ -216,8 +216,7 @@ func (w *World) join(n names) {
 		looked:  newRecent[registry.DeviceID, struct{}](lookAgain, remembering, c.Now), presence: c.Presence,
 		said:  newRecent[certificate.ID, []string](policiesKept, remembering, c.Now),
 		valid: newRecent[certificate.ID, struct{}](viewKept, remembering, c.Now),
-		back:  newRecent[certificate.ID, time.Time](backKept, remembering, c.Now),
-		log:   c.Log, now: c.Now, atWork: map[certificate.ID]int{},
+		log:   c.Log, now: c.Now, atWork: map[certificate.ID]int{}, met: map[certificate.ID]bool{},
 		restored: w.restored.At, known: newRecent[registry.DeviceID, struct{}](readKept, remembering, c.Now),
 	}
 	if issuer, remembers := w.issuer.(interface{ Forget() }); remembers {

@@ -48,17 +48,21 @@ func (s *Server) adoptDevice(r *http.Request) (any, error) {
 	if err := s.mayHold(ctx, d.ID, c.ID, holds); err != nil {
 		return nil, err
 	}
+	becomes := holds && asked.Birth && h.Kind != certificate.Birth
+	if becomes && !h.IsGiven() {
+		return nil, refuse(http.StatusConflict, "device %s: certificate %.12s was vended to it, and is no birth certificate", d.ID, c.ID)
+	}
 	if err := s.enter(ctx, d.ID, asked.Attributes, "device_adopt"); err != nil {
 		return nil, err
 	}
-	if !holds {
+	if !holds || becomes {
 		if err := s.adopt(ctx, d.ID, c, asked.Birth); err != nil {
 			return nil, err
 		}
 	}
 	warning, err := s.warning(ctx, d.ID, c)
 	return Adopted{
-		Device: string(d.ID), CertificateID: c.ID, NotAfter: c.NotAfter, Unchanged: same && holds, Warning: warning,
+		Device: string(d.ID), CertificateID: c.ID, NotAfter: c.NotAfter, Unchanged: same && holds && !becomes, Warning: warning,
 	}, err
 }
 

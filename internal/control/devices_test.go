@@ -114,6 +114,27 @@ func TestAddDeviceAnother(t *testing.T) {
 	}
 }
 
+// A certificate that is known already, as on AWS every one is that stands with its
+// thing, becomes a birth certificate when a person says so, and nothing else.
+func TestAdoptAsBirth(t *testing.T) {
+	w := open(t)
+	c := w.leaf("made elsewhere")
+	for i, birth := range []bool{false, true, true, false} {
+		adopted, err := w.AdoptDevice(w.ctx, AdoptRequest{Name: "old", Certificate: c.PEM(), Birth: birth})
+		w.must(err)
+		d, err := w.Device(w.ctx, "old")
+		w.must(err)
+		if is := d.Certificates[0].Kind == certificate.Birth; is != (i > 0) || adopted.Unchanged != (i > 1) {
+			t.Errorf("%d: adopted %+v, and it is %s", i, adopted, d.Certificates[0].Kind)
+		}
+	}
+	vended := w.leaf("vended")
+	vended.Standing, vended.Kind = certificate.Active, certificate.Rotated
+	w.must(w.store.Certificates().Register(w.ctx, "old", vended))
+	_, err := w.AdoptDevice(w.ctx, AdoptRequest{Name: "old", Certificate: vended.PEM(), Birth: true})
+	refused(t, err, http.StatusConflict, "was vended to it")
+}
+
 func TestAdopt(t *testing.T) {
 	w := open(t)
 	c := w.leaf("made elsewhere")

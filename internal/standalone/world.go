@@ -86,6 +86,7 @@ type World struct {
 	step    func(what string) // called before each step of that; tests look at the directory then
 
 	restored store.Restoration // when this world was restored; zero: it was not
+	steady   func() error      // see ByClock; nil: the clock is right
 }
 
 const (

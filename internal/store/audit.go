@@ -31,6 +31,7 @@ const (
 	CertificateRegistered  = "certificate.registered"
 	CertificateAttached    = "certificate.attached"
 	CertificateAdopted     = "certificate.adopted" // after a restore that had lost it
+	CertificateBirth       = "certificate.birth"   // a person has said that it is one
 	CertificateFound       = "certificate.found"   // to be so in another place; see Certificates.Found
 	CertificateActivated   = "certificate.activated"
 	CertificateDeactivated = "certificate.deactivated"

@@ -22,7 +22,9 @@ var (
 
 // Register implements certificate.Inventory. A certificate that the device
 // holds already stays exactly as it is: one that was deactivated is brought
-// back by Activate, not by being registered again. One that nobody holds any
+// back by Activate, not by being registered again; but one that came with its
+// device, or was there before, becomes a birth certificate if it is registered as
+// one. One that nobody holds any
 // more takes the standing it is registered with. One that was revoked is
 // refused with certificate.ErrRevoked, one of a CA that was retired with
 // certificate.ErrDistrusted.
@@ -74,7 +76,7 @@ func register(t *tx, device registry.DeviceID, c certificate.Certificate) error 
 	case err != nil:
 		return err
 	case at.usable():
-		return nil
+		return becomeBirth(t, device, c, at)
 	case at.standing == certificate.Revoked:
 		return certificate.ErrRevoked
 	}
@@ -87,7 +89,26 @@ func register(t *tx, device registry.DeviceID, c certificate.Certificate) error 
 	if err := attach(t, device, c, at); err != nil {
 		return err
 	}
-	return hold(t, device, c.ID)
+	if err := hold(t, device, c.ID); err != nil {
+		return err
+	}
+	return becomeBirth(t, device, c, at)
+}
+
+// becomeBirth makes a known certificate a birth certificate, if it is registered as
+// one: it may have been found with its device before a person has said so.
+func becomeBirth(t *tx, device registry.DeviceID, c certificate.Certificate, at place) error {
+	if c.Kind != certificate.Birth || at.kind != certificate.First && at.kind != certificate.Adopted {
+		return nil
+	}
+	if err := t.birth(c.ID); err != nil {
+		return err
+	}
+	return t.audit(Event{Kind: CertificateBirth, Device: device, Certificate: c.ID})
+}
+
+func (t *tx) birth(id certificate.ID) error {
+	return t.changeOfHolders(id, nobody, `UPDATE certificates SET kind = ? WHERE id = ?`, certificate.Birth, id)
 }
 
 // hold attaches a certificate to a device. The triggers count it, and enter what

@@ -277,3 +277,25 @@ func (h Certificates) TakenSince(ctx context.Context, id certificate.ID, since t
 	}
 	return taken, nil
 }
+
+// RegisteredWith returns the policies with which a certificate was registered for a
+// device, whatever has become of them since.
+func (h Certificates) RegisteredWith(ctx context.Context, device registry.DeviceID, id certificate.ID) (policies []string, err error) {
+	err = h.s.look(ctx, func(q querier) error {
+		text, known, err := single(q, value[string], `SELECT detail FROM audit
+			WHERE device = ? AND device <> '' AND certificate = ? AND kind = ? ORDER BY seq LIMIT 1`, device, id, CertificateRegistered)
+		if err != nil || !known {
+			return err
+		}
+		detail, err := fields(text)
+		if err != nil {
+			return err
+		}
+		policies, err = names[string](detail["policies"])
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("policies of certificate %s: %w", id, err)
+	}
+	return policies, nil
+}

@@ -29,6 +29,8 @@ func (t *tx) again(e Event) error {
 		return t.againDevice(e)
 	case CertificateChain, CertificateRegistered, CertificateAttached, CertificateAdopted:
 		return t.againRegister(e)
+	case CertificateBirth:
+		return t.birth(e.Certificate)
 	case CertificateFound:
 		return foundSo(t, e.Certificate, certificate.Standing(e.Detail["standing"]), e.Detail["policies"])
 	case CertificateActivated:

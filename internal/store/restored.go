@@ -103,7 +103,7 @@ func (t *tx) againRestored(text string) error {
 	if err := t.change(`UPDATE certificates SET elsewhere = 1 WHERE standing = 'INACTIVE'`); err != nil {
 		return err
 	}
-	return t.change(`INSERT INTO unsettled SELECT id, '', ?1 FROM certificates WHERE standing = 'REVOKED' AND not_after > ?2 ORDER BY id
+	return t.change(`INSERT INTO unsettled (certificate, device, since) SELECT id, '', ?1 FROM certificates WHERE standing = 'REVOKED' AND not_after > ?2 ORDER BY id
 		ON CONFLICT (certificate) DO NOTHING`, nanos(r.At), r.At.Unix())
 }
 

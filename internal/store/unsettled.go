@@ -31,7 +31,7 @@ type Mark struct {
 // commit that vends the certificate is the end of it.
 func (h Unsettled) Begin(ctx context.Context, m Mark) error {
 	err := h.s.commit(ctx, func(t *tx) error {
-		return t.change(`INSERT INTO unsettled VALUES (?, ?, ?) ON CONFLICT (certificate) DO NOTHING`,
+		return t.change(`INSERT INTO unsettled (certificate, device, since) VALUES (?, ?, ?) ON CONFLICT (certificate) DO NOTHING`,
 			m.Certificate, m.Device, nanos(t.now))
 	})
 	if err != nil {
@@ -71,6 +71,32 @@ func (h Unsettled) Has(ctx context.Context, id certificate.ID) (bool, error) {
 		return false, fmt.Errorf("certificate %s: %w", id, err)
 	}
 	return has, nil
+}
+
+// Speak notes that a device spoke over a certificate at a moment, if the other
+// place is being told about it. What was noted of a later one stays. Durable when
+// it returns; the end of the mark is the end of it.
+func (h Unsettled) Speak(ctx context.Context, id certificate.ID, at time.Time) error {
+	err := h.s.commit(ctx, func(t *tx) error {
+		return t.change(`UPDATE unsettled SET spoken = ?1 WHERE certificate = ?2 AND spoken < ?1`, nanos(at), id)
+	})
+	if err != nil {
+		return fmt.Errorf("note that somebody speaks over certificate %s: %w", id, err)
+	}
+	return nil
+}
+
+// Spoken returns what Speak has noted, or the zero time.
+func (h Unsettled) Spoken(ctx context.Context, id certificate.ID) (time.Time, error) {
+	var at int64
+	err := h.s.look(ctx, func(q querier) (err error) {
+		at, _, err = single(q, value[int64], `SELECT spoken FROM unsettled WHERE certificate = ?`, id)
+		return err
+	})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("certificate %s: %w", id, err)
+	}
+	return moment(at), nil
 }
 
 // List lists what was begun and not ended, by certificate, a page of at most so
@@ -141,6 +167,20 @@ func (h Certificates) Holders(ctx context.Context, id certificate.ID) ([]registr
 		return nil, fmt.Errorf("who holds certificate %s: %w", id, err)
 	}
 	return holders, nil
+}
+
+// FormerHolders returns the devices from which a certificate was taken, by name.
+func (h Certificates) FormerHolders(ctx context.Context, id certificate.ID) ([]registry.DeviceID, error) {
+	var former []registry.DeviceID
+	err := h.s.look(ctx, func(q querier) (err error) {
+		former, err = collect(q, value[registry.DeviceID],
+			`SELECT device FROM holdings WHERE certificate = ? AND detached <> 0 ORDER BY device`, id)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("who held certificate %s: %w", id, err)
+	}
+	return former, nil
 }
 
 // Certificate returns a certificate of the inventory, or

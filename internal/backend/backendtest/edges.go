@@ -23,6 +23,7 @@ func edgeScenarios() []scenario {
 		{"request_over_the_old_certificate_while_blocked_is_a_sighting", retireWhileBlocked},
 		{"scope_all_with_keep_leaves_nothing_unused", retireAllKeep},
 		{"presence_of_a_blocked_device_proves_nothing_yet", blockedPresence},
+		{"request_that_failed_and_was_slept_on", failedAndSleptOn},
 	}
 }
 
@@ -191,4 +192,35 @@ func blockedPresence(t *testing.T, open Open) {
 	r.must(d.Connect(next))
 	d.WantStates(rotation.Proven)
 	d.Ack(next).OK()
+}
+
+// failedAndSleptOn: a request was cut off before anything was vended, and the
+// device comes again when the rotation is stale. What it gets then works.
+func failedAndSleptOn(t *testing.T, open Open) {
+	for _, what := range []string{"register", "activate", "link"} {
+		r := start(t, open)
+		d := r.Device("d")
+		key, waiting := NewKey(), d.Packaged()
+		ask := func() Reply {
+			if what == "register" {
+				return d.Get(d.First, key)
+			}
+			return d.GetPackage(d.First)
+		}
+		r.faults.fail(what, 1)
+		if failed := ask(); failed.Accepted {
+			t.Fatalf("%s failed, and was answered %+v", what, failed)
+		}
+		r.Advance(r.Terms().TTL + time.Hour)
+		r.Sweep()
+		next := waiting
+		if reply := ask(); what == "register" {
+			next = reply.OK()
+		} else {
+			reply.OK()
+		}
+		d.Overwrite(next)
+		r.must(d.Connect(next))
+		d.Ack(next).OK()
+	}
 }

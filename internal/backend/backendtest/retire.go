@@ -24,6 +24,7 @@ func retireScenarios() []scenario {
 		{"successor_that_expired_justifies_nothing", retireSuccessorExpired},
 		{"successor_that_was_withdrawn_justifies_nothing", retireSuccessorWithdrawn},
 		{"birth_certificate_is_never_retired", retireBirth},
+		{"certificate_that_a_person_calls_a_birth_certificate_is_never_retired", retireCalledBirth},
 	}
 }
 
@@ -271,4 +272,23 @@ func retireBirth(t *testing.T, open Open) {
 		d.Want(certificate.Active, birth, next)
 		r.must(d.Connect(birth))
 	}
+}
+
+// retireCalledBirth: the certificate was known before a person said what it is.
+func retireCalledBirth(t *testing.T, open Open) {
+	r := start(t, open, scope(rotation.Replaced, certificate.Delete))
+	d := r.Device("d")
+	h, _ := certificate.Find(d.held(), d.First.ID)
+	called := h.Certificate
+	called.Kind = certificate.Birth
+	r.must(r.world.Backend.Inventory.Register(r.ctx, d.ID, called))
+	r.Crash()
+	next := d.Take(d.First)
+	d.Ack(next).OK()
+	for range 3 {
+		r.Settled()
+		r.must(d.Connect(next))
+		r.Sweep()
+	}
+	d.Want(certificate.Active, d.First, next)
 }
