@@ -117,6 +117,23 @@ func TestWhyACanaryCannotPass(t *testing.T) {
 	}
 }
 
+func TestWhatACanaryWaitsFor(t *testing.T) {
+	c := Campaign{Spec: Spec{Canary: Canary{Size: Share{Count: 6}, Pass: Share{Percent: 50}}, Soak: time.Hour}, State: Running}
+	tally := Tally{0: {Pending: 1, Added: 1, Vended: 1, Proven: 1, Passed: 2}, 1: {Pending: 9}}
+	want := "3 of the canary's 6 to pass: 2 have; to be let in: 1; to ask for a certificate: 1; " +
+		"to use the new certificate: 1; to be seen again after a soak of 1h0m0s: 1"
+	if got := c.WaitsFor(tally); got != want {
+		t.Errorf("waits for %q, want %q", got, want)
+	}
+	next, ended, open := c, c, c
+	next.Wave, ended.State, open.Canary = 1, Finished, Canary{}
+	for _, other := range []Campaign{next, ended, open} {
+		if got := other.WaitsFor(tally); got != "" {
+			t.Errorf("wave %d, %s: waits for %q", other.Wave, other.State, got)
+		}
+	}
+}
+
 // TestNoCanary: where there is none, nothing is asked of one.
 func TestNoCanary(t *testing.T) {
 	s := Spec{}.WithDefaults()

@@ -2,6 +2,7 @@ package campaign
 
 import (
 	"fmt"
+	"strings"
 )
 
 // outlook is all that a gate looks at.
@@ -65,4 +66,30 @@ func (s Spec) hasPassed(wave int, o outlook) bool {
 		return o.count(0, Passed) >= need && o.count(0, Pending) == 0
 	}
 	return atWork <= 0
+}
+
+// WaitsFor says, for people, what has to happen before the canary has passed. It is
+// empty for a campaign that does not run, or is past its canary: there the standings
+// say it.
+func (c Campaign) WaitsFor(tally Tally) string {
+	if c.State != Running || c.Wave > 0 || c.IsAuto() || !c.hasCanary() {
+		return ""
+	}
+	need, size := c.canaryNeeds(outlook{tally: tally})
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d of the canary's %d to pass: %d have", need, size, tally[0][Passed])
+	for _, left := range []struct {
+		standing Standing
+		what     string
+	}{
+		{Pending, "to be let in"},
+		{Added, "to ask for a certificate"},
+		{Vended, "to use the new certificate"},
+		{Proven, fmt.Sprintf("to be seen again after a soak of %s", c.Soak)},
+	} {
+		if n := tally[0][left.standing]; n > 0 {
+			fmt.Fprintf(&b, "; %s: %d", left.what, n)
+		}
+	}
+	return b.String()
 }

@@ -71,6 +71,9 @@ func printCampaign(w io.Writer, s control.Campaign) {
 	if s.Holding != "" {
 		fmt.Fprintf(w, "holding      %s\n", s.Holding)
 	}
+	if s.WaitsFor != "" {
+		fmt.Fprintf(w, "waits for    %s\n", s.WaitsFor)
+	}
 	if !s.Forecast.IsZero() {
 		fmt.Fprintf(w, "done by      %s, if all are online and none fails\n", when(s.Forecast))
 	}

@@ -13,7 +13,8 @@ type Campaign struct {
 	Name      string                    `json:"name"`
 	State     campaign.State            `json:"state"`
 	Why       string                    `json:"why,omitempty"`
-	Holding   string                    `json:"holding,omitempty"` // why nobody is let in now
+	Holding   string                    `json:"holding,omitempty"`  // why nobody is let in now
+	WaitsFor  string                    `json:"waitsFor,omitempty"` // of a canary: what keeps the next wave from beginning
 	Devices   int                       `json:"devices"`
 	Wave      int                       `json:"wave"`
 	Waves     int                       `json:"waves"`
@@ -60,7 +61,7 @@ func (s *Server) viewOf(ctx context.Context, c campaign.Campaign) (Campaign, err
 		}
 	}
 	if c.State == campaign.Running {
-		view.Holding = s.Campaigns.Runner.Holding(c.Name)
+		view.Holding, view.WaitsFor = s.Campaigns.Runner.Holding(c.Name), c.WaitsFor(tally)
 		if !c.IsAuto() { // which never ends
 			view.Forecast = c.Forecast(tally, s.Campaigns.Pace, s.Now())
 		}
