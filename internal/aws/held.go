@@ -76,7 +76,9 @@ func (i *Inventory) view(ctx context.Context, device registry.DeviceID) (view, e
 	if seen, lately := i.views.get(device); lately {
 		return seen, nil
 	}
+	read := i.now()
 	seen, err := i.attached(ctx, device)
+	seen.read = read
 	if err == nil {
 		i.views.put(device, seen)
 	}
@@ -85,7 +87,7 @@ func (i *Inventory) view(ctx context.Context, device registry.DeviceID) (view, e
 
 // attached asks AWS for a thing's principals. A thing that is not there has none.
 func (i *Inventory) attached(ctx context.Context, device registry.DeviceID) (view, error) {
-	seen := view{read: i.now()}
+	var seen view
 	pages := iot.NewListThingPrincipalsV2Paginator(i.iot, &iot.ListThingPrincipalsV2Input{ThingName: new(string(device))})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -209,6 +210,7 @@ func TestManyTakeoversAtOnceLeaveOneConnection(t *testing.T) {
 func TestAPeerThatNeverReadsCostsTheOthersOneWriteDeadline(t *testing.T) {
 	w := startBroker(t, func(c *BrokerConfig) {
 		c.Limits.Write = 300 * time.Millisecond
+		c.Limits.UnackedOctets = math.MaxInt // more than the system takes for a peer that does not read
 		c.Extra = []TopicRule{{Filter: "fleet/all", Publish: true, Subscribe: true}}
 	})
 	deaf := w.raw(w.ca.device("dev1"), "dev1", func(pk *packets.Packet) { pk.Connect.Keepalive = 1200 })
