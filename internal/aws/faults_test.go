@@ -209,6 +209,7 @@ func lateRemoval(t *testing.T, mode certificate.Mode, fail func(http.RoundTrippe
 	c.grace = time.Hour
 	c.serve()
 	vended := c.turn()
+	writes(t, c.clients, connectedSQL, event(courseThing, "", string(vended), c.clock.Now()))
 	c.clock.Advance(2 * time.Hour)
 	f.mu.Lock()
 	f.at = len(f.calls) + n
