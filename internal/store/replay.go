@@ -33,7 +33,7 @@ type Replayed struct {
 // Replay brings a store that is a copy up to the end of the audit's files in
 // dir: what each row after the store's own last one says is done again, at the
 // time it was done, and the row is entered as it is. A line that a crash has
-// torn is the end of the files.
+// torn is the end of the files, in the last of them.
 //
 // What it returns holds also with an error: so far the files could be followed.
 // ErrNoAudit, ErrAltered, or a row that this version cannot carry out. The
@@ -188,6 +188,9 @@ func (r *replayFiles) some(most int) (events []Event, err error) {
 func (r *replayFiles) line() (Event, error) {
 	var e Event
 	text, err := r.files.next()
+	if errors.Is(err, errTorn) && len(r.files.names) > 0 {
+		return e, fmt.Errorf("%w: a file ends within a line behind row %d, and others follow it", ErrAltered, r.end.seq)
+	}
 	if err != nil {
 		return e, err
 	}
