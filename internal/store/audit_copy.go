@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/certvendor/certvendor/internal/durable"
@@ -41,6 +42,8 @@ type copier struct {
 	size int64    // of file, up to the last whole row
 	last head     // the last row in the files
 	err  error    // of the last attempt
+
+	failure atomic.Pointer[error] // err, for who does not wait
 }
 
 func newCopier(s *Store) (*copier, error) {
@@ -67,7 +70,7 @@ func (c *copier) loop() {
 	tick := time.NewTicker(copyEvery)
 	defer tick.Stop()
 	for {
-		c.copy() //nolint:errcheck // kept, and told by Copied and Verify
+		c.copy() //nolint:errcheck // kept, and told by Copied, CopyFailure and Verify
 		select {
 		case <-c.woken:
 		case <-tick.C:
@@ -103,6 +106,7 @@ func (c *copier) copy() error {
 	defer c.mu.Unlock()
 	for {
 		more, err := c.copySome()
+		c.failure.Store(&err)
 		if c.err = err; err != nil || !more {
 			return err
 		}
