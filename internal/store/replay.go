@@ -63,20 +63,33 @@ func (s *Store) Replay(ctx context.Context, dir string) (Replayed, error) {
 	defer r.files.close()
 	for {
 		events, bad := r.some(copyBatch)
-		if len(events) > 0 {
-			if err := s.replay(ctx, events); err != nil {
-				return done, fmt.Errorf("replay the audit: %w", err)
-			}
-			last := events[len(events)-1]
-			done = Replayed{done.Rows + int64(len(events)), last.Seq, last.At}
+		n, err := s.replaySome(ctx, events)
+		if n > 0 {
+			done = Replayed{done.Rows + int64(n), events[n-1].Seq, events[n-1].At}
 		}
 		switch {
+		case err != nil:
+			return done, fmt.Errorf("replay the audit: %w", err)
 		case errors.Is(bad, io.EOF), errors.Is(bad, errTorn): // what a crash has torn is no row
 			return done, nil
 		case bad != nil:
 			return done, fmt.Errorf("replay the audit: %w", bad)
 		}
 	}
+}
+
+// replaySome carries out events in one transaction, or where one of them cannot be,
+// all before it, and returns how many that were.
+func (s *Store) replaySome(ctx context.Context, events []Event) (n int, err error) {
+	if err := s.replay(ctx, events); err == nil {
+		return len(events), nil
+	}
+	for n := range events {
+		if err := s.replay(ctx, events[n:n+1]); err != nil {
+			return n, err
+		}
+	}
+	return len(events), nil
 }
 
 // replay carries out events in one transaction.

@@ -273,3 +273,19 @@ func TestReplayStopsWhereAFileInTheMiddleIsTorn(t *testing.T) {
 		t.Errorf("%+v, %v", done, err)
 	}
 }
+
+// TestReplayUpToARowThatIsNotKnown shows that all rows before one that cannot be
+// carried out are.
+func TestReplayUpToARowThatIsNotKnown(t *testing.T) {
+	r := beforeAndAfter(t)
+	r.open()
+	r.ok(r.Audit().Note(r.ctx, "of.a.later.version", "", "", nil))
+	r.ok(r.Close())
+	s, done, err := r.again()
+	if err == nil || errors.Is(err, store.ErrAltered) || done.Rows != rowsSince || done.Row != r.row+rowsSince {
+		t.Fatalf("from row %d on: %+v, %v", r.row, done, err)
+	}
+	if rows, err := s.Audit().Verify(r.ctx); err != nil || rows != done.Row {
+		t.Errorf("the audit after the replay: %d rows, %v", rows, err)
+	}
+}
