@@ -108,3 +108,18 @@ func TestCopyThatFailsLeavesNothing(t *testing.T) {
 		t.Errorf("left behind: %v", left)
 	}
 }
+
+// TestCopyMakesNoStore takes the store's file away while the store is open.
+func TestCopyMakesNoStore(t *testing.T) {
+	w := open(t)
+	w.alone()
+	w.device("d1")
+	w.ok(os.Rename(w.cfg.Path, w.cfg.Path+".moved"))
+	defer func() { w.ok(os.Rename(w.cfg.Path+".moved", w.cfg.Path)) }()
+	if _, err := w.Copy(w.ctx, filepath.Join(t.TempDir(), "copy.db")); err == nil {
+		t.Error("it was made of nothing")
+	}
+	if _, err := os.Stat(w.cfg.Path); err == nil {
+		t.Error("an empty store was made in its place")
+	}
+}
