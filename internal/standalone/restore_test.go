@@ -267,3 +267,21 @@ func TestKeysThatAreElsewhere(t *testing.T) {
 		}
 	}
 }
+
+// TestEmptyStoreIsNoStore leaves a store's file with nothing in it, as a disk that was
+// repaired may. With the CA there it is not begun anew: nobody would be on record.
+func TestEmptyStoreIsNoStore(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	inWorld(t, data, func(w *World) { addDevices(t, w, "a") })
+	if err := os.Truncate(filepath.Join(data, storeFile), 0); err != nil {
+		t.Fatal(err)
+	}
+	w, err := Open(t.Context(), restorable(data))
+	if err == nil {
+		w.Close()
+		t.Fatal("another store was begun")
+	}
+	if !strings.Contains(err.Error(), "certvendor restore") {
+		t.Error(err)
+	}
+}
