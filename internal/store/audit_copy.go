@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -215,7 +214,8 @@ func (c *copier) begin(seq int64) error {
 
 func segmentName(seq int64) string { return fmt.Sprintf("audit-%020d.jsonl", seq) }
 
-// segments returns the files in the order of their rows.
+// segments returns the files in the order of their rows. What is named in another way
+// is none of them.
 func segments(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -223,7 +223,7 @@ func segments(dir string) ([]string, error) {
 	}
 	var all []string
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), "audit-") && strings.HasSuffix(e.Name(), ".jsonl") {
+		if first := firstRow(e.Name()); first > 0 && e.Name() == segmentName(first) {
 			all = append(all, filepath.Join(dir, e.Name()))
 		}
 	}

@@ -132,7 +132,6 @@ func openReplay(dir string, from head) (*replayFiles, error) {
 	if err != nil {
 		return nil, err
 	}
-	names = slices.DeleteFunc(names, func(name string) bool { return firstRow(name) < 0 })
 	at := slices.IndexFunc(names, func(name string) bool { return firstRow(name) > max(from.seq, 1) })
 	if at < 0 {
 		at = len(names)
