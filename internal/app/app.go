@@ -259,7 +259,8 @@ func (p *probe) ask(ctx context.Context, s *store.Store) error {
 }
 
 // Restrained says in words what is stopped although requests are answered:
-// what is frozen, and a clock that is not trusted. Empty when nothing is.
+// what is frozen, a clock that is not trusted, and files of the audit that a
+// restore would miss rows in. Empty when nothing is.
 func (a *App) Restrained(ctx context.Context) string {
 	var what []string
 	if a.config.Observe {
@@ -273,6 +274,9 @@ func (a *App) Restrained(ctx context.Context) string {
 		what = append(what, "retiring is frozen: "+frozen.RetiringWhy())
 	}
 	if err := a.clock.Steady(); err != nil {
+		what = append(what, err.Error())
+	}
+	if err := a.world.Store().Audit().CopyFailure(); err != nil {
 		what = append(what, err.Error())
 	}
 	return strings.Join(what, "; ")

@@ -14,10 +14,11 @@ var (
 	readyDesc  = prometheus.NewDesc("certvendor_ready", "1 while requests can be answered, as on /readyz.", nil, nil)
 	frozenDesc = prometheus.NewDesc("certvendor_frozen", "1 while it is frozen, by a person or by the circuit breaker.", []string{"what"}, nil)
 	clockDesc  = prometheus.NewDesc("certvendor_clock_trusted", "1 while removals may go by the clock.", nil, nil)
+	copiedDesc = prometheus.NewDesc("certvendor_audit_copied", "1 while the audit is copied to its files.", nil, nil)
 )
 
 func (c condition) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{readyDesc, frozenDesc, clockDesc} {
+	for _, d := range []*prometheus.Desc{readyDesc, frozenDesc, clockDesc, copiedDesc} {
 		descs <- d
 	}
 }
@@ -34,6 +35,7 @@ func (c condition) Collect(found chan<- prometheus.Metric) {
 	}
 	gauge(readyDesc, c.app.Ready(ctx) == nil)
 	gauge(clockDesc, c.app.clock.Steady() == nil)
+	gauge(copiedDesc, c.app.world.Store().Audit().CopyFailure() == nil)
 	frozen, err := c.app.backend.Brakes.Frozen(ctx)
 	if err != nil {
 		found <- prometheus.NewInvalidMetric(frozenDesc, err)

@@ -123,7 +123,8 @@ func (l *lease) holds() error {
 	return nil
 }
 
-// forget has this instance not lead any more, whatever the table says.
+// forget has this instance not lead any more, whatever the table says, until it
+// takes the lease again.
 func (l *lease) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -149,15 +150,23 @@ func (l *lease) renew(ctx context.Context) error {
 	case errors.As(err, &lost):
 		return fmt.Errorf("%w: another instance has taken it", errLease)
 	case err == nil:
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.renewed = began
-		return nil
+		return l.keep(began)
 	}
 	if ended := l.holds(); ended != nil {
 		return fmt.Errorf("%w: %w", ended, err)
 	}
 	return err
+}
+
+// keep notes a renewal, unless this instance is not to lead any more.
+func (l *lease) keep(began instant) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.renewed == (instant{}) {
+		return errLease
+	}
+	l.renewed = began
+	return nil
 }
 
 // release lets another take the lease at once.

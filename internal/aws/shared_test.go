@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/rs/zerolog"
@@ -274,6 +276,31 @@ func (w *openWay) Open(context.Context) (net.Conn, error) { w.opened++; return n
 func (w *openWay) Stale(time.Time) bool                   { return true }
 
 // Nor does it connect to the broker, where it would put out the one that leads.
+// Once an instance is not to lead any more, no renewal brings that back, though the
+// table says that the lease is still its own.
+func TestTheLeaseIsForgotten(t *testing.T) {
+	l := newLease(sharedTable{dynamo: dynamodb.New(dynamodb.Options{
+		Region: "eu-west-1", Credentials: aws.AnonymousCredentials{}, HTTPClient: &http.Client{Transport: agrees{}},
+	}), name: "certvendor"}, "one", time.Minute)
+	l.hold(1, l.now())
+	if err := errors.Join(l.renew(t.Context()), l.holds()); err != nil {
+		t.Fatal(err)
+	}
+	l.forget()
+	for range 2 {
+		if err := l.renew(t.Context()); !errors.Is(err, errLease) || l.holds() == nil {
+			t.Errorf("renewed: %v; it holds the lease: %v", err, l.holds())
+		}
+	}
+}
+
+// agrees is a service that agrees to everything.
+type agrees struct{}
+
+func (agrees) RoundTrip(*http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("{}"))}, nil
+}
+
 func TestNoConnectionWithoutTheLease(t *testing.T) {
 	leads, through := true, &openWay{}
 	way := WhileLeading(through, func() bool { return leads })

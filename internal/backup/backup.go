@@ -105,15 +105,32 @@ func addDir(ctx context.Context, to *archive.Writer, data string, d Dir) error {
 		return err
 	}
 	for _, e := range entries {
-		if !e.Type().IsRegular() || !d.Wanted(e.Name()) {
+		file, err := isFile(filepath.Join(data, d.Name), e)
+		if err != nil {
+			return err
+		}
+		if !file || !d.Wanted(e.Name()) {
 			continue
 		}
-		err := addFile(ctx, to, d.Name+"/"+e.Name(), filepath.Join(data, d.Name, e.Name()))
+		err = addFile(ctx, to, d.Name+"/"+e.Name(), filepath.Join(data, d.Name, e.Name()))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
 	return nil
+}
+
+// isFile reports whether an entry of a directory is a file, or a link to one, as to a
+// key that is kept on another disk. One that leads nowhere is none: that disk is away.
+func isFile(dir string, e fs.DirEntry) (bool, error) {
+	if e.Type()&fs.ModeSymlink == 0 {
+		return e.Type().IsRegular(), nil
+	}
+	info, err := os.Stat(filepath.Join(dir, e.Name()))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && info.Mode().IsRegular(), err
 }
 
 func addFile(ctx context.Context, to *archive.Writer, name, path string) error {

@@ -224,8 +224,12 @@ func CopyMissing(from, to string, wanted func(name string) bool) error {
 		return err
 	}
 	for _, e := range entries {
+		file, err := isFile(from, e)
+		if err != nil {
+			return err
+		}
 		target := filepath.Join(to, e.Name())
-		if !e.Type().IsRegular() || !wanted(e.Name()) || exists(target) {
+		if !file || !wanted(e.Name()) || exists(target) {
 			continue
 		}
 		if err := copyOver(filepath.Join(from, e.Name()), target); err != nil {

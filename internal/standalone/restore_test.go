@@ -233,3 +233,55 @@ type writing func([]byte) (int, error)
 func (w writing) Write(p []byte) (int, error) { return w(p) }
 
 func idOfText(text string) certificate.ID { return certificate.IDOf([]byte(text)) }
+
+// TestKeysThatAreElsewhere keeps a key of the CA on another disk, with a link to it
+// in the data directory: it is in a backup with keys, a restore from one without
+// finds it, and the root's key, whose disk is not there now, stops neither.
+func TestKeysThatAreElsewhere(t *testing.T) {
+	data, disk := filepath.Join(t.TempDir(), "data"), t.TempDir()
+	inWorld(t, data, nil)
+	for _, name := range []string{issuingKey, rootKeyFile} {
+		at := filepath.Join(data, caDir, name)
+		if err := errors.Join(os.Rename(at, filepath.Join(disk, name)), os.Symlink(filepath.Join(disk, name), at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(filepath.Join(disk, rootKeyFile)); err != nil {
+		t.Fatal(err)
+	}
+	var with, without string
+	inWorld(t, data, func(w *World) {
+		addDevices(t, w, "a")
+		with, without = backedUp(t, w, true), backedUp(t, w, false)
+	})
+	for where, o := range map[string]backup.Options{
+		filepath.Join(t.TempDir(), "another machine"): {File: with, Audit: filepath.Join(data, auditDir)},
+		data: {File: without, Replace: true},
+	} {
+		if _, err := Restore(t.Context(), restorable(where), o); err != nil {
+			t.Errorf("%s: %v", where, err)
+			continue
+		}
+		if diff := cmp.Diff([]string{"a"}, devicesOf(t, where)); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
+// TestEmptyStoreIsNoStore leaves a store's file with nothing in it, as a disk that was
+// repaired may. With the CA there it is not begun anew: nobody would be on record.
+func TestEmptyStoreIsNoStore(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	inWorld(t, data, func(w *World) { addDevices(t, w, "a") })
+	if err := os.Truncate(filepath.Join(data, storeFile), 0); err != nil {
+		t.Fatal(err)
+	}
+	w, err := Open(t.Context(), restorable(data))
+	if err == nil {
+		w.Close()
+		t.Fatal("another store was begun")
+	}
+	if !strings.Contains(err.Error(), "certvendor restore") {
+		t.Error(err)
+	}
+}

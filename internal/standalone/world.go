@@ -172,7 +172,11 @@ func initialise(ctx context.Context, config Config) error {
 // openStore opens the store, and takes what earlier processes held of it.
 func (w *World) openStore(ctx context.Context) (err error) {
 	path := filepath.Join(w.config.Data, storeFile)
-	if !exists(path) {
+	made, err := store.Made(ctx, path)
+	if err != nil {
+		return fmt.Errorf("look for the store %s: %w", path, err)
+	}
+	if !made {
 		// CA and store were made together.
 		return fmt.Errorf("the store %s is gone: `certvendor restore` makes it anew from a backup and the audit's files", path)
 	}

@@ -10,8 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/certvendor/certvendor/internal/durable"
@@ -41,6 +41,8 @@ type copier struct {
 	size int64    // of file, up to the last whole row
 	last head     // the last row in the files
 	err  error    // of the last attempt
+
+	failure atomic.Pointer[error] // err, for who does not wait
 }
 
 func newCopier(s *Store) (*copier, error) {
@@ -67,7 +69,7 @@ func (c *copier) loop() {
 	tick := time.NewTicker(copyEvery)
 	defer tick.Stop()
 	for {
-		c.copy() //nolint:errcheck // kept, and told by Copied and Verify
+		c.copy() //nolint:errcheck // kept, and told by Copied, CopyFailure and Verify
 		select {
 		case <-c.woken:
 		case <-tick.C:
@@ -103,6 +105,7 @@ func (c *copier) copy() error {
 	defer c.mu.Unlock()
 	for {
 		more, err := c.copySome()
+		c.failure.Store(&err)
 		if c.err = err; err != nil || !more {
 			return err
 		}
@@ -211,7 +214,8 @@ func (c *copier) begin(seq int64) error {
 
 func segmentName(seq int64) string { return fmt.Sprintf("audit-%020d.jsonl", seq) }
 
-// segments returns the files in the order of their rows.
+// segments returns the files in the order of their rows. What is named in another way
+// is none of them.
 func segments(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -219,7 +223,7 @@ func segments(dir string) ([]string, error) {
 	}
 	var all []string
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), "audit-") && strings.HasSuffix(e.Name(), ".jsonl") {
+		if first := firstRow(e.Name()); first > 0 && e.Name() == segmentName(first) {
 			all = append(all, filepath.Join(dir, e.Name()))
 		}
 	}

@@ -331,3 +331,20 @@ func TestCopyThatFailsIsTriedAgain(t *testing.T) {
 	})
 	w.wantHolds(3)
 }
+
+// TestFilesThatAreNotTheAudits puts a copy of a file beside it, by another name. What
+// is done then goes on in the audit's own file, where a restore looks for it.
+func TestFilesThatAreNotTheAudits(t *testing.T) {
+	w := audited(t, 5)
+	w.ok(w.Close())
+	own := w.segments()[0]
+	text := must[[]byte](t)(os.ReadFile(own))
+	beside := strings.TrimSuffix(own, ".jsonl") + "-copy.jsonl"
+	w.ok(os.WriteFile(beside, text, 0o600))
+	w.open()
+	w.notes(2)
+	w.wantHolds(7)
+	if after := must[[]byte](t)(os.ReadFile(beside)); string(after) != string(text) {
+		t.Error("it went on in the copy")
+	}
+}

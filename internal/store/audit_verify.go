@@ -55,6 +55,17 @@ func (h Audit) Copied(ctx context.Context) (behind int64, err error) {
 	return end.seq - c.last.seq, nil
 }
 
+// CopyFailure returns the error of the last attempt to copy rows to the files, nil
+// where it went well, or where there are no files. It waits for nothing.
+func (h Audit) CopyFailure() error {
+	if c := h.s.copier; c != nil {
+		if err := c.failure.Load(); err != nil && *err != nil {
+			return fmt.Errorf("copy the audit: %w", *err)
+		}
+	}
+	return nil
+}
+
 type verification struct {
 	s       *Store
 	files   *segmentReader // nil without files

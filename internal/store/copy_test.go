@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -89,5 +90,36 @@ func TestCopyOfAClosedStore(t *testing.T) {
 	w.ok(w.Close())
 	if _, err := w.Copy(w.ctx, filepath.Join(t.TempDir(), "copy.db")); err == nil {
 		t.Error("a closed store was copied")
+	}
+}
+
+// TestCopyThatFailsLeavesNothing shows that a copy for which there is no room does
+// not take what room there is.
+func TestCopyThatFailsLeavesNothing(t *testing.T) {
+	w := open(t)
+	w.device("d1")
+	dir := t.TempDir()
+	ended, end := context.WithCancel(w.ctx)
+	end()
+	if _, err := w.Copy(ended, filepath.Join(dir, "copy.db")); err == nil {
+		t.Fatal("it was made")
+	}
+	if left := must[[]os.DirEntry](t)(os.ReadDir(dir)); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestCopyMakesNoStore takes the store's file away while the store is open.
+func TestCopyMakesNoStore(t *testing.T) {
+	w := open(t)
+	w.alone()
+	w.device("d1")
+	w.ok(os.Rename(w.cfg.Path, w.cfg.Path+".moved"))
+	defer func() { w.ok(os.Rename(w.cfg.Path+".moved", w.cfg.Path)) }()
+	if _, err := w.Copy(w.ctx, filepath.Join(t.TempDir(), "copy.db")); err == nil {
+		t.Error("it was made of nothing")
+	}
+	if _, err := os.Stat(w.cfg.Path); err == nil {
+		t.Error("an empty store was made in its place")
 	}
 }

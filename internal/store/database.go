@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -26,10 +27,25 @@ func create(path string) error {
 	return errors.Join(f.Close(), durable.Sync(filepath.Dir(path)))
 }
 
-// connect returns a pool of connections to the file. busy_timeout comes first:
-// every later pragma may find the file locked.
+// Made reports whether the file at path holds a store, of whichever version: one
+// that is not there, or in which there is nothing, does not.
+func Made(ctx context.Context, path string) (bool, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) || err == nil && info.Size() == 0 {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	db := connect(path, 1)
+	version, err := schemaVersion(ctx, db)
+	return version > 0, errors.Join(err, db.Close())
+}
+
+// connect returns a pool of connections to the file, which it does not make.
+// busy_timeout comes first: every later pragma may find the file locked.
 func connect(path string, connections int, pragmas ...string) *sql.DB {
-	values := url.Values{}
+	values := url.Values{"mode": {"rw"}}
 	for _, p := range append([]string{
 		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)",
 		"temp_store(MEMORY)", "cache_size(-16000)", fmt.Sprintf("journal_size_limit(%d)", logKept),

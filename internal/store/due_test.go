@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -105,6 +106,7 @@ func TestDueRetirements(t *testing.T) {
 	owed := map[certificate.ID]rotation.Retirement{
 		"due":      {Due: start},
 		"later":    {Due: start.Add(time.Nanosecond)},
+		"never":    {Due: start.Add(math.MaxInt64)}, // the longest grace there can be
 		"reverted": {Due: start, Reverted: true},
 		"half":     {Due: start, Deactivated: start},
 		"done":     {Due: start, Done: start},
@@ -121,8 +123,8 @@ func TestDueRetirements(t *testing.T) {
 		t.Error(diff)
 	}
 	counts := must[rotation.Counts](t)(w.Journal().Counts(w.ctx))
-	if counts.Retirements != 4 || counts.Stuck != 3 {
-		t.Errorf("counts %+v, want 4 retirements and 3 stuck", counts)
+	if counts.Retirements != 5 || counts.Stuck != 3 {
+		t.Errorf("counts %+v, want 5 retirements and 3 stuck", counts)
 	}
 }
 

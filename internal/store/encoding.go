@@ -5,14 +5,22 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 )
+
+// lastMoment is the last moment that can be kept: what is later, as the end of a grace
+// of centuries, is kept as if it were then.
+var lastMoment = time.Unix(0, math.MaxInt64)
 
 // nanos is how a moment is kept: unix nanoseconds, 0 for the zero time.
 func nanos(t time.Time) int64 {
 	if t.IsZero() {
 		return 0
+	}
+	if t.After(lastMoment) {
+		t = lastMoment
 	}
 	return t.UnixNano()
 }

@@ -102,27 +102,29 @@ func step(ctx context.Context, db *sql.DB, script string, version int) error {
 
 // copyTo writes a whole copy of the store, the log included. It appears under
 // its name only when it is complete and synced; an older copy of the same name
-// is replaced.
+// is replaced. Of one that fails nothing stays: it may be for want of room.
 func copyTo(ctx context.Context, db *sql.DB, path string) error {
 	partial := path + ".part"
 	if err := os.RemoveAll(partial); err != nil {
 		return err
 	}
-	if err := create(partial); err != nil {
-		return err
+	err := vacuumInto(ctx, db, partial)
+	if err == nil {
+		err = os.Rename(partial, path)
 	}
-	if _, err := db.ExecContext(ctx, `VACUUM INTO ?`, partial); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(partial, os.O_RDWR, 0)
 	if err != nil {
-		return err
-	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(partial, path); err != nil {
-		return err
+		return errors.Join(err, os.RemoveAll(partial))
 	}
 	return durable.Sync(filepath.Dir(path))
+}
+
+// vacuumInto writes a file that must not be there, and syncs it.
+func vacuumInto(ctx context.Context, db *sql.DB, path string) error {
+	if err := create(path); err != nil {
+		return err
+	}
+	if _, err := db.ExecContext(ctx, `VACUUM INTO ?`, path); err != nil {
+		return err
+	}
+	return durable.Sync(path)
 }

@@ -33,7 +33,7 @@ type Replayed struct {
 // Replay brings a store that is a copy up to the end of the audit's files in
 // dir: what each row after the store's own last one says is done again, at the
 // time it was done, and the row is entered as it is. A line that a crash has
-// torn is the end of the files.
+// torn is the end of the files, in the last of them.
 //
 // What it returns holds also with an error: so far the files could be followed.
 // ErrNoAudit, ErrAltered, or a row that this version cannot carry out. The
@@ -63,20 +63,33 @@ func (s *Store) Replay(ctx context.Context, dir string) (Replayed, error) {
 	defer r.files.close()
 	for {
 		events, bad := r.some(copyBatch)
-		if len(events) > 0 {
-			if err := s.replay(ctx, events); err != nil {
-				return done, fmt.Errorf("replay the audit: %w", err)
-			}
-			last := events[len(events)-1]
-			done = Replayed{done.Rows + int64(len(events)), last.Seq, last.At}
+		n, err := s.replaySome(ctx, events)
+		if n > 0 {
+			done = Replayed{done.Rows + int64(n), events[n-1].Seq, events[n-1].At}
 		}
 		switch {
+		case err != nil:
+			return done, fmt.Errorf("replay the audit: %w", err)
 		case errors.Is(bad, io.EOF), errors.Is(bad, errTorn): // what a crash has torn is no row
 			return done, nil
 		case bad != nil:
 			return done, fmt.Errorf("replay the audit: %w", bad)
 		}
 	}
+}
+
+// replaySome carries out events in one transaction, or where one of them cannot be,
+// all before it, and returns how many that were.
+func (s *Store) replaySome(ctx context.Context, events []Event) (n int, err error) {
+	if err := s.replay(ctx, events); err == nil {
+		return len(events), nil
+	}
+	for n := range events {
+		if err := s.replay(ctx, events[n:n+1]); err != nil {
+			return n, err
+		}
+	}
+	return len(events), nil
 }
 
 // replay carries out events in one transaction.
@@ -119,7 +132,6 @@ func openReplay(dir string, from head) (*replayFiles, error) {
 	if err != nil {
 		return nil, err
 	}
-	names = slices.DeleteFunc(names, func(name string) bool { return firstRow(name) < 0 })
 	at := slices.IndexFunc(names, func(name string) bool { return firstRow(name) > max(from.seq, 1) })
 	if at < 0 {
 		at = len(names)
@@ -188,6 +200,9 @@ func (r *replayFiles) some(most int) (events []Event, err error) {
 func (r *replayFiles) line() (Event, error) {
 	var e Event
 	text, err := r.files.next()
+	if errors.Is(err, errTorn) && len(r.files.names) > 0 {
+		return e, fmt.Errorf("%w: a file ends within a line behind row %d, and others follow it", ErrAltered, r.end.seq)
+	}
 	if err != nil {
 		return e, err
 	}

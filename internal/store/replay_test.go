@@ -257,3 +257,35 @@ func TestRestoredRemembers(t *testing.T) {
 		t.Errorf("%+v", second)
 	}
 }
+
+// TestReplayStopsWhereAFileInTheMiddleIsTorn shows that only the last file may end
+// in the middle of a line: behind any other there are rows that would be lost.
+func TestReplayStopsWhereAFileInTheMiddleIsTorn(t *testing.T) {
+	r := beforeAndAfter(t, func(s *store.Store) { s.SegmentSize(3000) })
+	files, err := filepath.Glob(filepath.Join(r.dir, "*"))
+	r.ok(err)
+	torn := files[len(files)-2]
+	text, err := os.ReadFile(torn)
+	r.ok(err)
+	r.ok(os.WriteFile(torn, text[:len(text)-20], 0o600))
+	_, done, err := r.again()
+	if !errors.Is(err, store.ErrAltered) || done.Rows >= rowsSince {
+		t.Errorf("%+v, %v", done, err)
+	}
+}
+
+// TestReplayUpToARowThatIsNotKnown shows that all rows before one that cannot be
+// carried out are.
+func TestReplayUpToARowThatIsNotKnown(t *testing.T) {
+	r := beforeAndAfter(t)
+	r.open()
+	r.ok(r.Audit().Note(r.ctx, "of.a.later.version", "", "", nil))
+	r.ok(r.Close())
+	s, done, err := r.again()
+	if err == nil || errors.Is(err, store.ErrAltered) || done.Rows != rowsSince || done.Row != r.row+rowsSince {
+		t.Fatalf("from row %d on: %+v, %v", r.row, done, err)
+	}
+	if rows, err := s.Audit().Verify(r.ctx); err != nil || rows != done.Row {
+		t.Errorf("the audit after the replay: %d rows, %v", rows, err)
+	}
+}
