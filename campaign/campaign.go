@@ -348,6 +348,8 @@ type Watch interface {
 	// Wake has devices looked at, in whatever campaign they are.
 	Wake(ctx context.Context, devices []registry.DeviceID) error
 	// Overdue counts, by wave, the members that were let in before, or as far
-	// ahead of now as that lies behind, and have not been heard of.
+	// ahead of now as that lies behind, and have not been heard of. Who waits for
+	// its job, or was given or has begun it later than that, is none of them, and
+	// nobody is while the job is canceled.
 	Overdue(ctx context.Context, name string, before time.Time) (map[int]int, error)
 }

@@ -3,10 +3,12 @@ package store
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
 	"github.com/certvendor/certvendor/campaign"
+	"github.com/certvendor/certvendor/jobs"
 	"github.com/certvendor/certvendor/registry"
 )
 
@@ -115,20 +117,39 @@ func wake(t *tx, id registry.DeviceID) error {
 		WHERE device = ? AND standing IN ('added', 'vended', 'proven')`, id)
 }
 
-// Overdue implements campaign.Watch.
+// overdue are the members that were let in long enough ago to have been heard of.
+const overdue = `m.standing = 'added' AND (m.added < ?1 OR m.added > ?2)`
+
+// justAsked are the devices that wait for their job, or were given or have begun it
+// since a time: nothing is known of them yet.
+const justAsked = `(SELECT device FROM members INDEXED BY members_waiting WHERE waits <> 0
+	UNION SELECT device FROM executions INDEXED BY executions_fresh WHERE status = 'QUEUED' AND queued BETWEEN ?1 AND ?2
+	UNION SELECT device FROM executions INDEXED BY executions_started WHERE status = 'IN_PROGRESS' AND started BETWEEN ?1 AND ?2)`
+
+// Overdue implements campaign.Watch. Its cost follows how many have just been asked.
 func (h Campaigns) Overdue(ctx context.Context, name string, before time.Time) (map[int]int, error) {
 	waves := map[int]int{}
 	now := h.s.now()
 	ahead := now.Add(now.Sub(before)) // who was let in later than that was so by a clock that ran ahead
-	err := h.s.look(ctx, func(q querier) error {
-		return walk(q, func(row scanner) error {
-			var wave, n int
-			err := row.Scan(&wave, &n)
-			waves[wave] = n
+	err := h.s.view(ctx, func(q querier) error {
+		count := func(sign int, from string) error {
+			return walk(q, func(row scanner) error {
+				var wave, n int
+				err := row.Scan(&wave, &n)
+				waves[wave] += sign * n
+				return err
+			}, `SELECT m.wave, count(*) FROM `+from+` WHERE m.campaign = ?3 AND `+overdue+` GROUP BY m.wave`, nanos(before), nanos(ahead), name)
+		}
+		job, _, err := newestJob(q)
+		if err != nil || job.State == jobs.Canceled { // nobody can be asked
 			return err
-		}, `SELECT wave, count(*) FROM campaign_members INDEXED BY campaign_members_added
-			WHERE campaign = ? AND standing = 'added' AND (added < ? OR added > ?) GROUP BY wave`, name, nanos(before), nanos(ahead))
+		}
+		if err := count(1, `campaign_members m INDEXED BY campaign_members_added`); err != nil || len(waves) == 0 {
+			return err
+		}
+		return count(-1, justAsked+` a CROSS JOIN campaign_members m INDEXED BY campaign_members_device ON m.device = a.device`)
 	})
+	maps.DeleteFunc(waves, func(_, n int) bool { return n == 0 })
 	return waves, wrapCampaign("count who is overdue in", name, err)
 }
 

@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"github.com/certvendor/certvendor/campaign"
+	"github.com/certvendor/certvendor/jobs"
+	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
 	"github.com/certvendor/certvendor/rotation"
 )
@@ -109,9 +111,11 @@ func TestNobodyIsLetIntoWhatDoesNotRun(t *testing.T) {
 // made to rotate again; who had before is.
 func TestRotatedMeanwhile(t *testing.T) {
 	r := newRuns(t, func(s *campaign.Spec) { quick(s); s.MaxInFlight = 1 })
+	r.ensure(job)
 	r.clock.add(time.Second)
 	r.rotates("d2")
 	r.round()
+	r.wantReleased(9, "d1")
 	r.clock.add(2 * time.Hour) // d1 is asleep, and holds up nobody
 	r.round()
 	r.round()
@@ -208,6 +212,46 @@ func TestInTwoCampaigns(t *testing.T) {
 			if members := must[[]rotation.Member](t)(r.Group().Members(r.ctx, "", 9)); len(members) != 0 {
 				t.Errorf("%d are in the group, and no campaign goes on", len(members))
 			}
+		})
+	}
+}
+
+// TestWhoWaitsForItsJobIsNotOffline: a wave whose devices could not be asked yet, for
+// the group is full or its job was canceled, shows nothing, and opens no gate. One
+// that was asked and is not heard of holds up nobody.
+func TestWhoWaitsForItsJobIsNotOffline(t *testing.T) {
+	for name, canceled := range map[string]bool{"the group is full": false, "the job was canceled": true} {
+		t.Run(name, func(t *testing.T) {
+			r := newRuns(t, func(s *campaign.Spec) { quick(s); s.Gates = campaign.Manual; s.MaxInFlight = 1 })
+			r.ok(r.Write(r.ctx, `UPDATE campaign_members SET wave = 1 WHERE device <> 'd1'`,
+				`UPDATE tallies SET n = 1 WHERE what = 'campaign spring'`,
+				`INSERT INTO tallies VALUES ('campaign spring', '1 pending', 2)`))
+			job := r.ensure(jobs.New("group", protocol.DefaultTopics()))
+			hours := func(want campaign.State) {
+				t.Helper()
+				var c campaign.Campaign
+				for range 130 {
+					r.clock.add(59 * time.Second)
+					c = r.round()
+				}
+				if c.State != want || r.tally() != "map[0:map[added:1] 1:map[pending:2]]" {
+					t.Fatalf("the campaign is %s: %s, %s; want %s", c.State, c.Why, r.tally(), want)
+				}
+			}
+			r.round()
+			if canceled {
+				r.wantReleased(1, "d1")
+				r.ok(r.Jobs().Cancel(r.ctx, job.ID))
+				hours(campaign.Running)
+				r.ensure(job)
+				r.ok(r.Jobs().Resume(r.ctx, job.ID))
+			}
+			hours(campaign.Running)
+			r.wantReleased(1, "d1")
+			if c := r.round(); c.State != campaign.Running {
+				t.Fatalf("asked a second ago, and the campaign is %s: %s", c.State, c.Why)
+			}
+			hours(campaign.AtGate)
 		})
 	}
 }
