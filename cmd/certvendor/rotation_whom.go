@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/certvendor/certvendor/internal/control"
@@ -62,13 +61,7 @@ func (w whom) devices(ctx context.Context, daemon *control.Client, verb string, 
 const maxNames = 128 << 20
 
 func readNames(path string) (named, error) {
-	var text []byte
-	var err error
-	if path == "-" {
-		text, err = io.ReadAll(io.LimitReader(os.Stdin, maxNames))
-	} else {
-		text, err = readBounded(path, maxNames)
-	}
+	text, err := readStdin(path, maxNames)
 	if err != nil {
 		return named{}, fmt.Errorf("read names: %w", err)
 	}
