@@ -255,3 +255,24 @@ func TestWhoWaitsForItsJobIsNotOffline(t *testing.T) {
 		})
 	}
 }
+
+// TestHoldsByItsWindow: a campaign holds while the windows of those who wait are closed,
+// and not where nobody waits any more.
+func TestHoldsByItsWindow(t *testing.T) {
+	at := func(d time.Duration) string { return start.Add(d).UTC().Format("15:04") }
+	r := newRuns(t, func(s *campaign.Spec) {
+		quick(s)
+		s.Window = campaign.Window{From: at(time.Hour), To: at(5 * time.Hour)}
+	})
+	r.ok(r.Write(r.ctx, `UPDATE campaign_members SET zone = ''`))
+	if r.round(); r.runner.Holding("spring") != "no window is open" {
+		t.Errorf("before the window it holds: %q", r.runner.Holding("spring"))
+	}
+	r.clock.add(time.Hour)
+	for range 3 {
+		r.round()
+	}
+	if why := r.runner.Holding("spring"); why != "" || r.tally() != "map[0:map[added:3]]" {
+		t.Errorf("in the window, %s, it holds: %q", r.tally(), why)
+	}
+}
