@@ -241,6 +241,21 @@ func TestWavesAndStrata(t *testing.T) {
 	}
 }
 
+// TestShareOfNone: whoever writes that none may fail is not given a rule by which one of
+// twenty may.
+func TestShareOfNone(t *testing.T) {
+	for _, text := range []string{"0", "0%", "-1", ""} {
+		var s Spec
+		if err := s.Abort.Failed.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q is read, as %s", text, s.WithDefaults().Abort.Failed)
+		}
+	}
+	first := Spec{Abort: Abort{Failed: Share{Count: 1}, AtLeast: 1}}.WithDefaults()
+	if why := first.tooMany(outlook{tally: Tally{0: {Failed: 1, Passed: 99}}}); why == "" {
+		t.Error("does not abort for the first of a hundred")
+	}
+}
+
 // TestWavesOfNobody: a wave that a larger canary leaves empty is none. Nothing soaks in
 // it, and nobody opens its gate.
 func TestWavesOfNobody(t *testing.T) {

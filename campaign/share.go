@@ -8,15 +8,18 @@ import (
 	"strings"
 )
 
-// Share is a number of devices, or a part of all in percent: "10" or "2.5%".
+// Share is a number of devices, or a part of all in percent: "10" or "2.5%". The
+// zero Share is one that was left out.
 type Share struct {
 	Count   int
 	Percent float64
 }
 
-var errShare = errors.New("must be a number such as 10, or a part such as 2.5%")
+var errShare = errors.New("must be a number such as 10, or a part such as 2.5%, and more than none")
 
-// UnmarshalText reads a share.
+// UnmarshalText reads a share. None is refused, or what was written as none would be
+// taken for what was left out, and get its default: an abort rule of 0 would be one
+// of 5%.
 func (s *Share) UnmarshalText(text []byte) error {
 	if part, ok := strings.CutSuffix(string(text), "%"); ok {
 		percent, err := strconv.ParseFloat(part, 64)
@@ -27,7 +30,7 @@ func (s *Share) UnmarshalText(text []byte) error {
 		return nil
 	}
 	count, err := strconv.Atoi(string(text))
-	if err != nil || count < 0 {
+	if err != nil || count < 1 {
 		return errShare
 	}
 	*s = Share{Count: count}
