@@ -272,6 +272,7 @@ type Member struct {
 	Since    time.Time // of its standing
 	Before   int64     // its newest rotation when it was let in
 	Expires  time.Time // of AutoName: when the certificate ends that it shall replace
+	Next     time.Time // when another campaign let it in after it had come so far in this one; zero: none, or not asked
 }
 
 // Sight is a member with what has become of its rotation.

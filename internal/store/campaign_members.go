@@ -272,10 +272,23 @@ func (h Campaigns) Zones(ctx context.Context, name string) (zones []string, err 
 	return zones, wrapCampaign("zones of", name, err)
 }
 
+// nextOf is when another campaign let the device of a member in whose turn was over,
+// or which was left with what it had been vended when its campaign ended.
+const nextOf = `iif(m.standing NOT IN ('pending', 'added'), coalesce((SELECT min(o.added) FROM campaign_members o
+	WHERE o.device = m.device AND o.campaign <> m.campaign AND o.added > m.since), 0), 0)`
+
+func scanMemberNext(row scanner) (campaign.Member, error) {
+	var s campaign.Sight
+	var next int64
+	err := scanMemberInto(row, &s, &next)
+	s.Next = moment(next)
+	return s.Member, err
+}
+
 // Members returns a page of a campaign's members by place, after one.
 func (h Campaigns) Members(ctx context.Context, name string, after, most int) (page []campaign.Member, err error) {
 	err = h.s.view(ctx, func(q querier) (err error) {
-		page, err = collect(q, scanMember, `SELECT `+memberColumns+` FROM campaign_members m
+		page, err = collect(q, scanMemberNext, `SELECT `+memberColumns+`, `+nextOf+` FROM campaign_members m
 			WHERE m.campaign = ? AND m.place > ? ORDER BY m.place`+atMost, name, after, limit(most))
 		return err
 	})
