@@ -15,7 +15,10 @@ type Share struct {
 	Percent float64
 }
 
-var errShare = errors.New("must be a number such as 10, or a part such as 2.5%, and more than none")
+var (
+	errShare = errors.New("must be a number such as 10, or a part such as 2.5%")
+	errNone  = errors.New("must be more than none")
+)
 
 // UnmarshalText reads a share. None is refused, or what was written as none would be
 // taken for what was left out, and get its default: an abort rule of 0 would be one
@@ -30,8 +33,11 @@ func (s *Share) UnmarshalText(text []byte) error {
 		return nil
 	}
 	count, err := strconv.Atoi(string(text))
-	if err != nil || count < 1 {
+	if err != nil || count < 0 {
 		return errShare
+	}
+	if count == 0 {
+		return errNone
 	}
 	*s = Share{Count: count}
 	return nil
