@@ -118,36 +118,59 @@ func wake(t *tx, id registry.DeviceID) error {
 }
 
 // overdue are the members that were let in long enough ago to have been heard of.
-const overdue = `m.standing = 'added' AND (m.added < ?1 OR m.added > ?2)`
+const overdue = `m.campaign = ?3 AND m.standing = 'added' AND (m.added < ?1 OR m.added > ?2)`
 
-// justAsked are the devices that wait for their job, or were given or have begun it
-// since a time: nothing is known of them yet.
-const justAsked = `(SELECT device FROM members INDEXED BY members_waiting WHERE waits <> 0
-	UNION SELECT device FROM executions INDEXED BY executions_fresh WHERE status = 'QUEUED' AND queued BETWEEN ?1 AND ?2
-	UNION SELECT device FROM executions INDEXED BY executions_started WHERE status = 'IN_PROGRESS' AND started BETWEEN ?1 AND ?2)`
+// What was given or begun so lately that nothing is known of it yet.
+const (
+	justGiven = `status = 'QUEUED' AND queued BETWEEN ?1 AND ?2`
+	justBegun = `status = 'IN_PROGRESS' AND started BETWEEN ?1 AND ?2`
+)
 
-// Overdue implements campaign.Watch. Its cost follows how many have just been asked.
+// Those of the overdue that wait for their job, or have only just got or begun it: as
+// who was asked just now leads to them, and as they lead there.
+const (
+	justAsked = `(SELECT device FROM members INDEXED BY members_waiting WHERE waits <> 0
+		UNION SELECT device FROM executions INDEXED BY executions_fresh WHERE ` + justGiven + `
+		UNION SELECT device FROM executions INDEXED BY executions_started WHERE ` + justBegun + `) a
+		CROSS JOIN campaign_members m INDEXED BY campaign_members_device ON m.device = a.device WHERE ` + overdue
+	overdueAsked = `campaign_members m INDEXED BY campaign_members_added WHERE ` + overdue + ` AND (
+		EXISTS (SELECT 1 FROM members g WHERE g.device = m.device AND g.waits <> 0)
+		OR EXISTS (SELECT 1 FROM executions WHERE device = m.device AND (` + justGiven + ` OR ` + justBegun + `)))`
+)
+
+// Overdue implements campaign.Watch. Its cost follows how many these are, and how many
+// wait for their job or have just got it, unless those are many times as many.
 func (h Campaigns) Overdue(ctx context.Context, name string, before time.Time) (map[int]int, error) {
 	waves := map[int]int{}
 	now := h.s.now()
 	ahead := now.Add(now.Sub(before)) // who was let in later than that was so by a clock that ran ahead
 	err := h.s.view(ctx, func(q querier) error {
-		count := func(sign int, from string) error {
-			return walk(q, func(row scanner) error {
+		count := func(sign int, from string) (all int, err error) {
+			err = walk(q, func(row scanner) error {
 				var wave, n int
 				err := row.Scan(&wave, &n)
 				waves[wave] += sign * n
+				all += n
 				return err
-			}, `SELECT m.wave, count(*) FROM `+from+` WHERE m.campaign = ?3 AND `+overdue+` GROUP BY m.wave`, nanos(before), nanos(ahead), name)
+			}, `SELECT m.wave, count(*) FROM `+from+` GROUP BY m.wave`, nanos(before), nanos(ahead), name)
+			return all, err
 		}
 		job, _, err := newestJob(q)
 		if err != nil || job.State == jobs.Canceled { // nobody can be asked
 			return err
 		}
-		if err := count(1, `campaign_members m INDEXED BY campaign_members_added`); err != nil || len(waves) == 0 {
+		all, err := count(1, `campaign_members m INDEXED BY campaign_members_added WHERE `+overdue)
+		if err != nil || all == 0 {
 			return err
 		}
-		return count(-1, justAsked+` a CROSS JOIN campaign_members m INDEXED BY campaign_members_device ON m.device = a.device`)
+		asked := justAsked
+		if many, err := manyOf(q, all, `members INDEXED BY members_waiting WHERE waits <> 0`, nil); err != nil {
+			return err
+		} else if many {
+			asked = overdueAsked
+		}
+		_, err = count(-1, asked)
+		return err
 	})
 	maps.DeleteFunc(waves, func(_, n int) bool { return n == 0 })
 	return waves, wrapCampaign("count who is overdue in", name, err)

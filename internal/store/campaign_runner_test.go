@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 	"unsafe"
@@ -220,7 +221,10 @@ func TestInTwoCampaigns(t *testing.T) {
 // the group is full or its job was canceled, shows nothing, and opens no gate. One
 // that was asked and is not heard of holds up nobody.
 func TestWhoWaitsForItsJobIsNotOffline(t *testing.T) {
-	for name, canceled := range map[string]bool{"the group is full": false, "the job was canceled": true} {
+	for name, c := range map[string]struct {
+		canceled bool
+		others   int // that wait
+	}{"the group is full": {}, "of many": {others: 20}, "the job was canceled": {canceled: true}} {
 		t.Run(name, func(t *testing.T) {
 			r := newRuns(t, func(s *campaign.Spec) { quick(s); s.Gates = campaign.Manual; s.MaxInFlight = 1 })
 			r.ok(r.Write(r.ctx, `UPDATE campaign_members SET wave = 1 WHERE device <> 'd1'`,
@@ -239,7 +243,10 @@ func TestWhoWaitsForItsJobIsNotOffline(t *testing.T) {
 				}
 			}
 			r.round()
-			if canceled {
+			for i := range c.others {
+				r.member(registry.DeviceID(fmt.Sprintf("other-%d", i)))
+			}
+			if c.canceled {
 				r.wantReleased(1, "d1")
 				r.ok(r.Jobs().Cancel(r.ctx, job.ID))
 				hours(campaign.Running)
