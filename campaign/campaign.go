@@ -272,6 +272,7 @@ type Member struct {
 	Since    time.Time // of its standing
 	Before   int64     // its newest rotation when it was let in
 	Expires  time.Time // of AutoName: when the certificate ends that it shall replace
+	Next     time.Time // when another campaign let it in after it had come so far in this one; zero: none, or not asked
 }
 
 // Sight is a member with what has become of its rotation.
@@ -348,6 +349,8 @@ type Watch interface {
 	// Wake has devices looked at, in whatever campaign they are.
 	Wake(ctx context.Context, devices []registry.DeviceID) error
 	// Overdue counts, by wave, the members that were let in before, or as far
-	// ahead of now as that lies behind, and have not been heard of.
+	// ahead of now as that lies behind, and have not been heard of. Who waits for
+	// its job, or was given or has begun it later than that, is none of them, and
+	// nobody is while the job is canceled.
 	Overdue(ctx context.Context, name string, before time.Time) (map[int]int, error)
 }

@@ -210,7 +210,20 @@ func (s Spec) arrange(devices []chosen) []Member {
 	for i, d := range devices {
 		members[i] = Member{Device: d.device, Place: i, Wave: s.waveOf(i, size, len(devices)), Standing: Pending, Zone: d.zone}
 	}
+	closeUp(members)
 	return members
+}
+
+// closeUp numbers the waves anew without those that nobody is in, as behind a canary
+// that is larger than the first of them: no gate stands before nobody.
+func closeUp(members []Member) {
+	wave, was := -1, -1
+	for i := range members {
+		if members[i].Wave != was {
+			wave, was = wave+1, members[i].Wave
+		}
+		members[i].Wave = wave
+	}
 }
 
 // waveOf returns the wave of a place. Where there is a canary it is wave 0, and

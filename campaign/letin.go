@@ -9,11 +9,11 @@ import (
 // letIn lets in as many as the pace and those at work leave room for.
 func (r *Runner) letIn(ctx context.Context, c Campaign, inFlight int, now time.Time) error {
 	hold := r.Hold(ctx)
-	zones, err := r.openZones(ctx, c, now)
+	zones, closed, err := r.openZones(ctx, c, now)
 	if err != nil {
 		return err
 	}
-	if hold == "" && zones != nil && len(zones) == 0 {
+	if hold == "" && closed > 0 && len(zones) == 0 {
 		hold = "no window is open"
 	}
 	if hold == "" && c.IsAuto() && now.Before(r.restUntil) {
@@ -41,23 +41,24 @@ func (r *Runner) letIn(ctx context.Context, c Campaign, inFlight int, now time.T
 	return nil
 }
 
-// openZones returns the zones whose window is open now; nil: all are.
-func (r *Runner) openZones(ctx context.Context, c Campaign, now time.Time) ([]string, error) {
+// openZones returns the zones of those who wait whose window is open now, nil: all
+// are, and how many others there are.
+func (r *Runner) openZones(ctx context.Context, c Campaign, now time.Time) (open []string, closed int, err error) {
 	window, err := c.Window.parse()
 	if err != nil || window.length() == wholeDay {
-		return nil, err
+		return nil, 0, err
 	}
 	zones, err := r.Roll.Zones(ctx, c.Name)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	open := []string{}
+	open = []string{}
 	for _, zone := range zones {
 		if window.isOpen(zone, now) {
 			open = append(open, zone)
 		}
 	}
-	return open, nil
+	return open, len(zones) - len(open), nil
 }
 
 func (r *Runner) hold(name, why string) {

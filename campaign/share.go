@@ -8,15 +8,21 @@ import (
 	"strings"
 )
 
-// Share is a number of devices, or a part of all in percent: "10" or "2.5%".
+// Share is a number of devices, or a part of all in percent: "10" or "2.5%". The
+// zero Share is one that was left out.
 type Share struct {
 	Count   int
 	Percent float64
 }
 
-var errShare = errors.New("must be a number such as 10, or a part such as 2.5%")
+var (
+	errShare = errors.New("must be a number such as 10, or a part such as 2.5%")
+	errNone  = errors.New("must be more than none")
+)
 
-// UnmarshalText reads a share.
+// UnmarshalText reads a share. None is refused, or what was written as none would be
+// taken for what was left out, and get its default: an abort rule of 0 would be one
+// of 5%.
 func (s *Share) UnmarshalText(text []byte) error {
 	if part, ok := strings.CutSuffix(string(text), "%"); ok {
 		percent, err := strconv.ParseFloat(part, 64)
@@ -29,6 +35,9 @@ func (s *Share) UnmarshalText(text []byte) error {
 	count, err := strconv.Atoi(string(text))
 	if err != nil || count < 0 {
 		return errShare
+	}
+	if count == 0 {
+		return errNone
 	}
 	*s = Share{Count: count}
 	return nil

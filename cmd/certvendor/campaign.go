@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -74,7 +73,7 @@ func (f *campaignFlags) add(cmd *cobra.Command) {
 // spec reads the file, and lays the flags over it.
 func (f *campaignFlags) spec(args []string) (s campaign.Spec, err error) {
 	if f.file != "" {
-		text, err := readCampaign(f.file)
+		text, err := readStdin(f.file, maxCampaign)
 		if err != nil {
 			return s, err
 		}
@@ -127,13 +126,6 @@ func (f *campaignFlags) spec(args []string) (s campaign.Spec, err error) {
 
 // maxCampaign bounds a campaign's file, in octets.
 const maxCampaign = 1 << 20
-
-func readCampaign(path string) ([]byte, error) {
-	if path == "-" {
-		return io.ReadAll(io.LimitReader(os.Stdin, maxCampaign))
-	}
-	return readBounded(path, maxCampaign)
-}
 
 // firstColumn reads a file with a name a line. A table's other columns are left
 // out, and so is its head.

@@ -179,9 +179,23 @@ func readBounded(path string, most int64) ([]byte, error) {
 		return nil, err
 	}
 	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, most+1))
+	return readAtMost(file, path, most)
+}
+
+// readStdin is readBounded for what may come from the standard input, as "-".
+func readStdin(path string, most int64) ([]byte, error) {
+	if path == "-" {
+		return readAtMost(os.Stdin, "the standard input", most)
+	}
+	return readBounded(path, most)
+}
+
+// readAtMost reads all, or refuses what is longer: a list that is cut off leaves
+// devices out.
+func readAtMost(from io.Reader, name string, most int64) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(from, most+1))
 	if err == nil && int64(len(text)) > most {
-		err = fmt.Errorf("%s: more than %d octets", path, most)
+		err = fmt.Errorf("%s: more than %d octets", name, most)
 	}
 	return text, err
 }

@@ -171,7 +171,10 @@ func (c *cli) rotationStatus() *cobra.Command {
 
 func printStatus(w io.Writer, s control.Status) {
 	fmt.Fprintf(w, "members      %d\nwaiting      %d", s.Members, s.Waiting)
-	if s.Waiting > 0 {
+	switch {
+	case s.JobCanceled:
+		fmt.Fprint(w, "; the job is canceled, and nobody gets it before `certvendor job ensure`")
+	case s.Waiting > 0:
 		fmt.Fprintf(w, "; at %d a minute the last gets its job in %d min", s.PerMinute, s.MinutesLeft)
 	}
 	fmt.Fprintf(w, "\njobs         %s\nrotations    %s\nretirements  %d to do", counts(s.Executions), counts(s.Rotations), s.Retirements)

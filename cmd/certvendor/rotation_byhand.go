@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -62,10 +63,12 @@ func (c *cli) rotationByHand(v byHand) *cobra.Command {
 				return err
 			}
 			done := handled{Devices: len(names), Outcomes: []control.Outcome{}}
-			if err := v.do(daemon, ctx, names, done.add); err != nil {
+			err = v.do(daemon, ctx, names, done.add)
+			if err != nil && len(done.Outcomes) == 0 {
 				return err
 			}
-			return c.reportHandled(v, done)
+			reported := c.reportHandled(v, done) // also of those before an error: it is done
+			return cmp.Or(err, reported)
 		}),
 	}
 	which.flags(cmd, v.ofCampaign)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/certvendor/certvendor/internal/control"
@@ -63,13 +62,7 @@ const maxNames = 128 << 20
 
 // readNames reads a file with a name a line, each once.
 func readNames(path string) (named, error) {
-	var text []byte
-	var err error
-	if path == "-" {
-		text, err = io.ReadAll(io.LimitReader(os.Stdin, maxNames))
-	} else {
-		text, err = readBounded(path, maxNames)
-	}
+	text, err := readStdin(path, maxNames)
 	if err != nil {
 		return named{}, fmt.Errorf("read names: %w", err)
 	}

@@ -46,6 +46,7 @@ func printSurvey(w io.Writer, s control.Survey) {
 		{"devices with several", s.Several},
 		{"certificates that several devices hold", s.Shared},
 		{"ACTIVE certificates that no device holds", s.Orphans},
+		{"ACTIVE certificates of devices that were removed", s.Removed},
 		{"certificates with more than ten policies", s.Many},
 		{"certificates with a weak key", s.Weak},
 		{"keys with several certificates of one device", s.KeysReused},

@@ -83,7 +83,11 @@ func (s *Server) memberView(ctx context.Context, c campaign.Campaign, m campaign
 		return view, err
 	}
 	for _, r := range history.Rotations { // the newest first: the first of the campaign is the last to be looked at
-		if r.Number > m.Before && (view.Rotation == nil || !r.ProvenAt.IsZero()) {
+		switch {
+		case r.Number <= m.Before:
+		case !m.Next.IsZero() && !r.Opened.Before(m.Next): // it is the other campaign's
+			view.Later = true
+		case view.Rotation == nil || !r.ProvenAt.IsZero():
 			one := rotationView(r)
 			view.Rotation = &one
 		}

@@ -54,3 +54,21 @@ func TestAgain(t *testing.T) {
 		}
 	}
 }
+
+// TestStatusOfACanceledJob: while the job is canceled nobody gets it, in however many
+// minutes.
+func TestStatusOfACanceledJob(t *testing.T) {
+	w := open(t)
+	w.add("lamp")
+	w.must(w.Join(w.ctx, []string{"lamp"}, func(Outcome) {}))
+	if s, err := w.Status(w.ctx); err != nil || s.Waiting != 1 || s.MinutesLeft != 1 || s.JobCanceled {
+		t.Errorf("one waits: %+v, %v", s, err)
+	}
+	job, err := w.Job(w.ctx)
+	w.must(err)
+	_, err = w.CancelJob(w.ctx, job.ID)
+	w.must(err)
+	if s, err := w.Status(w.ctx); err != nil || s.Waiting != 1 || s.MinutesLeft != 0 || !s.JobCanceled {
+		t.Errorf("canceled: %+v, %v", s, err)
+	}
+}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/certvendor/certvendor/jobs"
 	"github.com/certvendor/certvendor/registry"
 	"github.com/certvendor/certvendor/rotation"
 )
@@ -151,9 +152,11 @@ func (s *Server) status(r *http.Request) (any, error) {
 	}
 	status := Status{
 		Members: members, Waiting: job.Waiting, PerMinute: s.PerMinute,
-		MinutesLeft: (job.Waiting + s.PerMinute - 1) / max(s.PerMinute, 1),
-		Executions:  job.Executions, Rotations: counts.States,
+		JobCanceled: job.Job.State == jobs.Canceled, Executions: job.Executions, Rotations: counts.States,
 		Retirements: counts.Retirements, Stuck: counts.Stuck, Orphans: counts.Orphans, Frozen: Frozen(frozen), Observes: s.Observes,
+	}
+	if !status.JobCanceled {
+		status.MinutesLeft = (job.Waiting + s.PerMinute - 1) / max(s.PerMinute, 1)
 	}
 	if err := s.Ready(ctx); err != nil {
 		status.NotReady = err.Error()

@@ -11,7 +11,7 @@ import (
 // Survey is what is out there. A part of it is of the same form: parts add up.
 type Survey struct {
 	Devices      int               `json:"devices"`
-	Certificates int               `json:"certificates"` // ACTIVE, and held by a device
+	Certificates int               `json:"certificates"` // ACTIVE, and held by a device of the registry
 	Expiries     map[string]int    `json:"expiries"`     // of these, by month, as 2027-03
 	Policies     map[string]int    `json:"policies"`     // of these; "" is none
 	Weak         Sample            `json:"weakKeys"`     // of these: device and kind of key
@@ -19,6 +19,7 @@ type Survey struct {
 	Shared       Sample            `json:"shared"`       // of these: held by several devices
 	Names        map[string]Sample `json:"commonNames"`  // of these, by whose name they bear; named are a device and the name
 	Orphans      Sample            `json:"orphans"`      // ACTIVE, and held by none
+	Removed      Sample            `json:"removed"`      // ACTIVE, and held only by who was taken out of the registry: device and certificate
 	KeysReused   Sample            `json:"keysReused"`   // keys with several certificates of one device
 	KeysShared   Sample            `json:"keysShared"`   // keys with certificates of several devices
 	Without      Sample            `json:"without"`      // devices without an ACTIVE certificate
@@ -59,7 +60,7 @@ func (s *Survey) add(part Survey) {
 		s.Policies[name] += n
 	}
 	for into, more := range map[*Sample]Sample{
-		&s.Weak: part.Weak, &s.Many: part.Many, &s.Shared: part.Shared, &s.Orphans: part.Orphans, &s.KeysReused: part.KeysReused,
+		&s.Weak: part.Weak, &s.Many: part.Many, &s.Shared: part.Shared, &s.Orphans: part.Orphans, &s.Removed: part.Removed, &s.KeysReused: part.KeysReused,
 		&s.KeysShared: part.KeysShared, &s.Without: part.Without, &s.Several: part.Several,
 	} {
 		into.join(more)

@@ -14,26 +14,63 @@ func (s *Server) surveyCertificates(ctx context.Context, after string, found *Su
 	if err != nil || len(page) == 0 {
 		return "", err
 	}
-	for i, h := range page {
-		if h.Standing != certificate.Active {
-			continue
+	for rest := page; len(rest) > 0; {
+		n := 1
+		for n < len(rest) && rest[n].ID == rest[0].ID {
+			n++
 		}
-		if h.Device == "" {
-			found.Orphans.add(string(h.ID))
-			continue
-		}
-		if i == 0 || page[i-1].ID != h.ID {
-			found.count(h)
-		}
-		if err := s.surveyName(ctx, h, found); err != nil {
+		if err := s.surveyCertificate(ctx, rest[:n], found); err != nil {
 			return "", err
 		}
+		rest = rest[n:]
 	}
 	return string(page[len(page)-1].ID), nil
 }
 
-// count adds a certificate, however many hold it.
-func (s *Survey) count(h certificate.Holding) {
+// surveyCertificate looks at a certificate, by all who hold it. A device that was
+// taken out of the registry does not count: nothing of it works.
+func (s *Server) surveyCertificate(ctx context.Context, held []certificate.Holding, found *Survey) error {
+	one := held[0]
+	switch {
+	case one.Standing != certificate.Active:
+		return nil
+	case one.Device == "":
+		found.Orphans.add(string(one.ID))
+		return nil
+	}
+	held, err := s.ofDevices(ctx, held)
+	if err != nil {
+		return err
+	}
+	if len(held) == 0 {
+		found.Removed.add(fmt.Sprintf("%s %.12s", one.Device, one.ID))
+		return nil
+	}
+	found.count(held[0], len(held))
+	for _, h := range held {
+		if err := s.surveyName(ctx, h, found); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ofDevices returns those holdings whose device is in the registry.
+func (s *Server) ofDevices(ctx context.Context, held []certificate.Holding) ([]certificate.Holding, error) {
+	var known []certificate.Holding
+	for _, h := range held {
+		switch _, err := s.recorded().Registry.Device(ctx, h.Device); {
+		case err == nil:
+			known = append(known, h)
+		case !errors.Is(err, registry.ErrUnknown):
+			return nil, err
+		}
+	}
+	return known, nil
+}
+
+// count adds a certificate that so many devices hold.
+func (s *Survey) count(h certificate.Holding, holders int) {
 	s.Certificates++
 	s.Expiries[h.NotAfter.UTC().Format("2006-01")]++
 	for _, policy := range h.Policies {
@@ -48,7 +85,7 @@ func (s *Survey) count(h certificate.Holding) {
 	if parsed, err := h.X509(); err == nil && weak(parsed.PublicKey) {
 		s.Weak.add(fmt.Sprintf("%s %s", h.Device, h.KeyType))
 	}
-	if h.Shared {
+	if holders > 1 {
 		s.Shared.add(string(h.ID))
 	}
 }

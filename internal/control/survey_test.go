@@ -105,3 +105,27 @@ func TestSurvey(t *testing.T) {
 		t.Errorf("looked %d times, which is not a page at a time", looks)
 	}
 }
+
+// TestSurveyOfRemovedDevices: what a device has that was taken out of the registry
+// is counted as that, and as nothing else.
+func TestSurveyOfRemovedDevices(t *testing.T) {
+	w := open(t, func(p *Ports) {
+		p.Rehearse = func(context.Context, vending.Question) vending.Answer { return vending.Answer{} }
+	})
+	w.add("stays")
+	gone, shared := w.add("gone"), w.leaf("stays")
+	shared.Standing = certificate.Active
+	for _, id := range []registry.DeviceID{"stays", "gone"} {
+		w.must(w.store.Certificates().Register(w.ctx, id, shared))
+	}
+	w.must(w.store.Devices().Remove(w.ctx, "gone"))
+	got, err := w.Survey(w.ctx, func(int) {})
+	w.must(err)
+	if got.Devices != 1 || got.Certificates != 2 || got.Shared.Count != 0 || got.Names[nameOwn].Count != 2 {
+		t.Errorf("%d devices, %d certificates, %v shared, names %v", got.Devices, got.Certificates, got.Shared, got.Names)
+	}
+	want := Sample{1, []string{fmt.Sprintf("gone %.12s", gone.CertificateID)}}
+	if diff := cmp.Diff(want, got.Removed); diff != "" {
+		t.Error(diff)
+	}
+}

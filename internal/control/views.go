@@ -158,7 +158,8 @@ type Status struct {
 	Members     int                        `json:"members"`
 	Waiting     int                        `json:"waiting"` // members without their job yet
 	PerMinute   int                        `json:"perMinute"`
-	MinutesLeft int                        `json:"minutesLeft"` // until the last has its job
+	MinutesLeft int                        `json:"minutesLeft"` // until the last has its job; 0 while the job is canceled
+	JobCanceled bool                       `json:"jobCanceled,omitempty"`
 	Executions  map[protocol.JobStatus]int `json:"executions"`
 	Rotations   map[rotation.State]int     `json:"rotations"`
 	Retirements int                        `json:"retirements"` // not done

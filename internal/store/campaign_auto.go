@@ -44,6 +44,9 @@ func (h Campaigns) Keep(ctx context.Context, spec campaign.Spec) error {
 			return err
 		}
 		c.Why = ""
+		if err := t.remember(spec.Name, campaign.Change{At: t.now, State: campaign.Running, By: byDaemon}); err != nil {
+			return err
+		}
 		return t.noteCampaign(c, campaign.Running, CampaignStarted)
 	})
 	return wrapCampaign("keep", spec.Name, err)

@@ -429,3 +429,24 @@ func TestAutoIsKept(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 }
+
+// TestHistoryOfAuto: the campaign of due certificates tells when it began, and when it
+// began again after it had been switched off.
+func TestHistoryOfAuto(t *testing.T) {
+	w := open(t)
+	spec := renewal(w).Spec
+	w.ok(w.Campaigns().Keep(w.ctx, spec))
+	c := must[campaign.Campaign](t)(w.Campaigns().Find(w.ctx, campaign.AutoName))
+	c.State, c.Ended = campaign.Canceled, w.clock.add(time.Minute)
+	must[bool](t)(w.Campaigns().Save(w.ctx, c))
+	w.clock.add(time.Minute)
+	w.ok(w.Campaigns().Keep(w.ctx, spec))
+	w.ok(w.Campaigns().Keep(w.ctx, spec))
+	var got []string
+	for _, change := range must[campaign.Campaign](t)(w.Campaigns().Find(w.ctx, campaign.AutoName)).History {
+		got = append(got, fmt.Sprintf("%s %s", change.State, change.At.Sub(start)))
+	}
+	if want := "[running 0s canceled 1m0s running 2m0s]"; fmt.Sprint(got) != want {
+		t.Errorf("%v, want %s", got, want)
+	}
+}

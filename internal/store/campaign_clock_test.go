@@ -78,11 +78,13 @@ func TestCampaignAfterAClockThatRanAhead(t *testing.T) {
 	if r.round(); r.tally() != "map[0:map[added:1 pending:2]]" {
 		t.Fatal(r.tally())
 	}
+	r.wantReleased(9, "d1")
 	r.sleep(-year)
 	for range 3 { // the first of them makes room for the next
 		for range 2 * 62 {
 			r.clock.add(59 * time.Second)
 			r.round()
+			must[[]registry.DeviceID](t)(r.Jobs().Release(r.ctx, 9))
 		}
 	}
 	if got := r.tally(); got != "map[0:map[added:3]]" {

@@ -3,10 +3,12 @@ package store
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
 	"github.com/certvendor/certvendor/campaign"
+	"github.com/certvendor/certvendor/jobs"
 	"github.com/certvendor/certvendor/registry"
 )
 
@@ -115,20 +117,62 @@ func wake(t *tx, id registry.DeviceID) error {
 		WHERE device = ? AND standing IN ('added', 'vended', 'proven')`, id)
 }
 
-// Overdue implements campaign.Watch.
+// overdue are the members that were let in long enough ago to have been heard of.
+const overdue = `m.campaign = ?3 AND m.standing = 'added' AND (m.added < ?1 OR m.added > ?2)`
+
+// What was given or begun so lately that nothing is known of it yet.
+const (
+	justGiven = `status = 'QUEUED' AND queued BETWEEN ?1 AND ?2`
+	justBegun = `status = 'IN_PROGRESS' AND started BETWEEN ?1 AND ?2`
+)
+
+// Those of the overdue that wait for their job, or have only just got or begun it: as
+// who was asked just now leads to them, and as they lead there.
+const (
+	justAsked = `(SELECT device FROM members INDEXED BY members_waiting WHERE waits <> 0
+		UNION SELECT device FROM executions INDEXED BY executions_fresh WHERE ` + justGiven + `
+		UNION SELECT device FROM executions INDEXED BY executions_started WHERE ` + justBegun + `) a
+		CROSS JOIN campaign_members m INDEXED BY campaign_members_device ON m.device = a.device WHERE ` + overdue
+	overdueAsked = `campaign_members m INDEXED BY campaign_members_added WHERE ` + overdue + ` AND (
+		EXISTS (SELECT 1 FROM members g WHERE g.device = m.device AND g.waits <> 0)
+		OR EXISTS (SELECT 1 FROM executions WHERE device = m.device AND (` + justGiven + ` OR ` + justBegun + `)))`
+)
+
+// Overdue implements campaign.Watch. Its cost follows how many these are, and how many
+// wait for their job or have just got it, unless those are many times as many.
 func (h Campaigns) Overdue(ctx context.Context, name string, before time.Time) (map[int]int, error) {
 	waves := map[int]int{}
 	now := h.s.now()
 	ahead := now.Add(now.Sub(before)) // who was let in later than that was so by a clock that ran ahead
-	err := h.s.look(ctx, func(q querier) error {
-		return walk(q, func(row scanner) error {
-			var wave, n int
-			err := row.Scan(&wave, &n)
-			waves[wave] = n
+	err := h.s.view(ctx, func(q querier) error {
+		count := func(sign int, from string) (all int, err error) {
+			err = walk(q, func(row scanner) error {
+				var wave, n int
+				err := row.Scan(&wave, &n)
+				waves[wave] += sign * n
+				all += n
+				return err
+			}, `SELECT m.wave, count(*) FROM `+from+` GROUP BY m.wave`, nanos(before), nanos(ahead), name)
+			return all, err
+		}
+		job, _, err := newestJob(q)
+		if err != nil || job.State == jobs.Canceled { // nobody can be asked
 			return err
-		}, `SELECT wave, count(*) FROM campaign_members INDEXED BY campaign_members_added
-			WHERE campaign = ? AND standing = 'added' AND (added < ? OR added > ?) GROUP BY wave`, name, nanos(before), nanos(ahead))
+		}
+		all, err := count(1, `campaign_members m INDEXED BY campaign_members_added WHERE `+overdue)
+		if err != nil || all == 0 {
+			return err
+		}
+		asked := justAsked
+		if many, err := manyOf(q, all, `members INDEXED BY members_waiting WHERE waits <> 0`, nil); err != nil {
+			return err
+		} else if many {
+			asked = overdueAsked
+		}
+		_, err = count(-1, asked)
+		return err
 	})
+	maps.DeleteFunc(waves, func(_, n int) bool { return n == 0 })
 	return waves, wrapCampaign("count who is overdue in", name, err)
 }
 
@@ -251,10 +295,23 @@ func (h Campaigns) Zones(ctx context.Context, name string) (zones []string, err 
 	return zones, wrapCampaign("zones of", name, err)
 }
 
+// nextOf is when another campaign let the device of a member in whose turn was over,
+// or which was left with what it had been vended when its campaign ended.
+const nextOf = `iif(m.standing NOT IN ('pending', 'added'), coalesce((SELECT min(o.added) FROM campaign_members o
+	WHERE o.device = m.device AND o.campaign <> m.campaign AND o.added > m.since), 0), 0)`
+
+func scanMemberNext(row scanner) (campaign.Member, error) {
+	var s campaign.Sight
+	var next int64
+	err := scanMemberInto(row, &s, &next)
+	s.Next = moment(next)
+	return s.Member, err
+}
+
 // Members returns a page of a campaign's members by place, after one.
 func (h Campaigns) Members(ctx context.Context, name string, after, most int) (page []campaign.Member, err error) {
 	err = h.s.view(ctx, func(q querier) (err error) {
-		page, err = collect(q, scanMember, `SELECT `+memberColumns+` FROM campaign_members m
+		page, err = collect(q, scanMemberNext, `SELECT `+memberColumns+`, `+nextOf+` FROM campaign_members m
 			WHERE m.campaign = ? AND m.place > ? ORDER BY m.place`+atMost, name, after, limit(most))
 		return err
 	})

@@ -2,11 +2,14 @@ package store_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 	"unsafe"
 
 	"github.com/certvendor/certvendor/campaign"
+	"github.com/certvendor/certvendor/jobs"
+	"github.com/certvendor/certvendor/protocol"
 	"github.com/certvendor/certvendor/registry"
 	"github.com/certvendor/certvendor/rotation"
 )
@@ -109,9 +112,11 @@ func TestNobodyIsLetIntoWhatDoesNotRun(t *testing.T) {
 // made to rotate again; who had before is.
 func TestRotatedMeanwhile(t *testing.T) {
 	r := newRuns(t, func(s *campaign.Spec) { quick(s); s.MaxInFlight = 1 })
+	r.ensure(job)
 	r.clock.add(time.Second)
 	r.rotates("d2")
 	r.round()
+	r.wantReleased(9, "d1")
 	r.clock.add(2 * time.Hour) // d1 is asleep, and holds up nobody
 	r.round()
 	r.round()
@@ -209,5 +214,72 @@ func TestInTwoCampaigns(t *testing.T) {
 				t.Errorf("%d are in the group, and no campaign goes on", len(members))
 			}
 		})
+	}
+}
+
+// TestWhoWaitsForItsJobIsNotOffline: a wave whose devices could not be asked yet, for
+// the group is full or its job was canceled, shows nothing, and opens no gate. One
+// that was asked and is not heard of holds up nobody.
+func TestWhoWaitsForItsJobIsNotOffline(t *testing.T) {
+	for name, c := range map[string]struct {
+		canceled bool
+		others   int // that wait
+	}{"the group is full": {}, "of many": {others: 20}, "the job was canceled": {canceled: true}} {
+		t.Run(name, func(t *testing.T) {
+			r := newRuns(t, func(s *campaign.Spec) { quick(s); s.Gates = campaign.Manual; s.MaxInFlight = 1 })
+			r.ok(r.Write(r.ctx, `UPDATE campaign_members SET wave = 1 WHERE device <> 'd1'`,
+				`UPDATE tallies SET n = 1 WHERE what = 'campaign spring'`,
+				`INSERT INTO tallies VALUES ('campaign spring', '1 pending', 2)`))
+			job := r.ensure(jobs.New("group", protocol.DefaultTopics()))
+			hours := func(want campaign.State) {
+				t.Helper()
+				var c campaign.Campaign
+				for range 130 {
+					r.clock.add(59 * time.Second)
+					c = r.round()
+				}
+				if c.State != want || r.tally() != "map[0:map[added:1] 1:map[pending:2]]" {
+					t.Fatalf("the campaign is %s: %s, %s; want %s", c.State, c.Why, r.tally(), want)
+				}
+			}
+			r.round()
+			for i := range c.others {
+				r.member(registry.DeviceID(fmt.Sprintf("other-%d", i)))
+			}
+			if c.canceled {
+				r.wantReleased(1, "d1")
+				r.ok(r.Jobs().Cancel(r.ctx, job.ID))
+				hours(campaign.Running)
+				r.ensure(job)
+				r.ok(r.Jobs().Resume(r.ctx, job.ID))
+			}
+			hours(campaign.Running)
+			r.wantReleased(1, "d1")
+			if c := r.round(); c.State != campaign.Running {
+				t.Fatalf("asked a second ago, and the campaign is %s: %s", c.State, c.Why)
+			}
+			hours(campaign.AtGate)
+		})
+	}
+}
+
+// TestHoldsByItsWindow: a campaign holds while the windows of those who wait are closed,
+// and not where nobody waits any more.
+func TestHoldsByItsWindow(t *testing.T) {
+	at := func(d time.Duration) string { return start.Add(d).UTC().Format("15:04") }
+	r := newRuns(t, func(s *campaign.Spec) {
+		quick(s)
+		s.Window = campaign.Window{From: at(time.Hour), To: at(5 * time.Hour)}
+	})
+	r.ok(r.Write(r.ctx, `UPDATE campaign_members SET zone = ''`))
+	if r.round(); r.runner.Holding("spring") != "no window is open" {
+		t.Errorf("before the window it holds: %q", r.runner.Holding("spring"))
+	}
+	r.clock.add(time.Hour)
+	for range 3 {
+		r.round()
+	}
+	if why := r.runner.Holding("spring"); why != "" || r.tally() != "map[0:map[added:3]]" {
+		t.Errorf("in the window, %s, it holds: %q", r.tally(), why)
 	}
 }

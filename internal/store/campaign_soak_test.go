@@ -51,3 +51,31 @@ func BenchmarkSoakingRound(b *testing.B) {
 		b.Errorf("%v, %v", tally, err)
 	}
 }
+
+// BenchmarkOverdue is what it takes to count who of 20,000 devices that were let in is
+// offline, while as many others wait for their job.
+func BenchmarkOverdue(b *testing.B) {
+	s, err := store.Open(b.Context(), store.Config{Path: b.TempDir() + "/store.db", Instance: "one"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	const devices = 40_000
+	now := time.Now()
+	if err := s.Write(b.Context(), append(fleet(devices),
+		`INSERT INTO campaigns (name, spec, state, why, devices, wave, by_whom, applied, ended, version)
+			VALUES ('spring', '{}', 'running', '', 0, 1, '', 1, 0, 1)`,
+		fmt.Sprintf(`INSERT INTO campaign_members (campaign, place, device, wave, standing, why, zone, added, since, before)
+			SELECT 'spring', row_number() OVER (ORDER BY id) - 1, id, 1, 'added', '', '', %[1]d, %[1]d, 0 FROM devices ORDER BY id LIMIT %[2]d`,
+			now.Add(-2*time.Hour).UnixNano(), devices/2),
+		fmt.Sprintf(`INSERT INTO members SELECT id, %[1]d, %[1]d FROM devices ORDER BY id DESC LIMIT %[2]d`, now.UnixNano(), devices/2),
+	)...); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		overdue, err := s.Campaigns().Overdue(b.Context(), "spring", now.Add(-time.Hour))
+		if err != nil || overdue[1] != devices/2 {
+			b.Fatalf("%v, %v", overdue, err)
+		}
+	}
+}

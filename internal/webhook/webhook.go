@@ -108,14 +108,25 @@ func New(c Config) (*Sender, error) {
 	}
 	return &Sender{Config: c, host: target.Host, client: &http.Client{
 		Timeout: deliverTime,
-		// An answer that sends us elsewhere is a failure: whoever configured the
-		// URL trusts that one.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{
+		Transport: staying{&http.Transport{
 			TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: c.Roots},
 			IdleConnTimeout: time.Minute, MaxIdleConns: 1, MaxResponseHeaderBytes: 64 << 10,
-		},
+		}},
 	}}, nil
+}
+
+// staying is a transport whose answers send nobody elsewhere: whoever configured the
+// URL trusts that one. Where they would have, which may repeat the URL, is not read,
+// or it would stand in the error of a client that cannot make sense of it.
+type staying struct{ *http.Transport }
+
+// RoundTrip implements http.RoundTripper.
+func (s staying) RoundTrip(request *http.Request) (*http.Response, error) {
+	answer, err := s.Transport.RoundTrip(request)
+	if err == nil {
+		answer.Header.Del("Location")
+	}
+	return answer, err
 }
 
 // Run delivers until ctx ends.

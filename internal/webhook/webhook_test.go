@@ -236,6 +236,13 @@ func TestWhatIsNoDelivery(t *testing.T) {
 			},
 			func(*webhook.Config) {}, "answered 307: redirects are not followed",
 		},
+		"it redirects nowhere, and repeats what it was asked": {
+			func(w http.ResponseWriter) {
+				w.Header().Set("Location", "https://%zz/hook?hush")
+				w.WriteHeader(http.StatusFound)
+			},
+			func(*webhook.Config) {}, "answered 302: redirects are not followed",
+		},
 		"it refuses":          {func(w http.ResponseWriter) { w.WriteHeader(http.StatusUnauthorized) }, func(*webhook.Config) {}, "answered 401"},
 		"nobody vouches":      {func(http.ResponseWriter) {}, func(c *webhook.Config) { c.Roots = x509.NewCertPool() }, "certificate signed by unknown authority"},
 		"it hangs up":         {func(http.ResponseWriter) { panic(http.ErrAbortHandler) }, func(*webhook.Config) {}, "EOF"},
