@@ -43,8 +43,20 @@ func run(ctx context.Context, args []string) int {
 	if !errors.Is(err, errReported) {
 		fmt.Fprintln(c.errs, "certvendor: "+oneLine(err))
 	}
+	if errors.As(err, &misconfigured{}) {
+		return exitConfig
+	}
 	return 1
 }
+
+// exitConfig is EX_CONFIG of sysexits.h: the daemon's configuration is wrong, which a
+// person has to mend. The systemd unit starts it again after any other failure.
+const exitConfig = 78
+
+// misconfigured is why the daemon cannot go by its configuration.
+type misconfigured struct{ error }
+
+func (m misconfigured) Unwrap() error { return m.error }
 
 // errReported ends the program with 1 after everything was said already.
 var errReported = errors.New("reported")

@@ -15,14 +15,16 @@ import (
 func (c *cli) serve() *cobra.Command {
 	return &cobra.Command{
 		Use: "serve", Short: "Run the daemon until it is told to stop", Args: cobra.NoArgs,
+		Long: `Run the daemon until it is told to stop. Exit status: 0 after that, 78 where the
+configuration is wrong, 1 after any other failure, which may pass.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := c.load()
 			if err != nil {
-				return err
+				return misconfigured{err}
 			}
 			log, err := c.logger(cfg.Log.Level)
 			if err != nil {
-				return err
+				return misconfigured{err}
 			}
 			return serve(cmd.Context(), func(ctx context.Context, ready func(*app.App)) error {
 				return app.Run(ctx, cfg, log, ready)
