@@ -1,6 +1,7 @@
 package standalone
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -63,7 +64,9 @@ func TestALateAcknowledgementMakesRoom(t *testing.T) {
 
 // Who publishes does not wait while a subscriber is written to that does not read.
 func TestAPublisherDoesNotWaitForAWriter(t *testing.T) {
-	w := startBroker(t, func(c *BrokerConfig) { c.Limits.Pending, c.Limits.Write = 4, patience })
+	w := startBroker(t, func(c *BrokerConfig) {
+		c.Limits.Pending, c.Limits.Write, c.Limits.UnackedOctets = 4, patience, math.MaxInt
+	})
 	deaf := w.raw(w.ca.device("dev1"), "dev1")
 	deaf.subscribe(1, "$aws/things/dev1/jobs/notify")
 	payload := []byte(strings.Repeat("x", 1<<20))
