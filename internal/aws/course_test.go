@@ -219,6 +219,20 @@ func (c *course) rotate() certificate.ID {
 	return vended
 }
 
+// made returns an ACTIVE certificate for a device, which nobody knows of yet.
+func (c *course) made(device registry.DeviceID, kind certificate.Kind) certificate.Certificate {
+	c.t.Helper()
+	issuer, err := c.world.config.Issuer(nil)
+	c.must(err)
+	made, err := issuer.Issue(c.ctx, certificate.Order{
+		Device: device, Key: backendtest.NewKey().Public(), RawSubject: emptyName,
+		NotBefore: c.clock.Now(), NotAfter: c.clock.Now().Add(8760 * time.Hour),
+	})
+	c.must(err)
+	made.Standing, made.Kind = certificate.Active, kind
+	return made
+}
+
 // turn is what the device does: it joins, asks twice, and acks.
 func (c *course) turn() certificate.ID {
 	c.t.Helper()

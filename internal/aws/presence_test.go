@@ -204,14 +204,7 @@ func TestOthersUnderTheDevicesName(t *testing.T) {
 func TestFormerHolderThatCameBack(t *testing.T) {
 	c := newPresenceCourse(t)
 	i := c.world.inventory
-	issuer, err := c.world.config.Issuer(nil)
-	c.must(err)
-	own, err := issuer.Issue(c.ctx, certificate.Order{
-		Device: otherThing, Key: backendtest.NewKey().Public(), RawSubject: emptyName,
-		NotBefore: c.clock.Now(), NotAfter: c.clock.Now().Add(8760 * time.Hour),
-	})
-	c.must(err)
-	own.Standing, own.Kind = certificate.Active, certificate.Rotated
+	own := c.made(otherThing, certificate.Rotated)
 	shared, err := i.lookUp(c.ctx, c.old)
 	c.must(err)
 	c.must(i.rows.Register(c.ctx, otherThing, own))

@@ -10,7 +10,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/iot/types"
 
 	"github.com/certvendor/certvendor/certificate"
-	"github.com/certvendor/certvendor/internal/backend/backendtest"
 	"github.com/certvendor/certvendor/rotation"
 )
 
@@ -30,15 +29,8 @@ func replacesTwo(t *testing.T, f *refusal) (*course, certificate.ID) {
 	c := refusedCourse(t, f)
 	c.retire = rotation.All
 	c.serve()
-	issuer, err := c.world.config.Issuer(nil)
-	c.must(err)
-	made, err := issuer.Issue(c.ctx, certificate.Order{
-		Device: courseThing, Key: backendtest.NewKey().Public(), RawSubject: emptyName,
-		NotBefore: c.clock.Now(), NotAfter: c.clock.Now().Add(8760 * time.Hour),
-	})
-	c.must(err)
-	made.Standing, made.Kind = certificate.Active, certificate.First
-	_, err = c.world.registry.Device(c.ctx, courseThing)
+	made := c.made(courseThing, certificate.First)
+	_, err := c.world.registry.Device(c.ctx, courseThing)
 	c.must(err)
 	c.must(c.world.inventory.Register(c.ctx, courseThing, made))
 	c.rotate()
